@@ -1,0 +1,182 @@
+//! PNG and JPEG bytes to pixels, with the header checked before anything is allocated.
+
+use crate::{DataError, RgbImage};
+use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
+use std::fs::File;
+use std::io::{Cursor, Read};
+use std::path::Path;
+
+/// The longest accepted side of an image, in pixels.
+pub const MAX_SIDE: u32 = 16_384;
+/// The largest accepted image, in pixels.
+pub const MAX_PIXELS: u64 = 100_000_000;
+
+/// Enough to hold the header of almost any image.
+const HEADER: u64 = 64 * 1024;
+
+/// Decodes a whole image, upright as its EXIF data asks; `name` is for errors.
+pub(crate) fn decode(bytes: &[u8], name: &str) -> Result<RgbImage, DataError> {
+    let mut decoder = decoder(bytes, name)?;
+    let mut upright = || {
+        let orientation = decoder.orientation()?;
+        let mut image = DynamicImage::from_decoder(decoder)?;
+        image.apply_orientation(orientation);
+        Ok(image.into_rgb8())
+    };
+    let image = upright().map_err(not_an_image(name))?;
+    Ok(RgbImage {
+        width: image.width(),
+        height: image.height(),
+        pixels: image.into_raw(),
+    })
+}
+
+/// Width and height from the header of an image in memory.
+pub(crate) fn dimensions(bytes: &[u8], name: &str) -> Result<(u32, u32), DataError> {
+    decoder(bytes, name).map(|decoder| decoder.dimensions())
+}
+
+/// Width and height from the header of a file, reading no more of it than needed.
+pub(crate) fn file_dimensions(path: &Path, name: &str) -> Result<(u32, u32), DataError> {
+    let read = DataError::io("read", path);
+    let mut start = Vec::new();
+    let size = File::open(path)
+        .and_then(|file| file.take(HEADER).read_to_end(&mut start))
+        .map_err(read)?;
+    let found = dimensions(&start, name);
+    if found.is_err() && size as u64 == HEADER {
+        // A long colour profile or thumbnail may stand before the size.
+        let bytes = std::fs::read(path).map_err(DataError::io("read", path))?;
+        return dimensions(&bytes, name);
+    }
+    found
+}
+
+fn decoder<'a>(bytes: &'a [u8], name: &str) -> Result<impl ImageDecoder + 'a, DataError> {
+    let mut reader = ImageReader::new(Cursor::new(bytes))
+        .with_guessed_format()
+        .map_err(DataError::io("read", Path::new(name)))?;
+    if !matches!(
+        reader.format(),
+        Some(ImageFormat::Png | ImageFormat::Jpeg)
+    ) {
+        let reason = match reader.format() {
+            Some(format) => format!("it is a {format:?} file"),
+            None if bytes.is_empty() => "it is empty".into(),
+            None => "its content is no image format".into(),
+        };
+        return Err(DataError::NotAnImage {
+            name: name.into(),
+            reason,
+        });
+    }
+    // The size is checked below, with a clearer message than the decoder's.
+    reader.limits(Limits::default());
+    let decoder = reader.into_decoder().map_err(not_an_image(name))?;
+    let (width, height) = decoder.dimensions();
+    if width.max(height) > MAX_SIDE || u64::from(width) * u64::from(height) > MAX_PIXELS {
+        return Err(DataError::ImageTooLarge {
+            name: name.into(),
+            width,
+            height,
+        });
+    }
+    Ok(decoder)
+}
+
+fn not_an_image(name: &str) -> impl Fn(image::ImageError) -> DataError {
+    move |error| DataError::NotAnImage {
+        name: name.into(),
+        reason: error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::samples::{jpeg, png};
+
+    #[test]
+    fn png_pixels_come_back_exactly() {
+        let image = RgbImage {
+            width: 2,
+            height: 1,
+            pixels: vec![1, 2, 3, 250, 251, 252],
+        };
+        assert_eq!(decode(&png(&image), "a.png").unwrap(), image);
+    }
+
+    #[test]
+    fn jpeg_pixels_come_back_nearly() {
+        let image = RgbImage {
+            width: 8,
+            height: 4,
+            pixels: [200, 100, 50].repeat(32),
+        };
+        let decoded = decode(&jpeg(&image), "a.jpg").unwrap();
+        assert_eq!((decoded.width, decoded.height), (8, 4));
+        for (a, b) in decoded.pixels.iter().zip(&image.pixels) {
+            assert!(a.abs_diff(*b) < 8);
+        }
+    }
+
+    #[test]
+    fn text_is_no_image_and_the_error_names_the_file() {
+        let error = decode(b"hello, I am text", "train/cat/a.jpg").unwrap_err();
+        assert!(matches!(error, DataError::NotAnImage { .. }));
+        assert!(error.to_string().contains("train/cat/a.jpg"), "{error}");
+    }
+
+    #[test]
+    fn a_gif_is_named_as_such() {
+        let error = decode(b"GIF89a\x01\x00\x01\x00", "a.png").unwrap_err();
+        assert!(error.to_string().contains("Gif"), "{error}");
+    }
+
+    #[test]
+    fn an_absurd_size_is_refused_from_the_header_alone() {
+        let image = RgbImage {
+            width: 1,
+            height: 1,
+            pixels: vec![0; 3],
+        };
+        let mut bytes = png(&image);
+        // The width in PNG's IHDR chunk, and the chunk's checksum for 60000 x 60000.
+        bytes[16..20].copy_from_slice(&60_000u32.to_be_bytes());
+        bytes[20..24].copy_from_slice(&60_000u32.to_be_bytes());
+        let checksum = crc32(&bytes[12..29]);
+        bytes[29..33].copy_from_slice(&checksum.to_be_bytes());
+        let error = dimensions(&bytes, "bomb.png").unwrap_err();
+        assert!(
+            matches!(error, DataError::ImageTooLarge { width: 60_000, .. }),
+            "{error}"
+        );
+    }
+
+    fn crc32(bytes: &[u8]) -> u32 {
+        let mut crc = flate2::Crc::new();
+        crc.update(bytes);
+        crc.sum()
+    }
+
+    #[test]
+    fn a_header_behind_a_long_comment_is_still_found() {
+        let image = RgbImage {
+            width: 70,
+            height: 90,
+            pixels: vec![9; 70 * 90 * 3],
+        };
+        let plain = jpeg(&image);
+        // JPEG comments (FF FE, length, text) between the start marker and the rest.
+        let mut bytes = plain[..2].to_vec();
+        for _ in 0..2 {
+            bytes.extend([0xff, 0xfe, 0xff, 0xff]);
+            bytes.extend([b'x'; 0xffff - 2]);
+        }
+        bytes.extend(&plain[2..]);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.jpg");
+        std::fs::write(&path, bytes).unwrap();
+        assert_eq!(file_dimensions(&path, "a.jpg").unwrap(), (70, 90));
+    }
+}

@@ -1,0 +1,304 @@
+//! Downloads that survive cut connections, and prove that they are complete.
+
+use crate::progress::{Meter, Unit};
+use crate::{DataError, Progress};
+use sha2::{Digest, Sha256};
+use std::ffi::OsString;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use ureq::Agent;
+use ureq::http::{HeaderMap, header};
+
+/// What a downloaded file must hash to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Checksum {
+    /// MD5, in hex; guards against accidents only.
+    Md5(String),
+    /// SHA-256, in hex.
+    Sha256(String),
+}
+
+/// The folder for downloads: `APT_CACHE`, or the user's cache folder for "aptvit".
+///
+/// # Errors
+///
+/// If `APT_CACHE` is not set and the system knows no home folder.
+pub fn cache_folder() -> Result<PathBuf, DataError> {
+    if let Some(folder) = std::env::var_os("APT_CACHE").filter(|folder| !folder.is_empty()) {
+        return Ok(folder.into());
+    }
+    directories::ProjectDirs::from("", "", "aptvit")
+        .map(|folders| folders.cache_dir().to_path_buf())
+        .ok_or(DataError::NoCacheFolder)
+}
+
+/// Downloads `url` to `dest`, unless `dest` already has the right checksum.
+///
+/// The bytes go to `dest.part` first. A cut connection or a busy server is tried again, and a part
+/// file, also of an earlier run, is continued where the server allows it. Several processes may
+/// ask for the same file: `dest.lock` makes them take turns. The proxy variables of the
+/// environment are honoured.
+///
+/// # Errors
+///
+/// If the server refuses the file, if several tries bring no new byte, if the checksum is wrong
+/// (the file is then removed), or if a file cannot be written.
+pub fn download(
+    url: &str,
+    dest: &Path,
+    checksum: &Checksum,
+    progress: Progress,
+) -> Result<(), DataError> {
+    Downloader::default().fetch(url, dest, checksum, progress)
+}
+
+/// How to download.
+pub(crate) struct Downloader {
+    agent: Agent,
+    /// Tries without a new byte before giving up.
+    tries: u32,
+    /// Pause before the second try; each further one waits twice as long.
+    pause: Duration,
+}
+
+impl Default for Downloader {
+    fn default() -> Self {
+        Self::new(Self::agent(), 5, Duration::from_secs(1))
+    }
+}
+
+type AgentConfig = ureq::config::ConfigBuilder<ureq::typestate::AgentScope>;
+
+/// Why one try did not bring the whole file.
+enum Failure {
+    /// Another try may help.
+    Again {
+        reason: String,
+        new_bytes: u64,
+    },
+    Final(DataError),
+}
+
+impl Failure {
+    fn again(reason: impl ToString) -> Self {
+        Self::Again {
+            reason: reason.to_string(),
+            new_bytes: 0,
+        }
+    }
+}
+
+impl Downloader {
+    pub fn new(agent: AgentConfig, tries: u32, pause: Duration) -> Self {
+        Self {
+            agent: agent.build().into(),
+            tries,
+            pause,
+        }
+    }
+
+    pub fn agent() -> AgentConfig {
+        const PATIENCE: Option<Duration> = Some(Duration::from_secs(60));
+        Agent::config_builder()
+            .http_status_as_error(false)
+            .user_agent(concat!("aptvit/", env!("CARGO_PKG_VERSION")))
+            // Ranges and checksums are about the file as it is.
+            .accept_encoding("identity")
+            .timeout_connect(PATIENCE)
+            .timeout_recv_response(PATIENCE)
+            .timeout_per_read(PATIENCE)
+    }
+
+    pub fn fetch(
+        &self,
+        url: &str,
+        dest: &Path,
+        checksum: &Checksum,
+        progress: Progress,
+    ) -> Result<(), DataError> {
+        if let Some(folder) = dest.parent() {
+            std::fs::create_dir_all(folder).map_err(DataError::io("create", folder))?;
+        }
+        let lock_path = beside(dest, ".lock");
+        let lock = File::create(&lock_path).map_err(DataError::io("create", &lock_path))?;
+        lock.lock().map_err(DataError::io("lock", &lock_path))?;
+
+        if dest.exists() && checksum.of(dest)? == checksum.expected() {
+            return Ok(());
+        }
+        let part = beside(dest, ".part");
+        self.fill(url, &part, checksum, progress)?;
+        let found = checksum.of(&part)?;
+        if found != checksum.expected() {
+            std::fs::remove_file(&part).map_err(DataError::io("remove", &part))?;
+            return Err(DataError::Checksum {
+                url: url.into(),
+                kind: checksum.kind(),
+                found,
+                expected: checksum.expected(),
+            });
+        }
+        std::fs::rename(&part, dest).map_err(DataError::io("rename to", dest))
+    }
+
+    /// Tries until the part file is complete.
+    fn fill(
+        &self,
+        url: &str,
+        part: &Path,
+        checksum: &Checksum,
+        progress: Progress,
+    ) -> Result<(), DataError> {
+        let mut idle_tries = 0;
+        loop {
+            match self.attempt(url, part, checksum, progress) {
+                Ok(()) => return Ok(()),
+                Err(Failure::Final(error)) => return Err(error),
+                Err(Failure::Again { reason, new_bytes }) => {
+                    idle_tries = if new_bytes > 0 { 0 } else { idle_tries + 1 };
+                    if idle_tries >= self.tries {
+                        return Err(DataError::Download {
+                            url: url.into(),
+                            reason,
+                            tries: self.tries,
+                        });
+                    }
+                    tracing::debug!("{url}: {reason}; trying again");
+                    std::thread::sleep(self.pause * (1 << idle_tries.saturating_sub(1)));
+                }
+            }
+        }
+    }
+
+    /// One request, from where the part file ends.
+    fn attempt(
+        &self,
+        url: &str,
+        part: &Path,
+        checksum: &Checksum,
+        progress: Progress,
+    ) -> Result<(), Failure> {
+        let write_error = |reason| Failure::Final(DataError::io("write", part)(reason));
+        let mut file = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(part)
+            .map_err(write_error)?;
+        let mut have = file.metadata().map_err(write_error)?.len();
+
+        let mut request = self.agent.get(url);
+        if have > 0 {
+            request = request.header(header::RANGE, format!("bytes={have}-"));
+        }
+        let mut response = request.call().map_err(Failure::again)?;
+        let mut restart = |reason: &str| {
+            file.set_len(0).map_err(write_error)?;
+            Err(Failure::again(reason))
+        };
+        match response.status().as_u16() {
+            206 if range_start(response.headers()) != Some(have) => {
+                return restart("the server sent another range than asked for");
+            }
+            206 => {}
+            // The server does not know ranges: it sends the file from its start.
+            200 => {
+                file.set_len(0).map_err(write_error)?;
+                have = 0;
+            }
+            // Nothing is left to send, either because all is here or because the file changed.
+            416 if checksum.of(part).map_err(Failure::Final)? == checksum.expected() => {
+                return Ok(());
+            }
+            416 => return restart("the server's file is shorter than what was received before"),
+            status @ (408 | 429 | 500 | 502 | 503 | 504) => {
+                return Err(Failure::again(format!("HTTP status {status}")));
+            }
+            status => {
+                return Err(Failure::Final(DataError::HttpStatus {
+                    url: url.into(),
+                    status,
+                }));
+            }
+        }
+
+        let total = response.body().content_length().map(|rest| have + rest);
+        let meter = Meter::new(progress, format!("downloading {url}"), Unit::Bytes, total);
+        meter.add(have);
+        let mut body = response.body_mut().as_reader();
+        let mut buffer = vec![0; 1 << 16];
+        let mut new_bytes = 0;
+        loop {
+            match body.read(&mut buffer) {
+                Ok(0) if total.is_some_and(|total| have + new_bytes < total) => {
+                    let reason = "the connection was cut".into();
+                    return Err(Failure::Again { reason, new_bytes });
+                }
+                Ok(0) => return file.sync_all().map_err(write_error),
+                Ok(count) => {
+                    file.write_all(&buffer[..count]).map_err(write_error)?;
+                    meter.add(count as u64);
+                    new_bytes += count as u64;
+                }
+                Err(error) => {
+                    let reason = error.to_string();
+                    return Err(Failure::Again { reason, new_bytes });
+                }
+            }
+        }
+    }
+}
+
+/// The first byte of a `Content-Range: bytes 100-199/200`.
+fn range_start(headers: &HeaderMap) -> Option<u64> {
+    let range = headers.get(header::CONTENT_RANGE)?.to_str().ok()?;
+    let (start, _) = range.trim().strip_prefix("bytes")?.trim().split_once('-')?;
+    start.parse().ok()
+}
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = OsString::from(path);
+    name.push(suffix);
+    name.into()
+}
+
+impl Checksum {
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Md5(_) => "MD5",
+            Self::Sha256(_) => "SHA-256",
+        }
+    }
+
+    fn expected(&self) -> String {
+        let (Self::Md5(hex) | Self::Sha256(hex)) = self;
+        hex.to_ascii_lowercase()
+    }
+
+    /// The checksum of a file, in hex.
+    fn of(&self, path: &Path) -> Result<String, DataError> {
+        let hash = match self {
+            Self::Md5(_) => hash::<md5::Md5>(path),
+            Self::Sha256(_) => hash::<Sha256>(path),
+        };
+        hash.map_err(DataError::io("read", path))
+    }
+}
+
+fn hash<D: Digest>(path: &Path) -> io::Result<String> {
+    let mut file = File::open(path)?;
+    let mut digest = D::new();
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => break,
+            count => digest.update(&buffer[..count]),
+        }
+    }
+    let bytes = digest.finalize();
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+#[cfg(test)]
+mod tests;

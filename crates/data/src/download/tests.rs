@@ -1,0 +1,178 @@
+//! Downloads from a server on this machine that answers as told.
+
+use super::*;
+use crate::server::{Answer, Server};
+use tempfile::TempDir;
+
+/// Noise, larger than any buffer on the way.
+fn content() -> Vec<u8> {
+    (0..300_000).map(|i| crate::mix_seed(&[i]) as u8).collect()
+}
+
+fn sha256(bytes: &[u8]) -> Checksum {
+    let hash = Sha256::digest(bytes);
+    Checksum::Sha256(hash.iter().map(|byte| format!("{byte:02X}")).collect())
+}
+
+struct Download {
+    folder: TempDir,
+    server: Server,
+}
+
+impl Download {
+    fn new(answers: Vec<Answer>) -> Self {
+        Self {
+            folder: tempfile::tempdir().unwrap(),
+            server: Server::start(content(), answers),
+        }
+    }
+
+    fn dest(&self) -> PathBuf {
+        self.folder.path().join("cache/file.bin")
+    }
+
+    fn part(&self) -> PathBuf {
+        self.folder.path().join("cache/file.bin.part")
+    }
+
+    fn begin_with(&self, bytes: &[u8]) {
+        std::fs::create_dir_all(self.part().parent().unwrap()).unwrap();
+        std::fs::write(self.part(), bytes).unwrap();
+    }
+
+    fn run(&self) -> Result<(), DataError> {
+        Downloader::for_tests().fetch(
+            &self.server.url("file.bin"),
+            &self.dest(),
+            &sha256(&content()),
+            Progress::Hidden,
+        )
+    }
+
+    fn assert_complete(&self) {
+        self.run().unwrap();
+        assert!(std::fs::read(self.dest()).unwrap() == content());
+        assert!(!self.part().exists());
+    }
+}
+
+#[test]
+fn a_file_arrives_whole_and_is_not_asked_for_again() {
+    let download = Download::new(vec![Answer::File]);
+    download.assert_complete();
+    download.run().unwrap();
+    assert_eq!(download.server.ranges(), [None]);
+}
+
+#[test]
+fn a_spoilt_file_in_the_cache_is_replaced() {
+    let download = Download::new(vec![Answer::File]);
+    download.begin_with(b"");
+    std::fs::write(download.dest(), b"spoilt").unwrap();
+    download.assert_complete();
+}
+
+#[test]
+fn a_cut_transfer_goes_on_where_it_stopped() {
+    let download = Download::new(vec![Answer::CutAfter(100_000), Answer::File]);
+    download.assert_complete();
+    assert_eq!(download.server.ranges(), [None, Some(100_000)]);
+}
+
+#[test]
+fn a_part_of_an_earlier_run_is_continued() {
+    let download = Download::new(vec![Answer::File]);
+    download.begin_with(&content()[..250_000]);
+    download.assert_complete();
+    assert_eq!(download.server.ranges(), [Some(250_000)]);
+}
+
+#[test]
+fn a_server_without_ranges_sends_all_again() {
+    let download = Download::new(vec![Answer::CutAfter(100_000), Answer::WholeFile]);
+    download.assert_complete();
+    assert_eq!(download.server.ranges(), [None, Some(100_000)]);
+}
+
+#[test]
+fn a_complete_part_needs_no_byte_more() {
+    let download = Download::new(vec![Answer::Status(416)]);
+    download.begin_with(&content());
+    download.assert_complete();
+}
+
+#[test]
+fn a_part_longer_than_the_file_is_started_anew() {
+    let download = Download::new(vec![Answer::Status(416), Answer::File]);
+    download.begin_with(&[7; 400_000]);
+    download.assert_complete();
+    assert_eq!(download.server.ranges(), [Some(400_000), None]);
+}
+
+#[test]
+fn a_wrong_range_is_started_anew() {
+    let download = Download::new(vec![Answer::WrongRange, Answer::File]);
+    download.begin_with(&content()[..1000]);
+    download.assert_complete();
+}
+
+#[test]
+fn a_busy_server_is_asked_again() {
+    let download = Download::new(vec![
+        Answer::Status(503),
+        Answer::Close,
+        Answer::Status(503),
+        Answer::File,
+    ]);
+    download.assert_complete();
+}
+
+#[test]
+fn redirects_are_followed() {
+    let download = Download::new(vec![Answer::Redirect, Answer::File]);
+    download.assert_complete();
+}
+
+#[test]
+fn a_server_that_stays_busy_is_given_up_and_the_part_is_kept() {
+    let mut answers = vec![Answer::CutAfter(100_000)];
+    answers.extend([Answer::Status(503); 3]);
+    let download = Download::new(answers);
+    let error = download.run().unwrap_err().to_string();
+    assert!(error.contains("HTTP status 503"), "{error}");
+    assert!(error.contains("3 tries"), "{error}");
+    assert_eq!(std::fs::read(download.part()).unwrap().len(), 100_000);
+}
+
+#[test]
+fn corruption_is_noticed_and_the_file_removed() {
+    let download = Download::new(vec![Answer::Corrupt]);
+    let error = download.run().unwrap_err();
+    let DataError::Checksum {
+        found, expected, ..
+    } = &error
+    else {
+        panic!("{error}");
+    };
+    assert_ne!(found, expected);
+    assert!(error.to_string().contains(found), "{error}");
+    assert!(!download.part().exists() && !download.dest().exists());
+}
+
+#[test]
+fn a_missing_file_is_final_and_says_what_to_do() {
+    let download = Download::new(vec![Answer::Status(404)]);
+    let error = download.run().unwrap_err().to_string();
+    assert!(error.contains("HTTP status 404"), "{error}");
+    assert!(error.contains("file.bin"), "{error}");
+    assert!(error.contains("--data"), "{error}");
+}
+
+#[test]
+fn md5_is_known_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a");
+    std::fs::write(&path, "abc").unwrap();
+    let checksum = Checksum::Md5(String::new());
+    assert_eq!(checksum.of(&path).unwrap(), "900150983cd24fb0d6963f7d28e17f72");
+}

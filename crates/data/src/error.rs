@@ -1,0 +1,283 @@
+//! What can go wrong with data, told to the person who has to mend it.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Every error of this crate. The message names the file or field, what was found, what was
+/// expected, and what to do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DataError {
+    /// The operating system refused to read or write a file.
+    #[error("cannot {action} {}: {reason}", path.display())]
+    Io {
+        /// What was tried: "read", "create", ...
+        action: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// The system's answer.
+        reason: io::Error,
+    },
+
+    /// A setting has a value that makes no sense.
+    #[error("{field} = {found} is not possible: expected {expected}")]
+    Setting {
+        /// The field of the configuration.
+        field: &'static str,
+        /// Its value.
+        found: String,
+        /// What values are possible.
+        expected: &'static str,
+    },
+
+    /// The source needs a path and none was given.
+    #[error(
+        "data source \"folder\" has no images of its own: \
+         give the folder or .tar.gz of your images with --data"
+    )]
+    PathNeeded,
+
+    /// A path was given to a source that is generated.
+    #[error(
+        "data source \"shapes\" is generated and reads no file, but {} was given: leave out --data, \
+         or set source = \"folder\" (own images), \"cifar10\" or \"cifar100\"", path.display()
+    )]
+    PathUnused {
+        /// The user's path.
+        path: PathBuf,
+    },
+
+    /// The files belong to another source than the configured one.
+    #[error(
+        "{} holds the {found} files, but the data source is \"{configured}\": \
+         set source = \"{fix}\", or give another path", path.display()
+    )]
+    WrongSource {
+        /// The user's path.
+        path: PathBuf,
+        /// What was found there.
+        found: &'static str,
+        /// The configured source.
+        configured: &'static str,
+        /// The source that would read the files.
+        fix: &'static str,
+    },
+
+    /// No class folders and no CIFAR files were found.
+    #[error(
+        "no image folders in {} (found {found}): expected train/<class>/*.png or *.jpg (and \
+         optionally test/<class>/*), or the official binary CIFAR files", path.display()
+    )]
+    NoImages {
+        /// The user's path.
+        path: PathBuf,
+        /// The first names that were found instead.
+        found: String,
+    },
+
+    /// A classifier needs at least two classes.
+    #[error(
+        "{} has one class only, \"{class}\": expected a folder per class, at least two \
+         (is the path one level too deep or too high?)", path.display()
+    )]
+    OneClass {
+        /// The user's path.
+        path: PathBuf,
+        /// The only class.
+        class: String,
+    },
+
+    /// A class folder has no image.
+    #[error(
+        "class folder {folder} has no images (found {found}): \
+         expected PNG or JPEG files named *.png, *.jpg or *.jpeg; add some, or remove the folder"
+    )]
+    EmptyClass {
+        /// The class folder.
+        folder: String,
+        /// What was found instead.
+        found: String,
+    },
+
+    /// The test split has a class that training does not know.
+    #[error(
+        "test class \"{class}\" in {} is not among the training classes ({known}): \
+         rename or remove its folder", path.display()
+    )]
+    UnknownTestClass {
+        /// The user's path.
+        path: PathBuf,
+        /// The class.
+        class: String,
+        /// The training classes.
+        known: String,
+    },
+
+    /// A file that should be an image is none.
+    #[error("{name} is not a readable PNG or JPEG image ({reason}): replace or remove it")]
+    NotAnImage {
+        /// The file, or the entry of an archive.
+        name: String,
+        /// What the decoder says.
+        reason: String,
+    },
+
+    /// An image's header claims a size beyond [`MAX_SIDE`](crate::MAX_SIDE) or
+    /// [`MAX_PIXELS`](crate::MAX_PIXELS).
+    #[error(
+        "{name} claims to be {width} x {height} pixels, more than {} a side or {} in all: \
+         shrink or remove it", crate::MAX_SIDE, crate::MAX_PIXELS
+    )]
+    ImageTooLarge {
+        /// The file, or the entry of an archive.
+        name: String,
+        /// Claimed width in pixels.
+        width: u32,
+        /// Claimed height in pixels.
+        height: u32,
+    },
+
+    /// An image has a label that its class names do not cover.
+    #[error("{name} has label {found}, expected a label below {classes}")]
+    Label {
+        /// The image, or the record of a file.
+        name: String,
+        /// The label.
+        found: usize,
+        /// Number of classes.
+        classes: usize,
+    },
+
+    /// An archive is truncated, damaged, or no archive.
+    #[error(
+        "cannot read archive {} ({reason}): expected a complete .tar.gz or .tar; \
+         download or copy it again", path.display()
+    )]
+    Archive {
+        /// The archive.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+
+    /// An archive's entry points out of the archive.
+    #[error(
+        "archive {} has the entry {entry:?}, which leaves its folder: \
+         it is damaged or hostile, get it from a source you trust", path.display()
+    )]
+    UnsafeEntry {
+        /// The archive.
+        path: PathBuf,
+        /// The entry's path.
+        entry: String,
+    },
+
+    /// An archive's entry is too large to be what its name says.
+    #[error(
+        "archive {} has the entry {entry:?} of {found} bytes, expected at most {limit}: \
+         shrink or remove it", path.display()
+    )]
+    EntryTooLarge {
+        /// The archive.
+        path: PathBuf,
+        /// The entry's path.
+        entry: String,
+        /// Its size in bytes.
+        found: u64,
+        /// The largest size that is read, in bytes.
+        limit: u64,
+    },
+
+    /// An official CIFAR file is missing.
+    #[error("{} has no {file}: unpack the whole official binary archive, or give the archive itself", folder.display())]
+    MissingFile {
+        /// Where it should be.
+        folder: PathBuf,
+        /// The file.
+        file: &'static str,
+    },
+
+    /// A CIFAR file ends within a record, or is empty.
+    #[error(
+        "{file} has {found} bytes, expected {expected} (or another multiple of {record}): \
+         it is truncated or damaged, get it again"
+    )]
+    Truncated {
+        /// The file.
+        file: String,
+        /// Its size in bytes.
+        found: usize,
+        /// The official file's size in bytes.
+        expected: usize,
+        /// Size of a record in bytes.
+        record: usize,
+    },
+
+    /// A CIFAR file of class names has too few or too many.
+    #[error("{file} has {found} class names, expected {expected}: get the official file again")]
+    ClassNames {
+        /// The file.
+        file: String,
+        /// Number of names.
+        found: usize,
+        /// Number of classes.
+        expected: usize,
+    },
+
+    /// The server refused the file for good.
+    #[error(
+        "{url} answers with HTTP status {status}: download the file by hand, and give it with --data"
+    )]
+    HttpStatus {
+        /// The address.
+        url: String,
+        /// The HTTP status.
+        status: u16,
+    },
+
+    /// The transfer failed several times.
+    #[error(
+        "cannot download {url} ({reason}; gave up after {tries} tries without progress): try again \
+         later, it goes on where it stopped, or download the file by hand and give it with --data"
+    )]
+    Download {
+        /// The address.
+        url: String,
+        /// What failed last.
+        reason: String,
+        /// Tries without a new byte.
+        tries: u32,
+    },
+
+    /// A downloaded file is not the expected one.
+    #[error(
+        "{url} has {kind} checksum {found}, expected {expected}; the file was removed: \
+         try again, or download it by hand and give it with --data"
+    )]
+    Checksum {
+        /// The address.
+        url: String,
+        /// MD5 or SHA-256.
+        kind: &'static str,
+        /// The file's checksum, in hex.
+        found: String,
+        /// The expected checksum, in hex.
+        expected: String,
+    },
+
+    /// The system names no folder for cached files.
+    #[error("no folder for downloads is known on this system: set APT_CACHE to one, or give --data")]
+    NoCacheFolder,
+}
+
+impl DataError {
+    /// For `map_err`: an I/O error on `path` while trying to `action` it.
+    pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_path_buf();
+        move |reason| Self::Io {
+            action,
+            path,
+            reason,
+        }
+    }
+}

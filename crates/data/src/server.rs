@@ -1,0 +1,121 @@
+//! A small HTTP server on this machine for tests: it answers its connections as told.
+
+use crate::download::Downloader;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+
+/// The answer to one request.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Answer {
+    /// The file, from where the request's range begins.
+    File,
+    /// The whole file, whatever range was asked for.
+    WholeFile,
+    /// As many bytes as said, although more are announced.
+    CutAfter(usize),
+    /// The file with a byte changed.
+    Corrupt,
+    /// A range that begins one byte too late.
+    WrongRange,
+    /// Nothing but a status.
+    Status(u16),
+    /// Somewhere else on this server.
+    Redirect,
+    /// Not even a status.
+    Close,
+}
+
+/// Answers one request after the other, then none.
+pub(crate) struct Server {
+    address: SocketAddr,
+    ranges: Arc<Mutex<Vec<Option<usize>>>>,
+}
+
+impl Server {
+    pub fn start(content: Vec<u8>, answers: Vec<Answer>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let ranges = Arc::new(Mutex::new(Vec::new()));
+        let seen = ranges.clone();
+        std::thread::spawn(move || {
+            for answer in answers {
+                let (stream, _) = listener.accept().unwrap();
+                let range = read_request(&stream);
+                seen.lock().unwrap().push(range);
+                // A client that has heard enough may hang up.
+                let _ = respond(stream, answer, range, &content);
+            }
+        });
+        Self { address, ranges }
+    }
+
+    pub fn url(&self, file: &str) -> String {
+        format!("http://{}/{file}", self.address)
+    }
+
+    /// The first byte that each request asked for.
+    pub fn ranges(&self) -> Vec<Option<usize>> {
+        self.ranges.lock().unwrap().clone()
+    }
+}
+
+fn read_request(stream: &TcpStream) -> Option<usize> {
+    let mut range = None;
+    for line in BufReader::new(stream).lines() {
+        let line = line.unwrap().to_ascii_lowercase();
+        if line.is_empty() {
+            break;
+        }
+        if let Some(start) = line.strip_prefix("range: bytes=") {
+            range = start.trim_end_matches('-').parse().ok();
+        }
+    }
+    range
+}
+
+fn respond(
+    mut stream: TcpStream,
+    answer: Answer,
+    range: Option<usize>,
+    content: &[u8],
+) -> std::io::Result<()> {
+    let mut send = |status: &str, headers: &str, announced: usize, body: &[u8]| {
+        write!(
+            stream,
+            "HTTP/1.1 {status} x\r\nConnection: close\r\n{headers}Content-Length: {announced}\r\n\r\n",
+        )?;
+        stream.write_all(body)
+    };
+    let total = content.len();
+    let from = |start: usize| format!("Content-Range: bytes {start}-{}/{total}\r\n", total - 1);
+    match (answer, range) {
+        (Answer::Close, _) => Ok(()),
+        (Answer::Status(status), _) => send(&status.to_string(), "", 0, &[]),
+        (Answer::Redirect, _) => send("302", "Location: /elsewhere\r\n", 0, &[]),
+        (Answer::File, Some(start)) => {
+            let rest = &content[start..];
+            send("206", &from(start), rest.len(), rest)
+        }
+        (Answer::WrongRange, Some(start)) => {
+            let rest = &content[start + 1..];
+            send("206", &from(start + 1), rest.len(), rest)
+        }
+        (Answer::CutAfter(sent), _) => send("200", "", total, &content[..sent]),
+        (Answer::Corrupt, _) => {
+            let mut spoilt = content.to_vec();
+            spoilt[total / 2] ^= 1;
+            send("200", "", total, &spoilt)
+        }
+        (Answer::File | Answer::WholeFile | Answer::WrongRange, _) => {
+            send("200", "", total, content)
+        }
+    }
+}
+
+impl Downloader {
+    /// Impatient, and deaf to the environment's proxy.
+    pub fn for_tests() -> Self {
+        Self::new(Self::agent().proxy(None), 3, std::time::Duration::from_millis(1))
+    }
+}

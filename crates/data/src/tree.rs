@@ -1,0 +1,348 @@
+//! What stands below the user's path: a folder and an archive, seen alike.
+
+use crate::progress::{Meter, Unit};
+use crate::{DataError, Progress};
+use flate2::read::MultiGzDecoder;
+use std::borrow::Cow;
+use std::fs::File;
+use std::io::{self, BufReader, Read, Seek};
+use std::path::{Component, Path, PathBuf};
+use walkdir::WalkDir;
+
+/// The largest image file that an archive may hold, in bytes.
+const IMAGE_LIMIT: u64 = 64 << 20;
+/// The largest other file that is read from an archive (CIFAR-100's training set has 150 MB).
+const BINARY_LIMIT: u64 = 256 << 20;
+
+/// The files and folders below a path, hidden ones left out, sorted by name.
+pub(crate) struct Tree {
+    pub root: PathBuf,
+    pub entries: Vec<Entry>,
+    is_archive: bool,
+}
+
+pub(crate) struct Entry {
+    /// The path below the root: folders, then the name.
+    pub parts: Vec<String>,
+    pub content: EntryContent,
+}
+
+pub(crate) enum EntryContent {
+    Folder,
+    /// A file on disk.
+    File(PathBuf),
+    /// A file of an archive.
+    Bytes(Vec<u8>),
+    /// A file of an archive that no source reads.
+    Unread,
+}
+
+impl Entry {
+    pub fn name(&self) -> &str {
+        self.parts.last().map_or("", String::as_str)
+    }
+
+    pub fn is_folder(&self) -> bool {
+        matches!(self.content, EntryContent::Folder)
+    }
+
+    /// Whether the name says PNG or JPEG.
+    pub fn is_image(&self) -> bool {
+        !self.is_folder() && has_extension(self.name(), &["png", "jpg", "jpeg"])
+    }
+}
+
+impl Tree {
+    /// Walks a folder, or reads an archive into memory.
+    pub fn open(root: &Path, progress: Progress) -> Result<Self, DataError> {
+        let found = std::fs::metadata(root).map_err(DataError::io("open", root))?;
+        let is_archive = !found.is_dir();
+        let mut entries = if is_archive {
+            read_archive(root, progress)?
+        } else {
+            walk(root)?
+        };
+        entries.sort_by(|a, b| a.parts.cmp(&b.parts));
+        Ok(Self {
+            root: root.to_path_buf(),
+            entries,
+            is_archive,
+        })
+    }
+
+    /// The bytes of a file.
+    pub fn read<'a>(&self, entry: &'a Entry) -> Result<Cow<'a, [u8]>, DataError> {
+        Ok(match &entry.content {
+            EntryContent::File(path) => {
+                Cow::Owned(std::fs::read(path).map_err(DataError::io("read", path))?)
+            }
+            EntryContent::Bytes(bytes) => Cow::Borrowed(bytes),
+            EntryContent::Folder | EntryContent::Unread => Cow::Borrowed(&[]),
+        })
+    }
+
+    /// The entry as an error should name it.
+    pub fn describe(&self, parts: &[String]) -> String {
+        let below = parts.join("/");
+        if self.is_archive {
+            format!("{}: {below}", self.root.display())
+        } else {
+            self.root.join(below).display().to_string()
+        }
+    }
+
+    /// The first few names at the top, for an error that says what was found.
+    pub fn sample(&self) -> String {
+        let mut names: Vec<_> = self.entries.iter().map(|e| e.parts[0].as_str()).collect();
+        names.dedup();
+        listing(&names, "nothing")
+    }
+}
+
+/// Up to five names, or `none`.
+pub(crate) fn listing(names: &[impl AsRef<str>], none: &str) -> String {
+    const SHOWN: usize = 5;
+    if names.is_empty() {
+        return none.into();
+    }
+    let shown: Vec<_> = names.iter().take(SHOWN).map(AsRef::as_ref).collect();
+    match names.len().saturating_sub(SHOWN) {
+        0 => shown.join(", "),
+        more => format!("{} and {more} more", shown.join(", ")),
+    }
+}
+
+fn is_hidden(name: &str) -> bool {
+    name.starts_with('.')
+}
+
+fn has_extension(name: &str, extensions: &[&str]) -> bool {
+    Path::new(name).extension().is_some_and(|found| {
+        extensions
+            .iter()
+            .any(|extension| found.eq_ignore_ascii_case(extension))
+    })
+}
+
+fn walk(root: &Path) -> Result<Vec<Entry>, DataError> {
+    WalkDir::new(root)
+        .min_depth(1)
+        .follow_links(true)
+        .into_iter()
+        .filter_entry(|found| found.depth() == 0 || !is_hidden(&found.file_name().to_string_lossy()))
+        .map(|found| {
+            let found = found.map_err(|error| {
+                let path = error.path().unwrap_or(root).to_path_buf();
+                DataError::io("read", &path)(error.into())
+            })?;
+            let below = found.path().strip_prefix(root).unwrap_or(found.path());
+            Ok(Entry {
+                parts: below
+                    .iter()
+                    .map(|part| part.to_string_lossy().into_owned())
+                    .collect(),
+                content: if found.file_type().is_dir() {
+                    EntryContent::Folder
+                } else {
+                    EntryContent::File(found.into_path())
+                },
+            })
+        })
+        .collect()
+}
+
+fn read_archive(path: &Path, progress: Progress) -> Result<Vec<Entry>, DataError> {
+    let broken = |reason: io::Error| DataError::Archive {
+        path: path.to_path_buf(),
+        reason: match reason.kind() {
+            io::ErrorKind::UnexpectedEof => "it ends too early".into(),
+            _ => reason.to_string(),
+        },
+    };
+    let mut file = File::open(path).map_err(DataError::io("open", path))?;
+    let size = file.metadata().map_err(DataError::io("open", path))?.len();
+    let mut magic = Vec::new();
+    file.by_ref()
+        .take(262)
+        .read_to_end(&mut magic)
+        .and_then(|_| file.rewind())
+        .map_err(DataError::io("read", path))?;
+
+    let meter = Meter::new(
+        progress,
+        format!("reading {}", path.display()),
+        Unit::Bytes,
+        Some(size),
+    );
+    let file = BufReader::with_capacity(1 << 16, meter.reader(file));
+    let mut reader: Box<dyn Read> = if magic.starts_with(&[0x1f, 0x8b]) {
+        Box::new(MultiGzDecoder::new(file))
+    } else if magic.get(257..262) == Some(b"ustar") {
+        Box::new(file)
+    } else {
+        return Err(DataError::Archive {
+            path: path.to_path_buf(),
+            reason: "its content is neither gzip nor tar".into(),
+        });
+    };
+
+    let mut archive = tar::Archive::new(&mut reader);
+    let mut entries = Vec::new();
+    for entry in archive.entries().map_err(broken)? {
+        let entry = entry.map_err(broken)?;
+        let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+        let parts = safe_parts(&name).ok_or_else(|| DataError::UnsafeEntry {
+            path: path.to_path_buf(),
+            entry: name.clone(),
+        })?;
+        if parts.is_empty() || parts.iter().any(|part| is_hidden(part)) {
+            continue;
+        }
+        let content = match entry.header().entry_type() {
+            kind if kind.is_dir() => EntryContent::Folder,
+            kind if kind.is_file() => match size_limit(&name) {
+                Some(limit) if entry.size() > limit => {
+                    return Err(DataError::EntryTooLarge {
+                        path: path.to_path_buf(),
+                        entry: name,
+                        found: entry.size(),
+                        limit,
+                    });
+                }
+                Some(limit) => {
+                    let expected = entry.size();
+                    let mut bytes = Vec::new();
+                    entry.take(limit).read_to_end(&mut bytes).map_err(broken)?;
+                    if (bytes.len() as u64) < expected {
+                        return Err(broken(io::ErrorKind::UnexpectedEof.into()));
+                    }
+                    EntryContent::Bytes(bytes)
+                }
+                None => EntryContent::Unread,
+            },
+            _ => continue,
+        };
+        entries.push(Entry { parts, content });
+    }
+    // Only at its very end does a gzip file prove that it is whole.
+    io::copy(&mut reader, &mut io::sink()).map_err(broken)?;
+    Ok(entries)
+}
+
+/// The path's parts without `.`; `None` if it leaves the archive's root.
+fn safe_parts(path: &str) -> Option<Vec<String>> {
+    Path::new(path)
+        .components()
+        .filter(|part| *part != Component::CurDir)
+        .map(|part| match part {
+            Component::Normal(part) => Some(part.to_string_lossy().into_owned()),
+            _ => None,
+        })
+        .collect()
+}
+
+/// How many bytes a file of this name may have; `None` where no source reads such files.
+fn size_limit(name: &str) -> Option<u64> {
+    if has_extension(name, &["png", "jpg", "jpeg"]) {
+        Some(IMAGE_LIMIT)
+    } else if has_extension(name, &["bin"]) || name.ends_with("names.txt") || name.ends_with("meta.txt") {
+        Some(BINARY_LIMIT)
+    } else {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::samples::{gzip, header, tar_gz, write_files};
+
+    fn open(bytes: &[u8]) -> Result<Tree, DataError> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("images.tgz");
+        std::fs::write(&path, bytes).unwrap();
+        Tree::open(&path, Progress::Hidden)
+    }
+
+    fn names(tree: &Tree) -> Vec<String> {
+        let files = tree.entries.iter().filter(|entry| !entry.is_folder());
+        files.map(|entry| entry.parts.join("/")).collect()
+    }
+
+    fn files() -> Vec<(String, Vec<u8>)> {
+        ["b/2.png", "b/1.png", "a/notes.md", "a/.hidden.png"]
+            .map(|name| (name.into(), name.into()))
+            .into()
+    }
+
+    #[test]
+    fn a_folder_and_its_archive_look_alike() {
+        let folder = tempfile::tempdir().unwrap();
+        write_files(folder.path(), &files());
+        let on_disk = Tree::open(folder.path(), Progress::Hidden).unwrap();
+        let packed = open(&tar_gz(&files())).unwrap();
+        assert_eq!(names(&on_disk), ["a/notes.md", "b/1.png", "b/2.png"]);
+        assert_eq!(names(&on_disk), names(&packed));
+        for tree in [&on_disk, &packed] {
+            let last = tree.entries.last().unwrap();
+            assert_eq!(&*tree.read(last).unwrap(), b"b/2.png");
+        }
+    }
+
+    #[test]
+    fn an_archive_cut_anywhere_is_an_error_that_says_so() {
+        // Noise, so that each cut falls into data.
+        let noise: Vec<u8> = (0..4000).map(|i| crate::mix_seed(&[i]) as u8).collect();
+        let whole = tar_gz(&[("train/cat/a.png".into(), noise)]);
+        for kept in [whole.len() / 3, whole.len() - 60, whole.len() - 4] {
+            let error = open(&whole[..kept]).err().expect("a cut archive was accepted");
+            assert!(matches!(error, DataError::Archive { .. }), "{error}");
+            assert!(error.to_string().contains("too early"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_flipped_bit_is_noticed() {
+        let mut bytes = tar_gz(&files());
+        let last = bytes.len() - 6;
+        bytes[last] ^= 1;
+        assert!(matches!(open(&bytes), Err(DataError::Archive { .. })));
+    }
+
+    #[test]
+    fn a_text_file_is_no_archive() {
+        let error = open(b"not an archive").err().unwrap();
+        assert!(error.to_string().contains("neither gzip nor tar"), "{error}");
+    }
+
+    #[test]
+    fn an_entry_outside_of_the_archive_is_refused() {
+        for name in ["../../evil.png", "/etc/evil.png", "a/../../evil.png"] {
+            let mut header = header(0);
+            // The builder itself refuses such paths.
+            header.as_mut_bytes()[..name.len()].copy_from_slice(name.as_bytes());
+            header.set_cksum();
+            let mut archive = tar::Builder::new(Vec::new());
+            archive.append(&header, io::empty()).unwrap();
+            let error = open(&gzip(&archive.into_inner().unwrap())).err().unwrap();
+            assert!(matches!(error, DataError::UnsafeEntry { .. }), "{error}");
+            assert!(error.to_string().contains("evil.png"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_huge_entry_is_refused_before_it_is_read() {
+        let mut header = header(IMAGE_LIMIT + 1);
+        header.set_path("train/cat/huge.png").unwrap();
+        header.set_cksum();
+        let error = open(&gzip(header.as_bytes())).err().unwrap();
+        assert!(matches!(error, DataError::EntryTooLarge { .. }), "{error}");
+        assert!(error.to_string().contains("huge.png"), "{error}");
+    }
+
+    #[test]
+    fn a_missing_path_is_named() {
+        let error = Tree::open(Path::new("no/such/folder"), Progress::Hidden).err().unwrap();
+        assert!(error.to_string().contains("no/such/folder"), "{error}");
+    }
+}

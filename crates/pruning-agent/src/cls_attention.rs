@@ -1,0 +1,41 @@
+use apt_vit_model::{Needs, Observation, Placement, Reduction, TokenReducer};
+
+use crate::{KeepRate, keep_top};
+
+/// Keeps the share of the patches that the CLS token attends to most, averaged over heads: the
+/// heuristic of EViT (Liang et al., "Not All Patches Are What You Need", 2022) without its
+/// fused token.
+#[derive(Clone, Debug)]
+pub struct ClsAttentionReducer {
+    /// The blocks after which it acts, and the share of what is left that stays there.
+    pub layers: Vec<(usize, KeepRate)>,
+}
+
+impl ClsAttentionReducer {
+    fn rate(&self, layer: usize) -> Option<KeepRate> {
+        let mut layers = self.layers.iter();
+        layers.find(|(acting, _)| *acting == layer).map(|(_, rate)| *rate)
+    }
+}
+
+impl TokenReducer for ClsAttentionReducer {
+    fn placement(&self, layer: usize) -> Option<Placement> {
+        self.rate(layer).map(|_| Placement::AfterBlock)
+    }
+
+    fn needs(&self, _layer: usize) -> Needs {
+        Needs {
+            cls_attention: true,
+            keys: false,
+        }
+    }
+
+    fn reduce(&self, observation: &Observation<'_>) -> Reduction {
+        let sequences = observation.sequences;
+        let keep = match (self.rate(observation.layer), &observation.cls_attention) {
+            (Some(rate), Some(scores)) => keep_top(sequences, scores, rate),
+            _ => vec![true; sequences.num_rows()],
+        };
+        Reduction { keep, logits: None }
+    }
+}

@@ -1,0 +1,84 @@
+use apt_vit_model::Sequences;
+use serde::{Deserialize, Serialize};
+
+use crate::AgentError;
+
+/// A share of patches that stay, above 0 and at most 1. CLS is not counted and always stays.
+#[derive(Clone, Copy, Debug, PartialEq, PartialOrd, Serialize, Deserialize)]
+#[serde(try_from = "f64", into = "f64")]
+pub struct KeepRate(f64);
+
+impl KeepRate {
+    /// A keep rate of `rate`.
+    ///
+    /// # Errors
+    ///
+    /// Where `rate` is not above 0 and at most 1.
+    pub fn new(rate: f64) -> Result<Self, AgentError> {
+        match rate > 0.0 && rate <= 1.0 {
+            true => Ok(Self(rate)),
+            false => Err(AgentError::KeepRate(rate)),
+        }
+    }
+
+    /// How many of `patches` stay: rounded up, as EViT does (Liang et al. 2022).
+    pub fn of(self, patches: usize) -> usize {
+        // The small term keeps 0.7 * 10 from rounding up to 8.
+        ((self.0 * patches as f64 - 1e-9).ceil() as usize).min(patches)
+    }
+}
+
+impl TryFrom<f64> for KeepRate {
+    type Error = AgentError;
+
+    fn try_from(rate: f64) -> Result<Self, AgentError> {
+        Self::new(rate)
+    }
+}
+
+impl From<KeepRate> for f64 {
+    fn from(rate: KeepRate) -> f64 {
+        rate.0
+    }
+}
+
+/// Keeps the share `rate` of each image's visible patches that score highest, and CLS. Of equal
+/// scores the earlier patch stays.
+///
+/// `scores` and the result have one entry a row.
+pub fn keep_top(sequences: &Sequences, scores: &[f32], rate: KeepRate) -> Vec<bool> {
+    let mut keep = vec![false; sequences.num_rows()];
+    for rows in sequences.starts().windows(2) {
+        let (cls, end) = (rows[0], rows[1]);
+        keep[cls] = true;
+        let mut patches: Vec<usize> = (cls + 1..end)
+            .filter(|&row| sequences.visible()[row])
+            .collect();
+        let count = rate.of(patches.len());
+        patches.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]).then(a.cmp(&b)));
+        for &row in &patches[..count] {
+            keep[row] = true;
+        }
+    }
+    keep
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kept_count_is_rounded_up() {
+        let counts = [0.7, 0.5, 1.0, 0.01].map(|rate| KeepRate::new(rate).unwrap().of(10));
+        assert_eq!(counts, [7, 5, 10, 1]);
+        assert!(KeepRate::new(0.0).is_err() && KeepRate::new(1.1).is_err());
+    }
+
+    #[test]
+    fn the_highest_scores_stay_and_cls_does_not_count() {
+        let sequences = Sequences::full(2, 4);
+        let scores = [9.0, 0.1, 0.3, 0.2, 9.0, 0.5, 0.5, 0.1];
+        let keep = keep_top(&sequences, &scores, KeepRate::new(0.3).unwrap());
+        assert_eq!(keep, [true, false, true, false, true, true, false, false]);
+    }
+}

@@ -1,0 +1,408 @@
+//! The published implementation's numbers, reproduced: see `golden/README.md`.
+//!
+//! Runs on every folder under `$APT_GOLDEN` where that is set, else on the bundled ones.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use apt_pruning_agent::{PruningAgents, PruningAgentsConfig};
+use apt_rl_trainer::counterfactual::{DensePass, stream_0, stream_1, stream_2};
+use apt_vit_model::{
+    Activation, CheckpointHead, ExecutionMode, RunSettings, Vit, VitConfig, load_google_npz,
+};
+use burn::module::{Module, Param, ParamId};
+use burn::prelude::*;
+use burn::tensor::Gradients;
+use safetensors::SafeTensors;
+
+const TOLERANCE: f64 = 1e-4;
+
+struct Array {
+    shape: Vec<usize>,
+    values: Vec<f64>,
+}
+
+struct Golden {
+    name: String,
+    config: VitConfig,
+    layers: Vec<usize>,
+    threshold: f64,
+    vit: Vit,
+    agents: PruningAgents,
+    expected: HashMap<String, Array>,
+    device: Device,
+}
+
+fn read_tensors(path: &Path) -> HashMap<String, Array> {
+    let bytes = std::fs::read(path).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let arrays = file.tensors().into_iter().map(|(name, view)| {
+        let data = view.data();
+        let values = match view.dtype() {
+            safetensors::Dtype::F32 => data
+                .chunks_exact(4)
+                .map(|b| f64::from(f32::from_le_bytes(b.try_into().unwrap())))
+                .collect(),
+            safetensors::Dtype::I64 => data
+                .chunks_exact(8)
+                .map(|b| i64::from_le_bytes(b.try_into().unwrap()) as f64)
+                .collect(),
+            safetensors::Dtype::I32 => data
+                .chunks_exact(4)
+                .map(|b| f64::from(i32::from_le_bytes(b.try_into().unwrap())))
+                .collect(),
+            safetensors::Dtype::BOOL | safetensors::Dtype::U8 => {
+                data.iter().map(|&b| f64::from(b)).collect()
+            }
+            other => panic!("{name}: element type {other:?}"),
+        };
+        let shape = view.shape().to_vec();
+        (name.to_string(), Array { shape, values })
+    });
+    arrays.collect()
+}
+
+impl Golden {
+    fn load(folder: &Path) -> Self {
+        let device = Device::default().autodiff();
+        let text = std::fs::read_to_string(folder.join("config.json")).unwrap();
+        let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let size = |key: &str| json[key].as_u64().unwrap() as usize;
+        let config = VitConfig {
+            image_size: size("image_size"),
+            patch_size: size("patch_size"),
+            hidden_size: size("hidden_size"),
+            num_layers: size("num_layers"),
+            num_heads: size("num_heads"),
+            mlp_dim: size("mlp_dim"),
+            num_classes: size("num_classes"),
+            layer_norm_eps: json["layer_norm_eps"].as_f64().unwrap(),
+            dropout: 0.0,
+            activation: Activation::Gelu,
+        };
+        let layers = json["agent_layers"].as_array().unwrap().iter();
+        let layers: Vec<usize> = layers.map(|layer| layer.as_u64().unwrap() as usize).collect();
+        let threshold = json["threshold"].as_f64().unwrap();
+
+        let vit = config.init(&device).unwrap();
+        let vit =
+            load_google_npz(vit, &config, &folder.join("vit.npz"), CheckpointHead::Load).unwrap();
+        let agents = PruningAgentsConfig {
+            layers: layers.clone(),
+            threshold,
+        };
+        let mut agents = agents.init(config.hidden_size, config.num_layers, &device).unwrap();
+        let weights = read_tensors(&folder.join("agent.safetensors"));
+        for (agent, layer) in agents.agents.iter_mut().zip(&layers) {
+            for (part, linear) in [
+                ("query", &mut agent.query),
+                ("key", &mut agent.key),
+                ("value", &mut agent.value),
+                ("fc", &mut agent.fc),
+            ] {
+                let weight = &weights[&format!("agent.{layer}.{part}.weight")];
+                let value = tensor::<2>(weight, &device).transpose();
+                linear.weight = linear.weight.clone().transform_for_load(value, ParamId::new());
+                let bias = tensor::<1>(&weights[&format!("agent.{layer}.{part}.bias")], &device);
+                let old = linear.bias.take();
+                linear.bias = old.map(|param| param.transform_for_load(bias, ParamId::new()));
+            }
+        }
+        Self {
+            name: folder.file_name().unwrap().to_string_lossy().into_owned(),
+            expected: read_tensors(&folder.join("expected.safetensors")),
+            config,
+            layers,
+            threshold,
+            vit,
+            agents,
+            device,
+        }
+    }
+
+    /// Every golden folder there is.
+    fn all() -> Vec<Self> {
+        let root = match std::env::var_os("APT_GOLDEN") {
+            Some(root) => PathBuf::from(root),
+            None => Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden"),
+        };
+        let mut folders: Vec<PathBuf> = std::fs::read_dir(&root)
+            .unwrap_or_else(|error| panic!("{}: {error}", root.display()))
+            .map(|entry| entry.unwrap().path())
+            .filter(|path| path.join("config.json").is_file())
+            .collect();
+        folders.sort();
+        assert!(!folders.is_empty(), "{}: no golden folder", root.display());
+        folders.iter().map(|folder| Self::load(folder)).collect()
+    }
+
+    fn images(&self) -> Tensor<4> {
+        tensor(&self.expected["images"], &self.device)
+    }
+
+    fn targets(&self) -> Vec<usize> {
+        self.indices("labels")
+    }
+
+    fn indices(&self, name: &str) -> Vec<usize> {
+        self.expected[name].values.iter().map(|&value| value as usize).collect()
+    }
+
+    fn run(&self, mode: ExecutionMode) -> apt_vit_model::VitOutput {
+        let (vit, agents) = (self.vit.valid(), self.agents.valid());
+        let reducer = agents.acting(self.threshold);
+        let settings = RunSettings {
+            mode,
+            reducer: Some(&reducer),
+        };
+        vit.forward(self.images().inner(), settings)
+    }
+
+    fn stream_0(&self) -> DensePass {
+        let images = self.images().inner();
+        stream_0(&self.vit.valid(), &self.agents.valid(), images, &self.targets())
+    }
+
+    fn check<const D: usize>(&self, name: &str, actual: Tensor<D>) {
+        let array = &self.expected[name];
+        assert_eq!(actual.dims().as_slice(), array.shape, "{}: shape of {name}", self.name);
+        let actual: Vec<f64> = actual.into_data().iter::<f64>().collect();
+        self.check_values(name, &actual);
+    }
+
+    fn check_values(&self, name: &str, actual: &[f64]) {
+        let expected = &self.expected[name].values;
+        assert_eq!(actual.len(), expected.len(), "{}: length of {name}", self.name);
+        for (index, (a, e)) in actual.iter().zip(expected).enumerate() {
+            let close = (a - e).abs() <= TOLERANCE + TOLERANCE * e.abs();
+            assert!(close, "{}: {name}[{index}] = {a}, expected {e}", self.name);
+        }
+    }
+}
+
+fn tensor<const D: usize>(array: &Array, device: &Device) -> Tensor<D> {
+    let values: Vec<f32> = array.values.iter().map(|&value| value as f32).collect();
+    let data = TensorData::new(values, array.shape.clone());
+    Tensor::from_data(data, device)
+}
+
+#[test]
+fn golden_dense_logits() {
+    for golden in Golden::all() {
+        golden.check("dense.logits", golden.run(ExecutionMode::Dense).logits);
+        golden.check("dense.logits", golden.stream_0().logits);
+    }
+}
+
+#[test]
+fn golden_mask_logits_keep_masks_and_agent_logits() {
+    for golden in Golden::all() {
+        let output = golden.run(ExecutionMode::Mask);
+        golden.check("mask.logits", output.logits);
+        assert_eq!(output.trace.len(), golden.layers.len());
+        for entry in output.trace {
+            let layer = entry.layer;
+            let kept: Vec<f64> = entry.kept.iter().flatten().map(|&kept| f64::from(kept)).collect();
+            golden.check_values(&format!("mask.keep.{layer}"), &kept);
+            let images = entry.kept.len() as i32;
+            let logits = entry.logits.unwrap().reshape([images, -1, 2]);
+            golden.check(&format!("mask.agent_logits.{layer}"), logits);
+        }
+    }
+}
+
+#[test]
+fn golden_drop_logits_and_token_counts() {
+    for golden in Golden::all() {
+        let output = golden.run(ExecutionMode::Drop);
+        golden.check("drop.logits", output.logits);
+        let images = golden.targets().len();
+        let counts: Vec<f64> = (0..images)
+            .flat_map(|image| output.trace.iter().map(move |entry| entry.left[image] as f64))
+            .collect();
+        golden.check_values("drop.tokens", &counts);
+    }
+}
+
+#[test]
+fn golden_mask_and_drop_agree_also_where_cls_stands_alone() {
+    struct Scripted(Vec<Vec<Vec<bool>>>, Vec<usize>);
+    impl apt_vit_model::TokenReducer for Scripted {
+        fn placement(&self, layer: usize) -> Option<apt_vit_model::Placement> {
+            self.1.contains(&layer).then_some(apt_vit_model::Placement::AfterBlock)
+        }
+        fn reduce(&self, seen: &apt_vit_model::Observation<'_>) -> apt_vit_model::Reduction {
+            let step = self.1.iter().position(|&layer| layer == seen.layer).unwrap();
+            let slots = 0..seen.sequences.batch();
+            let keep = slots.flat_map(|slot| {
+                let image = &self.0[step][seen.sequences.image(slot)];
+                let positions = seen.sequences.positions(slot).iter();
+                positions.map(|&position| image[position]).collect::<Vec<_>>()
+            });
+            apt_vit_model::Reduction {
+                keep: keep.collect(),
+                logits: None,
+            }
+        }
+    }
+    for golden in Golden::all() {
+        let images = golden.targets().len();
+        let tokens = golden.config.num_tokens();
+        // Image 0 loses every patch at once, image 1 none, the others more and more.
+        let keep = |step: usize, image: usize, token: usize| match image {
+            0 => false,
+            1 => true,
+            _ => !(token + image).is_multiple_of(step + 2),
+        };
+        let steps = 0..golden.layers.len();
+        let script = steps.map(|step| {
+            let image = |image| (0..tokens).map(|token| keep(step, image, token)).collect();
+            (0..images).map(image).collect()
+        });
+        let reducer = Scripted(script.collect(), golden.layers.clone());
+        let run = |mode| {
+            let settings = RunSettings {
+                mode,
+                reducer: Some(&reducer),
+            };
+            golden.vit.valid().forward(golden.images().inner(), settings)
+        };
+        let (mask, drop) = (run(ExecutionMode::Mask), run(ExecutionMode::Drop));
+        assert_eq!(drop.trace[0].left[0], 1);
+        for (masked, dropped) in mask.trace.iter().zip(&drop.trace) {
+            assert_eq!(masked.kept, dropped.kept);
+        }
+        let difference = (mask.logits - drop.logits).abs().max().into_scalar::<f32>();
+        assert!(difference < 1e-5, "{}: {difference}", golden.name);
+    }
+}
+
+fn flat<const D: usize>(param: &Param<Tensor<D>>, grads: &Gradients) -> Vec<f64> {
+    param.val().grad(grads).unwrap().into_data().iter::<f64>().collect()
+}
+
+/// `[in, out]` as PyTorch has it, `[out, in]`.
+fn transposed(param: &Param<Tensor<2>>, grads: &Gradients) -> Vec<f64> {
+    let grad = param.val().grad(grads).unwrap().transpose();
+    grad.into_data().iter::<f64>().collect()
+}
+
+/// The part of a joint `[in, 3 * out]` or `[3 * out]` gradient that belongs to the query (0),
+/// the key (1) or the value (2), as PyTorch has it.
+fn part_of_qkv(linear: &nn::Linear, kind: &str, part: usize, grads: &Gradients) -> Vec<f64> {
+    let width = linear.weight.dims()[0];
+    match kind {
+        "weight" => {
+            let grad = linear.weight.val().grad(grads).unwrap();
+            let grad = grad.narrow(1, part * width, width).transpose();
+            grad.into_data().iter::<f64>().collect()
+        }
+        _ => flat(linear.bias.as_ref().unwrap(), grads)[part * width..(part + 1) * width].to_vec(),
+    }
+}
+
+fn of_linear(linear: &nn::Linear, kind: &str, grads: &Gradients) -> Vec<f64> {
+    match kind {
+        "weight" => transposed(&linear.weight, grads),
+        _ => flat(linear.bias.as_ref().unwrap(), grads),
+    }
+}
+
+fn of_norm(norm: &nn::LayerNorm, kind: &str, grads: &Gradients) -> Vec<f64> {
+    match kind {
+        "weight" => flat(&norm.gamma, grads),
+        _ => flat(norm.beta.as_ref().unwrap(), grads),
+    }
+}
+
+/// A gradient of the model under the published implementation's name for it.
+fn backbone_gradient(vit: &Vit, name: &str, grads: &Gradients) -> Vec<f64> {
+    match name.split('.').collect::<Vec<_>>()[..] {
+        ["pos_embed"] => flat(&vit.embedding.positions, grads),
+        ["cls_token"] => flat(&vit.embedding.cls_token, grads),
+        // [3 * patch * patch, out] to [out, 3, patch, patch]: the same order once transposed.
+        ["patch", kind] => of_linear(&vit.embedding.projection, kind, grads),
+        ["norm", kind] => of_norm(&vit.norm, kind, grads),
+        ["head", kind] => of_linear(&vit.head, kind, grads),
+        ["blocks", index, part, kind] => {
+            let block = &vit.blocks[index.parse::<usize>().unwrap()];
+            match part {
+                "query" => part_of_qkv(&block.attention.qkv, kind, 0, grads),
+                "key" => part_of_qkv(&block.attention.qkv, kind, 1, grads),
+                "value" => part_of_qkv(&block.attention.qkv, kind, 2, grads),
+                "out" => of_linear(&block.attention.output, kind, grads),
+                "fc1" => of_linear(&block.mlp.expand, kind, grads),
+                "fc2" => of_linear(&block.mlp.contract, kind, grads),
+                "norm1" => of_norm(&block.attention_norm, kind, grads),
+                "norm2" => of_norm(&block.mlp_norm, kind, grads),
+                _ => panic!("no parameter is called {name}"),
+            }
+        }
+        _ => panic!("no parameter is called {name}"),
+    }
+}
+
+#[test]
+fn golden_stream_1_loss_and_gradients_masked_and_dropped() {
+    for golden in Golden::all() {
+        for mode in [ExecutionMode::Mask, ExecutionMode::Drop] {
+            let agents = golden.agents.valid();
+            let (images, targets) = (golden.images(), golden.targets());
+            let pass = stream_1(&golden.vit, &agents, golden.threshold, mode, images, &targets);
+            golden.check("stream1.loss", pass.loss.clone());
+            let grads = pass.loss.backward();
+            let prefix = "stream1.grad.";
+            let names = golden.expected.keys().filter_map(|key| key.strip_prefix(prefix));
+            let names: Vec<&str> = names.collect();
+            assert!(!names.is_empty());
+            for name in names {
+                let gradient = backbone_gradient(&golden.vit, name, &grads);
+                golden.check_values(&format!("{prefix}{name}"), &gradient);
+            }
+            // The hard decision carries no gradient into an agent.
+            for agent in &golden.agents.agents {
+                assert!(agent.fc.weight.val().grad(&grads).is_none());
+            }
+        }
+    }
+}
+
+#[test]
+fn golden_stream_2_rewards_labels_losses_and_gradients() {
+    for golden in Golden::all() {
+        let (vit, targets) = (golden.vit.valid(), golden.targets());
+        let dense = golden.stream_0();
+        for (observed, agent) in dense.observed.iter().zip(&golden.agents.agents) {
+            let layer = observed.layer;
+            let cuts = golden.indices(&format!("stream2.cut.{layer}"));
+            let pass = stream_2(&vit, agent, &dense, observed, &cuts, &targets);
+            let rewards: Vec<f64> = pass.rewards.iter().map(|&reward| f64::from(reward)).collect();
+            golden.check_values(&format!("stream2.reward.{layer}"), &rewards);
+            assert_eq!(pass.labels, golden.indices(&format!("stream2.label.{layer}")));
+            golden.check(&format!("stream2.loss.{layer}"), pass.loss.clone());
+
+            let grads = pass.loss.backward();
+            let suffix = format!(".{layer}");
+            let mut checked = 0;
+            for key in golden.expected.keys() {
+                let name = key.strip_prefix("stream2.grad.");
+                let Some(name) = name.and_then(|name| name.strip_suffix(&suffix)) else {
+                    continue;
+                };
+                let gradient = match name.split_once('.').unwrap() {
+                    ("query", kind) => of_linear(&agent.query, kind, &grads),
+                    ("key", kind) => of_linear(&agent.key, kind, &grads),
+                    ("value", kind) => of_linear(&agent.value, kind, &grads),
+                    ("fc", kind) => of_linear(&agent.fc, kind, &grads),
+                    _ => panic!("no agent parameter is called {name}"),
+                };
+                golden.check_values(key, &gradient);
+                checked += 1;
+            }
+            assert!(checked > 0, "{}: no agent gradients at layer {layer}", golden.name);
+            // No gradient flows from an agent's loss into the model.
+            assert!(golden.vit.blocks[0].mlp.expand.weight.val().grad(&grads).is_none());
+        }
+    }
+}

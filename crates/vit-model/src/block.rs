@@ -1,0 +1,103 @@
+use burn::config::Config;
+use burn::module::Module;
+use burn::nn::{
+    Dropout, DropoutConfig, Initializer, LayerNorm, LayerNormConfig, Linear, LinearConfig,
+};
+use burn::prelude::*;
+use burn::tensor::activation::{gelu, gelu_approximate};
+
+use crate::{Activation, Attention, AttentionConfig, Sequences, VitConfig};
+
+/// Two linear layers with an activation between them and dropout after both.
+#[derive(Module, Debug)]
+pub struct Mlp {
+    /// `[hidden, mlp]`
+    pub expand: Linear,
+    /// `[mlp, hidden]`
+    pub contract: Linear,
+    /// Dropout after both layers.
+    pub dropout: Dropout,
+    #[module(skip)]
+    activation: Activation,
+}
+
+impl Mlp {
+    /// `[rows, hidden]` to `[rows, hidden]`.
+    pub fn forward(&self, tokens: Tensor<2>) -> Tensor<2> {
+        let inner = self.expand.forward(tokens);
+        let inner = match self.activation {
+            Activation::Gelu => gelu(inner),
+            Activation::GeluTanh => gelu_approximate(inner),
+        };
+        let inner = self.dropout.forward(inner);
+        self.dropout.forward(self.contract.forward(inner))
+    }
+}
+
+/// Configuration of a [`Block`].
+#[derive(Config, Debug)]
+pub struct BlockConfig {
+    /// The model that the block belongs to.
+    pub model: VitConfig,
+}
+
+impl BlockConfig {
+    /// Creates the block with Xavier-uniform weights on `device`.
+    pub fn init(&self, device: &Device) -> Block {
+        let model = &self.model;
+        let norm = || {
+            LayerNormConfig::new(model.hidden_size)
+                .with_epsilon(model.layer_norm_eps)
+                .init(device)
+        };
+        let linear = |input, output| {
+            LinearConfig::new(input, output)
+                .with_initializer(Initializer::XavierUniform { gain: 1.0 })
+                .init(device)
+        };
+        Block {
+            attention_norm: norm(),
+            attention: AttentionConfig::new(model.hidden_size, model.num_heads).init(device),
+            mlp_norm: norm(),
+            mlp: Mlp {
+                expand: linear(model.hidden_size, model.mlp_dim),
+                contract: linear(model.mlp_dim, model.hidden_size),
+                dropout: DropoutConfig::new(model.dropout).init(),
+                activation: model.activation,
+            },
+        }
+    }
+}
+
+/// One pre-norm Transformer block (Dosovitskiy et al. 2021, equations 2 and 3).
+#[derive(Module, Debug)]
+pub struct Block {
+    /// The norm before the attention.
+    pub attention_norm: LayerNorm,
+    /// Attention within each image.
+    pub attention: Attention,
+    /// The norm before the MLP.
+    pub mlp_norm: LayerNorm,
+    /// The MLP over each token.
+    pub mlp: Mlp,
+}
+
+impl Block {
+    /// The attention half, `x + attention(norm(x))`, and the queries, keys and values it used.
+    ///
+    /// # Shapes
+    ///
+    /// - `tokens`: `[rows, hidden]`
+    /// - output: `([rows, hidden], [rows, 3 * hidden])`
+    pub fn attend(&self, tokens: Tensor<2>, sequences: &Sequences) -> (Tensor<2>, Tensor<2>) {
+        let normed = self.attention_norm.forward(tokens.clone());
+        let (attended, qkv) = self.attention.forward(normed, sequences);
+        (tokens + attended, qkv)
+    }
+
+    /// The MLP half, `x + mlp(norm(x))`, on `[rows, hidden]`.
+    pub fn feed_forward(&self, tokens: Tensor<2>) -> Tensor<2> {
+        let normed = self.mlp_norm.forward(tokens.clone());
+        tokens + self.mlp.forward(normed)
+    }
+}

@@ -1,0 +1,281 @@
+use burn::tensor::Device;
+use serde::{Deserialize, Serialize};
+
+use crate::{Vit, VitError};
+
+/// The activation between the two linear layers of an MLP.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Activation {
+    /// Exact GELU, `x * Phi(x)`, as the published ViT has it.
+    #[default]
+    Gelu,
+    /// GELU's approximation by tanh.
+    GeluTanh,
+}
+
+/// The sizes and constants of a Vision Transformer.
+///
+/// The fields' defaults are ViT-B/16 at 224 with ten classes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct VitConfig {
+    /// Height and width of the square input images, in pixels.
+    pub image_size: usize,
+    /// Height and width of a patch, in pixels; divides `image_size`.
+    pub patch_size: usize,
+    /// Width of a token.
+    pub hidden_size: usize,
+    /// Number of blocks.
+    pub num_layers: usize,
+    /// Attention heads of each block; divides `hidden_size`.
+    pub num_heads: usize,
+    /// Width between the two linear layers of each MLP.
+    pub mlp_dim: usize,
+    /// Outputs of the classification head.
+    pub num_classes: usize,
+    /// Epsilon of every layer norm (1e-6 in Google's and timm's ViT, 1e-12 in Hugging Face's).
+    pub layer_norm_eps: f64,
+    /// Dropout after the embeddings and after both linear layers of each MLP; training only.
+    pub dropout: f64,
+    /// The MLPs' activation.
+    pub activation: Activation,
+}
+
+impl Default for VitConfig {
+    fn default() -> Self {
+        VitPreset::B16.config()
+    }
+}
+
+impl VitConfig {
+    /// Patches in a row or column of the image.
+    pub fn grid(&self) -> usize {
+        self.image_size / self.patch_size
+    }
+
+    /// Patches of an image (CLS not counted).
+    pub fn num_patches(&self) -> usize {
+        self.grid() * self.grid()
+    }
+
+    /// Tokens of an image before any is removed: the CLS token and every patch.
+    pub fn num_tokens(&self) -> usize {
+        self.num_patches() + 1
+    }
+
+    /// Trainable parameters of the model, head included.
+    pub fn num_parameters(&self) -> usize {
+        let (d, m) = (self.hidden_size, self.mlp_dim);
+        let norm = 2 * d;
+        let block = 2 * norm + (d * 3 * d + 3 * d) + (d * d + d) + (d * m + m) + (m * d + d);
+        let embedding = 3 * self.patch_size * self.patch_size * d + d + d + self.num_tokens() * d;
+        embedding + self.num_layers * block + norm + d * self.num_classes + self.num_classes
+    }
+
+    /// Checks that the sizes fit together.
+    ///
+    /// # Errors
+    ///
+    /// Names the first field that does not fit, its value, and what it has to be.
+    pub fn validate(&self) -> Result<(), VitError> {
+        let error = |field, found: String, expected: String| {
+            Err(VitError::Config {
+                field,
+                found,
+                expected,
+            })
+        };
+        for (field, value) in [
+            ("image_size", self.image_size),
+            ("patch_size", self.patch_size),
+            ("hidden_size", self.hidden_size),
+            ("num_layers", self.num_layers),
+            ("num_heads", self.num_heads),
+            ("mlp_dim", self.mlp_dim),
+            ("num_classes", self.num_classes),
+        ] {
+            if value == 0 {
+                return error(field, "0".into(), "must be at least 1".into());
+            }
+        }
+        if !self.image_size.is_multiple_of(self.patch_size) {
+            return error(
+                "image_size",
+                self.image_size.to_string(),
+                format!("must be a multiple of patch_size = {}", self.patch_size),
+            );
+        }
+        if !self.hidden_size.is_multiple_of(self.num_heads) {
+            return error(
+                "hidden_size",
+                self.hidden_size.to_string(),
+                format!("must be a multiple of num_heads = {}", self.num_heads),
+            );
+        }
+        if !(0.0..1.0).contains(&self.dropout) {
+            return error(
+                "dropout",
+                self.dropout.to_string(),
+                "must be in 0..1".into(),
+            );
+        }
+        if !(self.layer_norm_eps > 0.0 && self.layer_norm_eps < 1.0) {
+            return error(
+                "layer_norm_eps",
+                self.layer_norm_eps.to_string(),
+                "must be above 0 and below 1".into(),
+            );
+        }
+        Ok(())
+    }
+
+    /// Creates the model with fresh weights on `device`: truncated normal (0.02) for patch
+    /// embedding, CLS and positions, Xavier uniform for the blocks, zero for the head, as the
+    /// published ViT starts.
+    ///
+    /// # Errors
+    ///
+    /// As [`validate`](Self::validate).
+    pub fn init(&self, device: &Device) -> Result<Vit, VitError> {
+        self.validate()?;
+        Ok(Vit::new(self, device))
+    }
+}
+
+/// The published model sizes, and small ones for 32x32 images.
+///
+/// Sizes: Dosovitskiy et al., "An Image is Worth 16x16 Words" (2021), table 1; Ti and S as in
+/// Touvron et al., "Training data-efficient image transformers" (2021), table 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VitPreset {
+    /// ViT-Ti/16 at 224.
+    Ti16,
+    /// ViT-S/16 at 224.
+    S16,
+    /// ViT-B/16 at 224.
+    B16,
+    /// ViT-B/32 at 224.
+    B32,
+    /// ViT-L/16 at 224.
+    L16,
+    /// ViT-L/32 at 224.
+    L32,
+    /// ViT-H/14 at 224.
+    H14,
+    /// Width 64, depth 6, patch 4 at 32: learns simple images in a minute.
+    Tiny32,
+    /// Width 96, depth 9, patch 4 at 32: for CIFAR from scratch.
+    Small32,
+}
+
+impl VitPreset {
+    /// Every preset.
+    pub const ALL: [Self; 9] = [
+        Self::Ti16,
+        Self::S16,
+        Self::B16,
+        Self::B32,
+        Self::L16,
+        Self::L32,
+        Self::H14,
+        Self::Tiny32,
+        Self::Small32,
+    ];
+
+    /// The preset's name, as configs and the command line write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ti16 => "vit-ti16",
+            Self::S16 => "vit-s16",
+            Self::B16 => "vit-b16",
+            Self::B32 => "vit-b32",
+            Self::L16 => "vit-l16",
+            Self::L32 => "vit-l32",
+            Self::H14 => "vit-h14",
+            Self::Tiny32 => "vit-tiny32",
+            Self::Small32 => "vit-small32",
+        }
+    }
+
+    /// Finds a preset by its name.
+    ///
+    /// # Errors
+    ///
+    /// Lists the names there are.
+    pub fn from_name(name: &str) -> Result<Self, VitError> {
+        let preset = Self::ALL.into_iter().find(|preset| preset.name() == name);
+        preset.ok_or_else(|| VitError::UnknownPreset {
+            name: name.to_string(),
+            known: Self::ALL.map(Self::name).join(", "),
+        })
+    }
+
+    /// The preset's sizes, with ten classes.
+    pub fn config(self) -> VitConfig {
+        let (image_size, patch_size, hidden_size, num_layers, num_heads, mlp_dim) = match self {
+            Self::Ti16 => (224, 16, 192, 12, 3, 768),
+            Self::S16 => (224, 16, 384, 12, 6, 1536),
+            Self::B16 => (224, 16, 768, 12, 12, 3072),
+            Self::B32 => (224, 32, 768, 12, 12, 3072),
+            Self::L16 => (224, 16, 1024, 24, 16, 4096),
+            Self::L32 => (224, 32, 1024, 24, 16, 4096),
+            Self::H14 => (224, 14, 1280, 32, 16, 5120),
+            Self::Tiny32 => (32, 4, 64, 6, 4, 128),
+            Self::Small32 => (32, 4, 96, 9, 3, 384),
+        };
+        VitConfig {
+            image_size,
+            patch_size,
+            hidden_size,
+            num_layers,
+            num_heads,
+            mlp_dim,
+            num_classes: 10,
+            layer_norm_eps: 1e-6,
+            dropout: 0.1,
+            activation: Activation::Gelu,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn published_sizes_have_the_published_parameter_counts() {
+        // timm's counts of the same models with 1000 classes.
+        for (preset, parameters) in [
+            (VitPreset::Ti16, 5_717_416),
+            (VitPreset::S16, 22_050_664),
+            (VitPreset::B16, 86_567_656),
+            (VitPreset::B32, 88_224_232),
+            (VitPreset::L16, 304_326_632),
+            (VitPreset::H14, 632_045_800),
+        ] {
+            let config = VitConfig {
+                num_classes: 1000,
+                ..preset.config()
+            };
+            assert_eq!(config.num_parameters(), parameters, "{}", preset.name());
+        }
+    }
+
+    #[test]
+    fn sizes_that_do_not_fit_are_refused_by_name() {
+        let config = VitConfig {
+            image_size: 30,
+            ..VitPreset::Tiny32.config()
+        };
+        let message = config.validate().unwrap_err().to_string();
+        assert!(message.contains("image_size = 30"), "{message}");
+        assert!(message.contains("patch_size = 4"), "{message}");
+    }
+
+    #[test]
+    fn an_unknown_preset_names_the_known_ones() {
+        let message = VitPreset::from_name("vit-x").unwrap_err().to_string();
+        assert!(message.contains("vit-b16"), "{message}");
+    }
+}

@@ -1,0 +1,158 @@
+use std::ops::Range;
+
+use burn::prelude::*;
+
+use crate::attention::cls_attention;
+use crate::{Block, Observation, Placement, TokenBatch, TokenReducer};
+
+/// What happens to a token that a reducer removes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ExecutionMode {
+    /// Nothing is removed; the reducer is not asked.
+    Dense,
+    /// It stays in the tensor, but no query attends to it any more.
+    Mask,
+    /// It leaves the tensor, and later blocks cost less.
+    Drop,
+}
+
+/// How to run blocks: the mode, and who reduces.
+#[derive(Clone, Copy)]
+pub struct RunSettings<'a> {
+    /// What happens to removed tokens.
+    pub mode: ExecutionMode,
+    /// Who decides; none is the same as [`ExecutionMode::Dense`].
+    pub reducer: Option<&'a dyn TokenReducer>,
+}
+
+impl RunSettings<'_> {
+    /// Nothing is removed.
+    pub const DENSE: Self = Self {
+        mode: ExecutionMode::Dense,
+        reducer: None,
+    };
+}
+
+/// What a reducer did in one block.
+#[derive(Clone, Debug)]
+pub struct LayerTrace {
+    /// The block, 0-based.
+    pub layer: usize,
+    /// Where in the block.
+    pub placement: Placement,
+    /// Tokens of each image that it saw (CLS counted).
+    pub seen: Vec<usize>,
+    /// Tokens of each image that it left (CLS counted).
+    pub left: Vec<usize>,
+    /// Per image and token position: is it still there afterwards?
+    pub kept: Vec<Vec<bool>>,
+    /// The reducer's logits, `[rows, 2]`, for the rows it saw.
+    pub logits: Option<Tensor<2>>,
+}
+
+/// Tokens after some blocks, and what was removed on the way.
+#[derive(Clone, Debug)]
+pub struct Encoded {
+    /// The tokens.
+    pub batch: TokenBatch,
+    /// One entry for each block in which the reducer acted.
+    pub trace: Vec<LayerTrace>,
+}
+
+/// Runs `layers` of `blocks` over the batch and offers it to the reducer in each of them.
+pub(crate) fn run_blocks(
+    blocks: &[Block],
+    mut batch: TokenBatch,
+    layers: Range<usize>,
+    settings: RunSettings<'_>,
+) -> Encoded {
+    let mut trace = Vec::new();
+    for layer in layers {
+        let block = &blocks[layer];
+        let reducer = match settings.mode {
+            ExecutionMode::Dense => None,
+            ExecutionMode::Mask | ExecutionMode::Drop => settings.reducer,
+        };
+        let acting = reducer.and_then(|reducer| Some((reducer, reducer.placement(layer)?)));
+
+        let (tokens, qkv) = block.attend(batch.tokens, &batch.sequences);
+        batch.tokens = tokens;
+        // Attention is seen as it was in this block, before any of its tokens are removed.
+        let seen = acting.map(|(reducer, _)| See::new(reducer, layer, block, &batch, qkv));
+        if let (Some((reducer, Placement::AfterAttention)), Some(seen)) = (acting, &seen) {
+            let (reduced, entry) = reduce(batch, reducer, seen, settings.mode);
+            batch = reduced;
+            trace.push(entry);
+        }
+        batch.tokens = block.feed_forward(batch.tokens);
+        if let (Some((reducer, Placement::AfterBlock)), Some(seen)) = (acting, &seen) {
+            let (reduced, entry) = reduce(batch, reducer, seen, settings.mode);
+            batch = reduced;
+            trace.push(entry);
+        }
+    }
+    Encoded { batch, trace }
+}
+
+/// What a reducer asked to see of a block's attention.
+struct See {
+    layer: usize,
+    placement: Placement,
+    cls_attention: Option<Vec<f32>>,
+    keys: Option<Tensor<2>>,
+}
+
+impl See {
+    fn new(
+        reducer: &dyn TokenReducer,
+        layer: usize,
+        block: &Block,
+        batch: &TokenBatch,
+        qkv: Tensor<2>,
+    ) -> Self {
+        let needs = reducer.needs(layer);
+        let hidden = qkv.dims()[1] / 3;
+        let qkv = (needs.cls_attention || needs.keys).then(|| qkv.without_autodiff());
+        Self {
+            layer,
+            placement: reducer.placement(layer).unwrap_or(Placement::AfterBlock),
+            cls_attention: qkv
+                .as_ref()
+                .filter(|_| needs.cls_attention)
+                .map(|qkv| cls_attention(qkv, &batch.sequences, block.attention.num_heads)),
+            keys: qkv
+                .filter(|_| needs.keys)
+                .map(|qkv| qkv.narrow(1, hidden, hidden)),
+        }
+    }
+}
+
+fn reduce(
+    batch: TokenBatch,
+    reducer: &dyn TokenReducer,
+    seen: &See,
+    mode: ExecutionMode,
+) -> (TokenBatch, LayerTrace) {
+    let counts = batch.sequences.counts();
+    let reduction = reducer.reduce(&Observation {
+        layer: seen.layer,
+        hidden: batch.tokens.clone().without_autodiff(),
+        sequences: &batch.sequences,
+        cls_attention: seen.cls_attention.clone(),
+        keys: seen.keys.clone(),
+    });
+    let batch = match mode {
+        ExecutionMode::Dense => batch,
+        ExecutionMode::Mask => batch.hide(&reduction.keep),
+        ExecutionMode::Drop => batch.drop_rows(&reduction.keep),
+    };
+    let entry = LayerTrace {
+        layer: seen.layer,
+        placement: seen.placement,
+        seen: counts,
+        left: batch.sequences.counts(),
+        kept: batch.sequences.kept(),
+        logits: reduction.logits,
+    };
+    (batch, entry)
+}

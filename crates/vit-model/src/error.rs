@@ -1,0 +1,64 @@
+use std::path::PathBuf;
+
+/// What can go wrong when a model is configured or its weights are read.
+#[derive(Debug, thiserror::Error)]
+pub enum VitError {
+    /// A model's sizes do not fit together.
+    #[error("model config: {field} = {found}: {expected}")]
+    Config {
+        /// The field of [`VitConfig`](crate::VitConfig).
+        field: &'static str,
+        /// Its value.
+        found: String,
+        /// What it has to be.
+        expected: String,
+    },
+    /// No preset has this name.
+    #[error("no model preset is called '{name}'; the presets are: {known}")]
+    UnknownPreset {
+        /// The name asked for.
+        name: String,
+        /// Every valid name.
+        known: String,
+    },
+    /// A weights file could not be opened or read.
+    #[error("{}: cannot read the weights: {reason}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the reader said.
+        reason: String,
+    },
+    /// A tensor that the model needs is not in the file.
+    #[error("{}: tensor '{tensor}' is missing (expected shape {expected:?})", path.display())]
+    MissingTensor {
+        /// The file.
+        path: PathBuf,
+        /// The tensor's name in the file's own naming.
+        tensor: String,
+        /// The shape that the model expects.
+        expected: Vec<usize>,
+    },
+    /// A tensor has another shape than the model's config says.
+    #[error("{}: tensor '{tensor}' has shape {found:?}, but this model expects {expected:?}; check the model's preset and sizes", path.display())]
+    WrongShape {
+        /// The file.
+        path: PathBuf,
+        /// The tensor's name in the file's own naming.
+        tensor: String,
+        /// The shape in the file.
+        found: Vec<usize>,
+        /// The shape that the model expects.
+        expected: Vec<usize>,
+    },
+    /// A tensor holds something other than 32- or 64-bit floats.
+    #[error("{}: tensor '{tensor}' has element type {found}; expected 32-bit or 64-bit floats", path.display())]
+    WrongType {
+        /// The file.
+        path: PathBuf,
+        /// The tensor's name in the file's own naming.
+        tensor: String,
+        /// The element type in the file.
+        found: String,
+    },
+}

@@ -1,0 +1,26 @@
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+#![doc = include_str!("../README.md")]
+
+mod attention;
+mod block;
+mod config;
+mod encoder;
+mod error;
+mod flops;
+mod google_npz;
+mod patch_embedding;
+mod reducer;
+mod token_batch;
+mod vit;
+
+pub use attention::{Attention, AttentionConfig};
+pub use block::{Block, BlockConfig, Mlp};
+pub use config::{Activation, VitConfig, VitPreset};
+pub use encoder::{Encoded, ExecutionMode, LayerTrace, RunSettings};
+pub use error::VitError;
+pub use flops::{FlopsCount, block_flops, patch_embedding_flops, vit_flops};
+pub use google_npz::{CheckpointHead, load_google_npz};
+pub use patch_embedding::PatchEmbedding;
+pub use reducer::{Needs, Observation, Placement, Reduction, TokenReducer};
+pub use token_batch::{Sequences, TokenBatch};
+pub use vit::{Vit, VitOutput};

@@ -1,0 +1,62 @@
+use burn::prelude::*;
+
+use crate::Sequences;
+
+/// Where in a block a reducer acts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Placement {
+    /// Between the attention and the MLP.
+    AfterAttention,
+    /// After the whole block.
+    AfterBlock,
+}
+
+/// What a reducer wants to see beside the tokens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Needs {
+    /// How much each image's CLS token attends to each token.
+    pub cls_attention: bool,
+    /// The attention's keys.
+    pub keys: bool,
+}
+
+/// What a reducer sees. Nothing in it carries a gradient into the model.
+#[derive(Clone, Debug)]
+pub struct Observation<'a> {
+    /// The block, 0-based.
+    pub layer: usize,
+    /// The tokens, `[rows, hidden]`.
+    pub hidden: Tensor<2>,
+    /// Whose rows they are, and which of them are still visible.
+    pub sequences: &'a Sequences,
+    /// The CLS token's attention to each row, averaged over heads; if asked for.
+    pub cls_attention: Option<Vec<f32>>,
+    /// The keys, `[rows, hidden]`, heads side by side; if asked for.
+    pub keys: Option<Tensor<2>>,
+}
+
+/// What shall happen to the tokens.
+#[derive(Clone, Debug)]
+pub struct Reduction {
+    /// One entry a row: does the token stay? CLS stays and what is gone stays gone in any case.
+    pub keep: Vec<bool>,
+    /// What the decision was made from, `[rows, 2]` (keep, remove), where the reducer has such.
+    pub logits: Option<Tensor<2>>,
+}
+
+/// Decides after some blocks which tokens the later blocks compute.
+///
+/// The model runs the decision in whatever [`ExecutionMode`](crate::ExecutionMode) it is asked
+/// for; a reducer never knows which.
+pub trait TokenReducer {
+    /// Where it acts in block `layer` (0-based), if it acts there at all.
+    fn placement(&self, layer: usize) -> Option<Placement>;
+
+    /// What it has to see in block `layer`.
+    fn needs(&self, _layer: usize) -> Needs {
+        Needs::default()
+    }
+
+    /// Decides.
+    fn reduce(&self, observation: &Observation<'_>) -> Reduction;
+}

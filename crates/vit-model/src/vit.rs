@@ -1,0 +1,85 @@
+use std::ops::Range;
+
+use burn::module::Module;
+use burn::nn::{Initializer, LayerNorm, LayerNormConfig, Linear, LinearConfig};
+use burn::prelude::*;
+
+use crate::encoder::run_blocks;
+use crate::{
+    Block, BlockConfig, Encoded, LayerTrace, PatchEmbedding, RunSettings, TokenBatch, VitConfig,
+};
+
+/// A pre-norm Vision Transformer (Dosovitskiy et al., "An Image is Worth 16x16 Words", 2021),
+/// created by [`VitConfig::init`].
+#[derive(Module, Debug)]
+pub struct Vit {
+    /// Images to tokens.
+    pub embedding: PatchEmbedding,
+    /// The blocks.
+    pub blocks: Vec<Block>,
+    /// The norm after the last block.
+    pub norm: LayerNorm,
+    /// The classification head on the CLS token, `[hidden, classes]`.
+    pub head: Linear,
+}
+
+/// The class logits of a batch, and what was removed on the way to them.
+#[derive(Clone, Debug)]
+pub struct VitOutput {
+    /// `[batch, classes]`
+    pub logits: Tensor<2>,
+    /// One entry for each block in which the reducer acted.
+    pub trace: Vec<LayerTrace>,
+}
+
+impl Vit {
+    pub(crate) fn new(config: &VitConfig, device: &Device) -> Self {
+        let mut head = LinearConfig::new(config.hidden_size, config.num_classes)
+            .with_initializer(Initializer::Zeros)
+            .init(device);
+        head.bias = Some(Initializer::Zeros.init([config.num_classes], device));
+        let block = BlockConfig::new(config.clone());
+        Self {
+            embedding: PatchEmbedding::new(config, device),
+            blocks: (0..config.num_layers).map(|_| block.init(device)).collect(),
+            norm: LayerNormConfig::new(config.hidden_size)
+                .with_epsilon(config.layer_norm_eps)
+                .init(device),
+            head,
+        }
+    }
+
+    /// Image patches to tokens: `[batch, 3, height, width]` to a full token batch.
+    pub fn embed(&self, images: Tensor<4>) -> TokenBatch {
+        self.embedding.forward(images)
+    }
+
+    /// Runs some of the blocks. A later call goes on where this one ended.
+    pub fn run_blocks(
+        &self,
+        batch: TokenBatch,
+        layers: Range<usize>,
+        settings: RunSettings<'_>,
+    ) -> Encoded {
+        run_blocks(&self.blocks, batch, layers, settings)
+    }
+
+    /// The class logits, `[batch, classes]`, after the last block.
+    pub fn classify(&self, batch: &TokenBatch) -> Tensor<2> {
+        self.head.forward(self.norm.forward(batch.cls()))
+    }
+
+    /// Images to logits.
+    ///
+    /// # Shapes
+    ///
+    /// - `images`: `[batch, 3, height, width]`
+    /// - logits: `[batch, classes]`
+    pub fn forward(&self, images: Tensor<4>, settings: RunSettings<'_>) -> VitOutput {
+        let encoded = self.run_blocks(self.embed(images), 0..self.blocks.len(), settings);
+        VitOutput {
+            logits: self.classify(&encoded.batch),
+            trace: encoded.trace,
+        }
+    }
+}
