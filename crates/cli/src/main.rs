@@ -1,1 +1,67 @@
-fn main(){}
+//! `aptvit`: train, evaluate and run Vision Transformers with pruning agents.
+
+mod args;
+mod eval;
+mod fetch;
+mod infer;
+mod info;
+mod picture;
+mod table;
+mod train;
+
+use std::process::ExitCode;
+
+use args::{Args, Command};
+use clap::{CommandFactory, Parser};
+
+/// What a command ended with; errors end with 1, and wrong usage with 2.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// All was done.
+    Done,
+    /// It was interrupted, and can go on later.
+    Interrupted,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let filter = tracing_subscriber::EnvFilter::try_new(&args.global.log).unwrap_or_default();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .without_time()
+        .init();
+    match run(&args) {
+        Ok(End::Done) => ExitCode::SUCCESS,
+        Ok(End::Interrupted) => ExitCode::from(130),
+        Err(error) => {
+            // The chain without repetition: transparent errors say the same twice.
+            let mut message = error.to_string();
+            for cause in error.chain().skip(1) {
+                let cause = cause.to_string();
+                if !message.contains(&cause) {
+                    message = format!("{message}: {cause}");
+                }
+            }
+            eprintln!("error: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &Args) -> anyhow::Result<End> {
+    if let Some(threads) = args.global.threads {
+        rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
+    }
+    match &args.command {
+        Command::Train(train) => train::run(train, &args.global),
+        Command::Eval(eval) => eval::run(eval, &args.global),
+        Command::Infer(infer) => infer::run(infer, &args.global),
+        Command::Fetch(fetch) => fetch::run(fetch, &args.global),
+        Command::Info(info) => info::run(info, &args.global),
+        Command::Completions { shell } => {
+            clap_complete::generate(*shell, &mut Args::command(), "aptvit", &mut std::io::stdout());
+            Ok(End::Done)
+        }
+    }
+}

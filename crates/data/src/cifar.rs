@@ -340,7 +340,10 @@ mod tests {
         file(&mut files, "data_batch_3.bin").pop();
         for splits in load_ten(&files) {
             let error = splits.unwrap_err().to_string();
-            assert!(error.contains("data_batch_3.bin has 12291 bytes"), "{error}");
+            assert!(
+                error.contains("data_batch_3.bin has 12291 bytes"),
+                "{error}"
+            );
             assert!(error.contains("expected 30730000"), "{error}");
         }
     }
@@ -361,7 +364,10 @@ mod tests {
         file(&mut files, "test_batch.bin")[3073] = 10;
         for splits in load_ten(&files) {
             let error = splits.unwrap_err().to_string();
-            assert!(error.contains("test_batch.bin, record 1, has label 10"), "{error}");
+            assert!(
+                error.contains("test_batch.bin, record 1, has label 10"),
+                "{error}"
+            );
         }
     }
 

@@ -17,7 +17,7 @@ const HEADER: u64 = 64 * 1024;
 /// Decodes a whole image, upright as its EXIF data asks; `name` is for errors.
 pub(crate) fn decode(bytes: &[u8], name: &str) -> Result<RgbImage, DataError> {
     let mut decoder = decoder(bytes, name)?;
-    let mut upright = || {
+    let upright = || {
         let orientation = decoder.orientation()?;
         let mut image = DynamicImage::from_decoder(decoder)?;
         image.apply_orientation(orientation);
@@ -56,10 +56,7 @@ fn decoder<'a>(bytes: &'a [u8], name: &str) -> Result<impl ImageDecoder + 'a, Da
     let mut reader = ImageReader::new(Cursor::new(bytes))
         .with_guessed_format()
         .map_err(DataError::io("read", Path::new(name)))?;
-    if !matches!(
-        reader.format(),
-        Some(ImageFormat::Png | ImageFormat::Jpeg)
-    ) {
+    if !matches!(reader.format(), Some(ImageFormat::Png | ImageFormat::Jpeg)) {
         let reason = match reader.format() {
             Some(format) => format!("it is a {format:?} file"),
             None if bytes.is_empty() => "it is empty".into(),

@@ -193,7 +193,7 @@ impl Downloader {
             request = request.header(header::RANGE, format!("bytes={have}-"));
         }
         let mut response = request.call().map_err(Failure::again)?;
-        let mut restart = |reason: &str| {
+        let restart = |reason: &str| {
             file.set_len(0).map_err(write_error)?;
             Err(Failure::again(reason))
         };

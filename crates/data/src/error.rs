@@ -126,7 +126,9 @@ pub enum DataError {
     /// [`MAX_PIXELS`](crate::MAX_PIXELS).
     #[error(
         "{name} claims to be {width} x {height} pixels, more than {} a side or {} in all: \
-         shrink or remove it", crate::MAX_SIDE, crate::MAX_PIXELS
+         shrink or remove it",
+        crate::MAX_SIDE,
+        crate::MAX_PIXELS
     )]
     ImageTooLarge {
         /// The file, or the entry of an archive.
@@ -266,7 +268,9 @@ pub enum DataError {
     },
 
     /// The system names no folder for cached files.
-    #[error("no folder for downloads is known on this system: set APT_CACHE to one, or give --data")]
+    #[error(
+        "no folder for downloads is known on this system: set APT_CACHE to one, or give --data"
+    )]
     NoCacheFolder,
 }
 

@@ -1,1 +1,60 @@
-//! x
+//! Images in, normalised batches out.
+//!
+//! A [`DataSource`] (generated shapes, CIFAR, or the user's image folders) loads as [`Splits`] of
+//! [`ImageDataset`]s. A [`TrainLoader`] turns one into an endless, seeded stream of [`Batch`]es
+//! that is the same for any number of threads and from any batch on; an [`EvalLoader`] goes
+//! through it in order. Both are Burn data loaders.
+//!
+//! ```
+//! use apt_data::{DataSource, EvalLoader, Normalization, Progress};
+//! use burn::data::dataloader::DataLoader;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let source = DataSource::Shapes { size: 32, train: 100, test: 20, seed: 0 };
+//! let splits = source.load(None, Progress::Hidden)?;
+//! assert_eq!(splits.test.class_names()[splits.test.label(0)], "circle");
+//!
+//! let loader = EvalLoader::new(splits.test, 8, 32, Normalization::HALF, 2);
+//! for batch in loader.iter() {
+//!     let batch = batch?;
+//!     assert_eq!(batch.images.dims()[1..], [3, 32, 32]);
+//! }
+//! # Ok(())
+//! # }
+//! ```
+
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+mod batch;
+mod cifar;
+mod dataset;
+mod decode;
+mod download;
+mod error;
+mod figure;
+mod folder;
+mod loader;
+mod order;
+mod prefetch;
+mod progress;
+#[cfg(test)]
+mod samples;
+mod seed;
+#[cfg(test)]
+mod server;
+mod shapes;
+mod source;
+mod transform;
+mod tree;
+
+pub use batch::Batch;
+pub use cifar::CifarLabels;
+pub use dataset::{ImageDataset, ImageItem, RgbImage, Splits};
+pub use decode::{MAX_PIXELS, MAX_SIDE};
+pub use download::{Checksum, cache_folder, download};
+pub use error::DataError;
+pub use loader::{EvalLoader, LoaderSettings, TrainLoader};
+pub use progress::Progress;
+pub use seed::mix_seed;
+pub use source::DataSource;
+pub use transform::{Normalization, TrainTransform, eval_image, train_image};

@@ -46,7 +46,12 @@ enum Display {
 }
 
 impl Meter {
-    pub fn new(progress: Progress, what: impl Into<String>, unit: Unit, total: Option<u64>) -> Self {
+    pub fn new(
+        progress: Progress,
+        what: impl Into<String>,
+        unit: Unit,
+        total: Option<u64>,
+    ) -> Self {
         Self {
             what: what.into(),
             unit,

@@ -15,10 +15,12 @@ pub(crate) type Rng = Xoshiro256PlusPlus;
 /// assert_ne!(mix_seed(&[7, 1]), mix_seed(&[1, 7]));
 /// ```
 pub fn mix_seed(parts: &[u64]) -> u64 {
+    // The odd factor keeps a part that equals the state from cancelling it.
+    const SPREAD: u64 = 0xd134_2543_de82_ef95;
     parts
         .iter()
         .fold(splitmix64(parts.len() as u64), |state, &part| {
-            splitmix64(state ^ splitmix64(part))
+            splitmix64(state.wrapping_mul(SPREAD) ^ splitmix64(part))
         })
 }
 
@@ -45,7 +47,10 @@ mod tests {
         let mut seen = HashSet::new();
         for a in 0..100 {
             for b in 0..100 {
-                assert!(seen.insert(mix_seed(&[a, b])), "[{a}, {b}] met another seed");
+                assert!(
+                    seen.insert(mix_seed(&[a, b])),
+                    "[{a}, {b}] met another seed"
+                );
             }
             assert!(seen.insert(mix_seed(&[a])));
         }

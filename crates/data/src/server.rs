@@ -116,6 +116,10 @@ fn respond(
 impl Downloader {
     /// Impatient, and deaf to the environment's proxy.
     pub fn for_tests() -> Self {
-        Self::new(Self::agent().proxy(None), 3, std::time::Duration::from_millis(1))
+        Self::new(
+            Self::agent().proxy(None),
+            3,
+            std::time::Duration::from_millis(1),
+        )
     }
 }

@@ -230,7 +230,11 @@ fn bright(rng: &mut Rng) -> [f32; 3] {
 /// A background's colour.
 fn dull(rng: &mut Rng) -> [f32; 3] {
     let hue = rng.random_range(0.0..6.0);
-    hsv(hue, rng.random_range(0.0..0.25), rng.random_range(0.15..0.45))
+    hsv(
+        hue,
+        rng.random_range(0.0..0.25),
+        rng.random_range(0.15..0.45),
+    )
 }
 
 /// Grey of any brightness below the figures', or colourful but dark.
@@ -280,9 +284,8 @@ impl Canvas {
             let end = ((c + reach) * side).ceil().max(0.0) as u32;
             start..end.min(self.size)
         });
-        let sample = |pixel: u32, i: u32| {
-            (pixel as f32 + (i as f32 + 0.5) / SUPERSAMPLING as f32) / side
-        };
+        let sample =
+            |pixel: u32, i: u32| (pixel as f32 + (i as f32 + 0.5) / SUPERSAMPLING as f32) / side;
         for y in rows {
             for x in columns.clone() {
                 let samples = SUPERSAMPLING * SUPERSAMPLING;

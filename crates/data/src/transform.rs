@@ -222,8 +222,8 @@ fn with_resized(img: &RgbImage, size: u32, crop: Crop, use_pixels: impl FnOnce(&
         pixels.resize(size as usize * size as usize * 3, 0);
         let source = ImageRef::new(img.width, img.height, &img.pixels, PixelType::U8x3)
             .expect("the length was checked");
-        let mut target = Image::from_slice_u8(size, size, pixels, PixelType::U8x3)
-            .expect("the length was set");
+        let mut target =
+            Image::from_slice_u8(size, size, pixels, PixelType::U8x3).expect("the length was set");
         let options = ResizeOptions::new()
             .resize_alg(ResizeAlg::Convolution(FilterType::Bilinear))
             .crop(
@@ -255,7 +255,10 @@ fn write_planes(
         let at = at as i64 + shift;
         (0..i64::from(size)).contains(&at).then_some(at as usize)
     };
-    for (plane, (channel, table)) in out.chunks_exact_mut(side * side).zip(table.iter().enumerate()) {
+    for (plane, (channel, table)) in out
+        .chunks_exact_mut(side * side)
+        .zip(table.iter().enumerate())
+    {
         for (y, row) in plane.chunks_exact_mut(side).enumerate() {
             let Some(y) = source(y, shift_y) else {
                 row.fill(table[0]);

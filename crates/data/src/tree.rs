@@ -129,7 +129,9 @@ fn walk(root: &Path) -> Result<Vec<Entry>, DataError> {
         .min_depth(1)
         .follow_links(true)
         .into_iter()
-        .filter_entry(|found| found.depth() == 0 || !is_hidden(&found.file_name().to_string_lossy()))
+        .filter_entry(|found| {
+            found.depth() == 0 || !is_hidden(&found.file_name().to_string_lossy())
+        })
         .map(|found| {
             let found = found.map_err(|error| {
                 let path = error.path().unwrap_or(root).to_path_buf();
@@ -245,7 +247,10 @@ fn safe_parts(path: &str) -> Option<Vec<String>> {
 fn size_limit(name: &str) -> Option<u64> {
     if has_extension(name, &["png", "jpg", "jpeg"]) {
         Some(IMAGE_LIMIT)
-    } else if has_extension(name, &["bin"]) || name.ends_with("names.txt") || name.ends_with("meta.txt") {
+    } else if has_extension(name, &["bin"])
+        || name.ends_with("names.txt")
+        || name.ends_with("meta.txt")
+    {
         Some(BINARY_LIMIT)
     } else {
         None
@@ -295,7 +300,9 @@ mod tests {
         let noise: Vec<u8> = (0..4000).map(|i| crate::mix_seed(&[i]) as u8).collect();
         let whole = tar_gz(&[("train/cat/a.png".into(), noise)]);
         for kept in [whole.len() / 3, whole.len() - 60, whole.len() - 4] {
-            let error = open(&whole[..kept]).err().expect("a cut archive was accepted");
+            let error = open(&whole[..kept])
+                .err()
+                .expect("a cut archive was accepted");
             assert!(matches!(error, DataError::Archive { .. }), "{error}");
             assert!(error.to_string().contains("too early"), "{error}");
         }
@@ -312,7 +319,10 @@ mod tests {
     #[test]
     fn a_text_file_is_no_archive() {
         let error = open(b"not an archive").err().unwrap();
-        assert!(error.to_string().contains("neither gzip nor tar"), "{error}");
+        assert!(
+            error.to_string().contains("neither gzip nor tar"),
+            "{error}"
+        );
     }
 
     #[test]
@@ -342,7 +352,9 @@ mod tests {
 
     #[test]
     fn a_missing_path_is_named() {
-        let error = Tree::open(Path::new("no/such/folder"), Progress::Hidden).err().unwrap();
+        let error = Tree::open(Path::new("no/such/folder"), Progress::Hidden)
+            .err()
+            .unwrap();
         assert!(error.to_string().contains("no/such/folder"), "{error}");
     }
 }

@@ -1,2 +1,36 @@
-//! x
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+#![doc = include_str!("../README.md")]
+
+mod checkpoint;
+mod config;
 pub mod counterfactual;
+mod error;
+mod evaluation;
+mod event_file;
+mod metric_log;
+mod model;
+mod optimizer;
+mod plain_renderer;
+mod plan;
+mod report;
+mod run_folder;
+mod schedule;
+mod session;
+mod training;
+
+pub use checkpoint::{CheckpointFolder, CheckpointSet};
+pub use config::{
+    Decay, Execution, ExperimentConfig, InputConfig, ModelConfig, OptimizerConfig, OptimizerKind,
+    ScheduleConfig, TrainConfig,
+};
+pub use error::TrainerError;
+pub use evaluation::{ClassAccuracy, Evaluation, EvaluationSettings, LayerTokens, evaluate};
+pub use model::PruningVit;
+pub use optimizer::{build_optimizer, clip_global_norm};
+pub use plain_renderer::duration;
+pub use plan::{Plan, known_classes, plan};
+pub use report::{Report, ReportMetric};
+pub use run_folder::{Choice, RunDescription, RunFolder};
+pub use schedule::WarmupSchedule;
+pub use session::{Pause, StopRequest};
+pub use training::{Outcome, Summary, Throughput, TrainOptions, resume, train};

@@ -118,12 +118,7 @@ fn a_wrong_range_is_started_anew() {
 
 #[test]
 fn a_busy_server_is_asked_again() {
-    let download = Download::new(vec![
-        Answer::Status(503),
-        Answer::Close,
-        Answer::Status(503),
-        Answer::File,
-    ]);
+    let download = Download::new(vec![Answer::Status(503), Answer::Close, Answer::File]);
     download.assert_complete();
 }
 
@@ -174,5 +169,8 @@ fn md5_is_known_too() {
     let path = folder.path().join("a");
     std::fs::write(&path, "abc").unwrap();
     let checksum = Checksum::Md5(String::new());
-    assert_eq!(checksum.of(&path).unwrap(), "900150983cd24fb0d6963f7d28e17f72");
+    assert_eq!(
+        checksum.of(&path).unwrap(),
+        "900150983cd24fb0d6963f7d28e17f72"
+    );
 }

@@ -53,7 +53,11 @@ fn normalisation_takes_out_mean_and_deviation() {
         height: 4,
         pixels: vec![255; 48],
     };
-    assert!(eval(&white, 4, &Normalization::HALF).iter().all(|&v| v == 1.0));
+    assert!(
+        eval(&white, 4, &Normalization::HALF)
+            .iter()
+            .all(|&v| v == 1.0)
+    );
     let out = eval(&white, 4, &Normalization::IMAGENET);
     assert!((out[16] - (1.0 - 0.456) / 0.224).abs() < 1e-6);
 }

@@ -1,0 +1,291 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use apt_rl_trainer::Choice;
+use apt_vit_model::ExecutionMode;
+use clap::{Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+/// Trains Vision Transformers together with agents that prune their tokens, and runs them.
+#[derive(Debug, Parser)]
+#[command(name = "aptvit", version, about, max_term_width = 100, after_help = EXAMPLES)]
+pub struct Args {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  aptvit train                                         the quick start: generated images
+  aptvit train --config configs/cifar10-small.toml     CIFAR-10, downloaded
+  aptvit train --resume runs/cifar10-small             go on after an interruption
+  aptvit eval --run runs/cifar10-small --mode drop     accuracy and throughput, pruned
+  aptvit infer --run runs/cifar10-small cat.jpg        what is in a picture";
+
+/// Options of every command.
+#[derive(Debug, Parser)]
+pub struct Global {
+    /// Print the result as JSON on stdout
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Threads that compute [default: all cores]
+    #[arg(long, global = true, value_name = "N", value_parser = at_least_one)]
+    pub threads: Option<usize>,
+    /// What to log to stderr: error, warn, info, debug, or a tracing filter
+    #[arg(long, global = true, value_name = "LEVEL", default_value = "warn")]
+    pub log: String,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Train a model and its agents, or go on with a training
+    #[command(after_help = TRAIN_EXAMPLES)]
+    Train(Train),
+    /// Measure a trained model on the test images
+    #[command(after_help = EVAL_EXAMPLES)]
+    Eval(Eval),
+    /// Classify pictures, and show what the agents removed
+    #[command(after_help = INFER_EXAMPLES)]
+    Infer(Infer),
+    /// Download a data set into the cache
+    Fetch(Fetch),
+    /// Show backends and devices, a model's size and cost, or a run
+    #[command(after_help = INFO_EXAMPLES)]
+    Info(Info),
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+}
+
+const TRAIN_EXAMPLES: &str = "\
+Examples:
+  aptvit train
+  aptvit train --config configs/cifar10-small.toml --data cifar10.tgz --out runs/mine
+  aptvit train --config configs/quickstart.toml --set train.steps=3000 --set optimizer.learning_rate=5e-4
+  aptvit train --config configs/cifar10-vit-b16.toml --dry-run
+  aptvit train --resume runs/mine --time-limit 30m
+
+Ctrl-C saves a checkpoint and stops; a second Ctrl-C stops at once.
+Exit code: 0 done, 1 error, 2 wrong usage, 130 interrupted.";
+
+const EVAL_EXAMPLES: &str = "\
+Examples:
+  aptvit eval --run runs/mine
+  aptvit eval --run runs/mine --mode drop --threshold 0.4 --json";
+
+const INFER_EXAMPLES: &str = "\
+Examples:
+  aptvit infer --run runs/mine cat.jpg dog.png
+  aptvit infer --run runs/mine photos/ --visualize pictures/ --top 3";
+
+const INFO_EXAMPLES: &str = "\
+Examples:
+  aptvit info
+  aptvit info --model vit-b16 --keep 0.7,0.7,0.7
+  aptvit info --run runs/mine";
+
+#[derive(Debug, Parser)]
+pub struct Train {
+    /// The experiment's TOML file [default: the quick start]
+    #[arg(long, value_name = "FILE", conflicts_with = "resume")]
+    pub config: Option<PathBuf>,
+    /// Override a config key, as in train.steps=1000; repeatable
+    #[arg(long = "set", value_name = "KEY=VALUE", conflicts_with = "resume")]
+    pub overrides: Vec<String>,
+    /// Data file or folder [default: generated or downloaded]
+    #[arg(long, value_name = "PATH")]
+    pub data: Option<PathBuf>,
+    /// The run's folder [default: runs/ and the config's name, numbered where there is one]
+    #[arg(long, value_name = "DIR", conflicts_with = "resume")]
+    pub out: Option<PathBuf>,
+    /// Everything random derives from it [default: the config's]
+    #[arg(long, value_name = "N", conflicts_with = "resume")]
+    pub seed: Option<u64>,
+    /// Go on with the run in this folder
+    #[arg(long, value_name = "DIR")]
+    pub resume: Option<PathBuf>,
+    /// Show parameters, FLOPs, memory, steps and a time estimate, and stop
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Save a checkpoint and stop after so long, as in 90s, 30m or 2h
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub time_limit: Option<Duration>,
+    /// Plain lines instead of the dashboard, also on a terminal
+    #[arg(long)]
+    pub plain: bool,
+}
+
+#[derive(Debug, Parser)]
+pub struct Eval {
+    /// The run's folder
+    #[arg(long, value_name = "DIR")]
+    pub run: PathBuf,
+    /// What happens to removed tokens [default: dense and drop, in turn]
+    #[arg(long, value_enum)]
+    pub mode: Option<Mode>,
+    /// A token goes where its removal is more probable than this [default: the run's]
+    #[arg(long, value_name = "P", value_parser = probability)]
+    pub threshold: Option<f64>,
+    /// Which checkpoint
+    #[arg(long, value_enum, default_value_t)]
+    pub checkpoint: Which,
+    /// Data file or folder [default: generated or downloaded]
+    #[arg(long, value_name = "PATH")]
+    pub data: Option<PathBuf>,
+    /// Images of a forward pass [default: the run's]
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    pub batch_size: Option<usize>,
+    /// Measure only the first so many test images
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    pub limit: Option<usize>,
+}
+
+#[derive(Debug, Parser)]
+pub struct Infer {
+    /// The run's folder
+    #[arg(long, value_name = "DIR")]
+    pub run: PathBuf,
+    /// Pictures (PNG, JPEG), or folders of them
+    #[arg(required = true, value_name = "PATH")]
+    pub paths: Vec<PathBuf>,
+    /// A token goes where its removal is more probable than this [default: the run's]
+    #[arg(long, value_name = "P", value_parser = probability)]
+    pub threshold: Option<f64>,
+    /// Which checkpoint
+    #[arg(long, value_enum, default_value_t)]
+    pub checkpoint: Which,
+    /// Classes to show
+    #[arg(long, value_name = "N", default_value = "3", value_parser = at_least_one)]
+    pub top: usize,
+    /// Write a picture for each image with the removed patches dimmed, layer by layer
+    #[arg(long, value_name = "DIR")]
+    pub visualize: Option<PathBuf>,
+}
+
+#[derive(Debug, Parser)]
+pub struct Fetch {
+    /// What to download; lists what there is where absent
+    #[arg(value_enum)]
+    pub what: Option<Fetchable>,
+}
+
+#[derive(Debug, Parser)]
+pub struct Info {
+    /// A model preset, as in vit-b16
+    #[arg(long, value_name = "PRESET", conflicts_with = "run")]
+    pub model: Option<String>,
+    /// Layer keep rates after blocks 2, 5 and 8, as in 0.7,0.7,0.7
+    #[arg(long, value_name = "RATES", requires = "model", value_delimiter = ',')]
+    pub keep: Vec<f64>,
+    /// A run's folder
+    #[arg(long, value_name = "DIR")]
+    pub run: Option<PathBuf>,
+}
+
+/// What happens to removed tokens.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Mode {
+    /// Nothing is removed
+    Dense,
+    /// They stay, but nothing attends to them
+    Mask,
+    /// They leave the tensor
+    Drop,
+}
+
+impl From<Mode> for ExecutionMode {
+    fn from(mode: Mode) -> Self {
+        match mode {
+            Mode::Dense => Self::Dense,
+            Mode::Mask => Self::Mask,
+            Mode::Drop => Self::Drop,
+        }
+    }
+}
+
+/// Which of a run's checkpoints.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub enum Which {
+    /// Most accurate with agents acting, on the held-out images
+    #[default]
+    BestPruned,
+    /// Most accurate dense, on the held-out images
+    BestDense,
+    /// The newest
+    Last,
+}
+
+impl From<Which> for Choice {
+    fn from(which: Which) -> Self {
+        match which {
+            Which::BestPruned => Self::BestPruned,
+            Which::BestDense => Self::BestDense,
+            Which::Last => Self::Last,
+        }
+    }
+}
+
+/// What can be downloaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Fetchable {
+    /// CIFAR-10, binary version, 162 MiB
+    Cifar10,
+    /// CIFAR-100, binary version, 161 MiB
+    Cifar100,
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err("expected a whole number of at least 1".into()),
+        Ok(number) => Ok(number),
+    }
+}
+
+fn probability(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(number) if (0.0..=1.0).contains(&number) => Ok(number),
+        _ => Err("expected a probability from 0 to 1".into()),
+    }
+}
+
+/// `90s`, `30m`, `2h`, or seconds.
+fn duration(text: &str) -> Result<Duration, String> {
+    let split = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let seconds = match unit {
+        "" | "s" => 1.0,
+        "m" => 60.0,
+        "h" => 3600.0,
+        _ => return Err("expected a time as in 90s, 30m or 2h".into()),
+    };
+    match number.parse::<f64>() {
+        Ok(number) if number > 0.0 && number * seconds < 1e9 => {
+            Ok(Duration::from_secs_f64(number * seconds))
+        }
+        _ => Err("expected a time as in 90s, 30m or 2h".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn times_have_units() {
+        assert_eq!(duration("90"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("1.5h"), Ok(Duration::from_secs(5400)));
+        assert!(duration("soon").is_err() && duration("-3m").is_err());
+    }
+}

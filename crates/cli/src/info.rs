@@ -1,0 +1,121 @@
+//! `aptvit info`
+
+use anyhow::{Result, bail};
+use apt_pruning_agent::{KeepRate, agent_flops};
+use apt_rl_trainer::RunFolder;
+use apt_vit_model::{LayerTrace, Placement, VitPreset, vit_flops};
+use burn::tensor::Device;
+use serde_json::json;
+
+use crate::End;
+use crate::args::{Global, Info};
+use crate::table::{count, percent, table};
+
+/// The blocks after which `--keep` removes tokens: the published agent layers.
+const LAYERS: [usize; 3] = [2, 5, 8];
+
+pub fn run(args: &Info, global: &Global) -> Result<End> {
+    match (&args.model, &args.run) {
+        (Some(name), _) => model(name, &args.keep, global),
+        (None, Some(folder)) => describe(&RunFolder::open(folder)?, global),
+        (None, None) => {
+            backends(global);
+            Ok(End::Done)
+        }
+    }
+}
+
+fn backends(global: &Global) {
+    let built_in: Vec<&str> = [
+        ("flex", cfg!(feature = "flex")),
+        ("wgpu", cfg!(feature = "wgpu")),
+        ("tch", cfg!(feature = "tch")),
+        ("cuda", cfg!(feature = "cuda")),
+    ]
+    .into_iter()
+    .filter_map(|(name, built_in)| built_in.then_some(name))
+    .collect();
+    let device = format!("{:?}", Device::default());
+    let presets = VitPreset::ALL.map(VitPreset::name);
+    if global.json {
+        println!("{}", json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "backends": built_in,
+            "device": device,
+            "threads": rayon::current_num_threads(),
+            "presets": presets,
+        }));
+        return;
+    }
+    println!("aptvit {}", env!("CARGO_PKG_VERSION"));
+    println!("backends built in: {}", built_in.join(", "));
+    println!("device: {device}, {} threads", rayon::current_num_threads());
+    println!("model presets: {}", presets.join(", "));
+}
+
+fn model(name: &str, keep: &[f64], global: &Global) -> Result<End> {
+    let config = VitPreset::from_name(name)?.config();
+    if keep.len() > LAYERS.len() {
+        bail!("--keep: {} rates; expected at most {}, one for each agent layer", keep.len(), LAYERS.len());
+    }
+    let mut patches = config.num_patches();
+    let mut trace = Vec::new();
+    let mut flops = 0;
+    for (&rate, layer) in keep.iter().zip(LAYERS) {
+        let seen = patches + 1;
+        patches = KeepRate::new(rate)?.of(patches);
+        flops += agent_flops(config.hidden_size, seen);
+        trace.push(LayerTrace {
+            layer,
+            placement: Placement::AfterBlock,
+            seen: vec![seen],
+            left: vec![patches + 1],
+            kept: Vec::new(),
+            logits: None,
+        });
+    }
+    let dense = vit_flops(&config, &[], 0);
+    let pruned = vit_flops(&config, &trace, 0) + flops;
+    let share = pruned as f64 / dense as f64;
+    let tokens: Vec<usize> = trace.iter().map(|entry| entry.left[0]).collect();
+    if global.json {
+        println!("{}", json!({
+            "model": name,
+            "config": config,
+            "parameters": config.num_parameters(),
+            "dense_flops": dense,
+            "tokens_per_layer": tokens,
+            "flops": pruned,
+            "flops_share": share,
+        }));
+        return Ok(End::Done);
+    }
+    let mut rows = table(&[name, ""]);
+    rows.add_row(["parameters (10 classes)", &count(config.num_parameters() as f64)]);
+    rows.add_row(["tokens", &config.num_tokens().to_string()]);
+    rows.add_row(["width, blocks, heads, MLP", &format!(
+        "{}, {}, {}, {}",
+        config.hidden_size, config.num_layers, config.num_heads, config.mlp_dim
+    )]);
+    rows.add_row(["FLOPs, dense", &count(dense as f64)]);
+    if !keep.is_empty() {
+        rows.add_row(["tokens after blocks 2, 5, 8", &format!("{tokens:?}")]);
+        rows.add_row(["FLOPs, pruned, agents included", &count(pruned as f64)]);
+        rows.add_row(["share", &percent(share)]);
+    }
+    println!("{rows}");
+    Ok(End::Done)
+}
+
+fn describe(run: &RunFolder, global: &Global) -> Result<End> {
+    let checkpoints: Vec<String> =
+        run.checkpoints().all()?.iter().map(|set| set.folder_name()).collect();
+    if global.json {
+        println!("{}", json!({ "config": run.config, "run": run.description, "checkpoints": checkpoints }));
+        return Ok(End::Done);
+    }
+    println!("{}", run.config.to_toml()?);
+    println!("classes: {}", run.description.class_names.join(", "));
+    println!("checkpoints: {}", checkpoints.join(", "));
+    Ok(End::Done)
+}

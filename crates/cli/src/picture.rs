@@ -1,0 +1,58 @@
+//! What the agents removed, as a picture.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use apt_vit_model::LayerTrace;
+use image::{Rgb, RgbImage, imageops};
+
+/// Side of each panel, in pixels, at least.
+const PANEL: u32 = 224;
+/// Between panels, in pixels.
+const GAP: u32 = 8;
+
+/// Writes `<name>.png` into `folder`: the image, and beside it the image after each agent with
+/// the removed patches dimmed. Returns where.
+pub fn write(
+    folder: &Path,
+    source: &Path,
+    grid: usize,
+    trace: &[LayerTrace],
+    image: usize,
+) -> Result<PathBuf> {
+    let original = image::ImageReader::open(source)
+        .and_then(image::ImageReader::with_guessed_format)
+        .with_context(|| format!("{}: cannot read the picture", source.display()))?
+        .decode()
+        .with_context(|| format!("{}: cannot read the picture", source.display()))?
+        .to_rgb8();
+    let patch = PANEL.div_ceil(grid as u32);
+    let side = patch * grid as u32;
+    let base = imageops::resize(&original, side, side, imageops::FilterType::Triangle);
+    let panels = 1 + trace.len() as u32;
+    let mut picture =
+        RgbImage::from_pixel(panels * side + (panels - 1) * GAP, side, Rgb([255, 255, 255]));
+    imageops::replace(&mut picture, &base, 0, 0);
+    for (index, entry) in trace.iter().enumerate() {
+        let mut panel = base.clone();
+        for (x, y, pixel) in panel.enumerate_pixels_mut() {
+            let position = (y / patch) as usize * grid + (x / patch) as usize + 1;
+            if !entry.kept[image][position] {
+                pixel.0 = pixel.0.map(|value| (u32::from(value) * 15 / 100 + 20) as u8);
+            }
+        }
+        let x = (index as u32 + 1) * (side + GAP);
+        imageops::replace(&mut picture, &panel, i64::from(x), 0);
+    }
+    let name = source.file_stem().unwrap_or_default().to_string_lossy();
+    let mut path = folder.join(format!("{name}.png"));
+    let mut number = 1;
+    while path.exists() {
+        number += 1;
+        path = folder.join(format!("{name}-{number}.png"));
+    }
+    picture
+        .save(&path)
+        .with_context(|| format!("{}: cannot write the picture", path.display()))?;
+    Ok(path)
+}

@@ -1,0 +1,169 @@
+//! `aptvit train`
+
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use apt_data::Progress;
+use apt_rl_trainer::{
+    ExperimentConfig, Outcome, Pause, Plan, StopRequest, Summary, TrainOptions, duration,
+    known_classes, plan, resume, train,
+};
+use burn::tensor::Device;
+use serde_json::json;
+
+use crate::End;
+use crate::args::{Global, Train};
+use crate::table::{count, percent, table};
+
+const QUICKSTART: &str = include_str!("../../../configs/quickstart.toml");
+
+pub fn run(args: &Train, global: &Global) -> Result<End> {
+    let device = Device::default();
+    if args.dry_run {
+        let config = config(args)?;
+        let classes = match known_classes(&config.data) {
+            Some(classes) => classes,
+            None => config.data.load(args.data.as_deref(), Progress::Bar)?.train.num_classes(),
+        };
+        print_plan(&plan(&config, classes, &device)?, &config, global);
+        return Ok(End::Done);
+    }
+
+    let stop = StopRequest::default();
+    let options = TrainOptions {
+        data: args.data.clone(),
+        device,
+        time_limit: args.time_limit,
+        stop: stop.clone(),
+        dashboard: !args.plain && !global.json && std::io::stdout().is_terminal(),
+        progress: Progress::Bar,
+    };
+    ctrlc::set_handler(move || {
+        if stop.is_requested() {
+            std::process::exit(130);
+        }
+        stop.stop();
+        eprintln!("stopping after this step, with a checkpoint; once more to stop at once");
+    })
+    .context("cannot watch for Ctrl-C")?;
+
+    let (folder, outcome) = match &args.resume {
+        Some(folder) => (folder.clone(), resume(folder, &options)?),
+        None => {
+            let config = config(args)?;
+            let folder = args.out.clone().unwrap_or_else(|| free_folder(args.config.as_deref()));
+            eprintln!("run folder: {}", folder.display());
+            (folder.clone(), train(config, &folder, &options)?)
+        }
+    };
+    match outcome {
+        Outcome::Finished(summary) => {
+            print_summary(&summary, &folder, global)?;
+            Ok(End::Done)
+        }
+        Outcome::Paused {
+            reason,
+            checkpoint,
+            step,
+            steps,
+        } => {
+            let data = args.data.as_deref().map(|data| format!(" --data {}", data.display()));
+            let command =
+                format!("aptvit train --resume {}{}", folder.display(), data.unwrap_or_default());
+            if global.json {
+                println!("{}", json!({ "paused_at_step": step, "steps": steps, "checkpoint": checkpoint, "resume": command }));
+            }
+            eprintln!("stopped at step {step} of {steps}; checkpoint: {}", checkpoint.display());
+            eprintln!("go on with: {command}");
+            Ok(match reason {
+                Pause::Requested => End::Interrupted,
+                Pause::TimeLimit => End::Done,
+            })
+        }
+    }
+}
+
+fn config(args: &Train) -> Result<ExperimentConfig> {
+    let mut overrides = args.overrides.clone();
+    overrides.extend(args.seed.map(|seed| format!("seed={seed}")));
+    Ok(match &args.config {
+        Some(path) => ExperimentConfig::load(path, &overrides)?,
+        None => ExperimentConfig::parse(QUICKSTART, "quickstart", &overrides)?,
+    })
+}
+
+/// `runs/<config>`, or the first of `runs/<config>-2`, ... that is no run yet.
+fn free_folder(config: Option<&Path>) -> PathBuf {
+    let name = config
+        .and_then(Path::file_stem)
+        .map_or("quickstart".into(), |stem| stem.to_string_lossy().into_owned());
+    let candidates = (1..).map(|number| match number {
+        1 => Path::new("runs").join(&name),
+        number => Path::new("runs").join(format!("{name}-{number}")),
+    });
+    let mut free = candidates.filter(|folder: &PathBuf| !folder.join("config.toml").exists());
+    free.next().unwrap_or_else(|| Path::new("runs").join(name))
+}
+
+fn print_plan(plan: &Plan, config: &ExperimentConfig, global: &Global) {
+    if global.json {
+        println!("{}", json!(plan));
+        return;
+    }
+    let mut rows = table(&["plan", ""]);
+    rows.add_row(["model", &config.model.preset]);
+    rows.add_row(["parameters", &count(plan.parameters as f64)]);
+    rows.add_row(["FLOPs of an image, dense", &count(plan.dense_flops as f64)]);
+    rows.add_row(["FLOPs of an image in training, at most", &count(plan.step_flops as f64)]);
+    rows.add_row(["memory, about", &format!("{:.1} GiB", plan.memory as f64 / f64::from(1 << 30))]);
+    rows.add_row(["steps", &plan.steps.to_string()]);
+    rows.add_row(["image passes", &plan.image_passes.to_string()]);
+    rows.add_row(["evaluations", &plan.epochs.to_string()]);
+    rows.add_row(["time of a step here", &format!("{:.2} s", plan.seconds_per_step)]);
+    let seconds = std::time::Duration::from_secs_f64(plan.seconds);
+    rows.add_row(["time of all steps here, about", &duration(seconds)]);
+    println!("{rows}");
+}
+
+/// The table at the end of a training.
+fn print_summary(summary: &Summary, folder: &Path, global: &Global) -> Result<()> {
+    if global.json {
+        println!("{}", serde_json::to_string(summary)?);
+        return Ok(());
+    }
+    let mut rows = table(&["test images", "dense", "pruned"]);
+    rows.add_row([
+        "accuracy".to_string(),
+        percent(summary.dense_accuracy),
+        percent(summary.pruned_accuracy),
+    ]);
+    let tokens: Vec<String> =
+        summary.tokens_per_layer.iter().map(|tokens| format!("{tokens:.1}")).collect();
+    rows.add_row(["tokens after each agent".into(), "all".into(), tokens.join(" / ")]);
+    rows.add_row(["FLOPs (counted)".into(), "100%".into(), percent(summary.flops_share)]);
+    let time = |images_per_s: f64| format!("{:.3} ms", 1e3 / images_per_s);
+    rows.add_row([
+        format!("time per image (timed, batch {})", summary.eval_batch_size),
+        time(summary.images_per_s.dense),
+        time(summary.images_per_s.pruned),
+    ]);
+    println!("{rows}");
+    let known = summary.layers.last().and_then(|last| last.foreground_kept.zip(last.background_kept));
+    if let Some((foreground, background)) = known {
+        println!(
+            "the agents kept {} of the foreground patches and {} of the background",
+            percent(foreground),
+            percent(background)
+        );
+    }
+    println!(
+        "{} test images, checkpoint of {}, {} in all; saved {} of the FLOPs",
+        summary.test_images,
+        summary.checkpoint,
+        duration(std::time::Duration::from_secs_f64(summary.seconds)),
+        percent(1.0 - summary.flops_share)
+    );
+    println!("try it: aptvit infer --run {} PICTURE", folder.display());
+    Ok(())
+}

@@ -1,0 +1,78 @@
+//! Images stacked into tensors.
+
+use crate::DataError;
+use crate::prefetch::Prefetch;
+use burn::Tensor;
+use burn::data::dataloader::{DataLoaderIterator, Progress};
+use burn::data::dataset::DatasetError;
+use burn::tensor::{Device, Int, TensorData};
+
+/// Images and their labels.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    /// Normalised images, `[batch, 3, height, width]`.
+    pub images: Tensor<4>,
+    /// Classes, `[batch]`.
+    pub labels: Tensor<1, Int>,
+    /// The classes once more, for what is computed on the CPU.
+    pub targets: Vec<usize>,
+    /// The place of each image in the dataset.
+    pub indices: Vec<usize>,
+    /// The number of this batch: in training, counted from 0 over all epochs; in evaluation, from
+    /// 0 in the dataset.
+    pub number: u64,
+}
+
+/// A batch before it becomes tensors, which happens on the thread that uses them.
+pub(crate) struct HostBatch {
+    pub pixels: Vec<f32>,
+    pub side: usize,
+    pub targets: Vec<usize>,
+    pub indices: Vec<usize>,
+    pub number: u64,
+}
+
+impl HostBatch {
+    fn to_device(self, device: &Device) -> Batch {
+        let count = self.targets.len();
+        let shape = [count, 3, self.side, self.side];
+        let labels: Vec<i64> = self.targets.iter().map(|&target| target as i64).collect();
+        Batch {
+            images: Tensor::from_data(TensorData::new(self.pixels, shape), device),
+            labels: Tensor::from_data(TensorData::new(labels, [count]), device),
+            targets: self.targets,
+            indices: self.indices,
+            number: self.number,
+        }
+    }
+}
+
+/// One epoch of a loader, or one pass of evaluation.
+pub(crate) struct BatchIterator {
+    pub batches: Prefetch<Result<HostBatch, DataError>>,
+    pub device: Device,
+    pub batch_size: usize,
+    /// Images of this epoch that have been handed out.
+    pub processed: usize,
+    /// Images of this epoch.
+    pub total: usize,
+}
+
+impl Iterator for BatchIterator {
+    type Item = Result<Batch, DatasetError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let batch = self.batches.next()?;
+        self.processed = (self.processed + self.batch_size).min(self.total);
+        Some(match batch {
+            Ok(batch) => Ok(batch.to_device(&self.device)),
+            Err(error) => Err(DatasetError::new(error)),
+        })
+    }
+}
+
+impl DataLoaderIterator<Batch> for BatchIterator {
+    fn progress(&self) -> Progress {
+        Progress::new(self.processed, self.total, Some("images".into()))
+    }
+}

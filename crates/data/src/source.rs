@@ -1,0 +1,345 @@
+//! Where the images come from: what a configuration's `[data]` table says.
+
+use crate::cifar::{Cifar, CifarLabels, OFFICIAL};
+use crate::download::{Downloader, cache_folder};
+use crate::folder::{self, HoldOut};
+use crate::shapes;
+use crate::tree::Tree;
+use crate::{DataError, Progress, Splits};
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+
+/// Where the images come from.
+///
+/// ```toml
+/// [data]
+/// source = "cifar100"
+/// labels = "coarse"
+/// ```
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "source", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum DataSource {
+    /// Generated images of ten shapes on clutter, with the foreground known.
+    Shapes {
+        /// Height and width in pixels.
+        #[serde(default = "default::size")]
+        size: u32,
+        /// Number of training images.
+        #[serde(default = "default::train")]
+        train: usize,
+        /// Number of test images.
+        #[serde(default = "default::test")]
+        test: usize,
+        /// Seed of the images.
+        #[serde(default)]
+        seed: u64,
+    },
+    /// CIFAR-10: 32 x 32 images of 10 classes, 50,000 to train and 10,000 to test.
+    Cifar10 {},
+    /// CIFAR-100: 32 x 32 images of 100 classes, 50,000 to train and 10,000 to test.
+    Cifar100 {
+        /// Which labels are learned.
+        #[serde(default)]
+        labels: CifarLabels,
+    },
+    /// The user's own images: a folder or archive with `train/<class>/*` and optionally
+    /// `test/<class>/*`.
+    Folder {
+        /// Share of the images held out for the test where there is no test split.
+        #[serde(default = "default::test_fraction")]
+        test_fraction: f64,
+        /// Seed of the choice.
+        #[serde(default)]
+        seed: u64,
+    },
+}
+
+mod default {
+    pub fn size() -> u32 {
+        32
+    }
+
+    pub fn train() -> usize {
+        8000
+    }
+
+    pub fn test() -> usize {
+        1000
+    }
+
+    pub fn test_fraction() -> f64 {
+        0.1
+    }
+}
+
+impl Default for DataSource {
+    /// The generated shapes: nothing to download.
+    fn default() -> Self {
+        Self::Shapes {
+            size: default::size(),
+            train: default::train(),
+            test: default::test(),
+            seed: 0,
+        }
+    }
+}
+
+impl DataSource {
+    /// Loads the images from the user's file or folder; without one they are generated, or
+    /// downloaded into [`cache_folder`] (`APT_CIFAR_URL_BASE` names another server than the
+    /// official one).
+    ///
+    /// A path needs no network, and what is found there decides: for CIFAR the official binary
+    /// files in a folder or .tar.gz, or image folders in a folder or .tgz.
+    ///
+    /// # Errors
+    ///
+    /// If the files are missing, damaged, or of another source, or if a download fails; the message
+    /// says what to do.
+    pub fn load(&self, path: Option<&Path>, progress: Progress) -> Result<Splits, DataError> {
+        self.load_with(path, progress, |dataset| {
+            let base = std::env::var("APT_CIFAR_URL_BASE");
+            dataset.fetch(
+                base.as_deref().unwrap_or(OFFICIAL),
+                &cache_folder()?,
+                &Downloader::default(),
+                progress,
+            )
+        })
+    }
+
+    /// As [`load`](Self::load), with the way to CIFAR's official archive given.
+    fn load_with(
+        &self,
+        path: Option<&Path>,
+        progress: Progress,
+        fetch: impl Fn(Cifar) -> Result<PathBuf, DataError>,
+    ) -> Result<Splits, DataError> {
+        match (self, path) {
+            (
+                &Self::Shapes {
+                    size,
+                    train,
+                    test,
+                    seed,
+                },
+                None,
+            ) => shapes::load(size, train, test, seed, progress),
+            (Self::Shapes { .. }, Some(path)) => Err(DataError::PathUnused { path: path.into() }),
+            (Self::Cifar10 {}, path) => load_cifar(Cifar::Ten, path, progress, fetch),
+            (Self::Cifar100 { labels }, path) => {
+                load_cifar(Cifar::Hundred(*labels), path, progress, fetch)
+            }
+            (Self::Folder { .. }, None) => Err(DataError::PathNeeded),
+            (
+                &Self::Folder {
+                    test_fraction: fraction,
+                    seed,
+                },
+                Some(path),
+            ) => {
+                if !(fraction > 0.0 && fraction < 1.0) {
+                    return Err(DataError::Setting {
+                        field: "data.test_fraction",
+                        found: fraction.to_string(),
+                        expected: "a share between 0 and 1, such as 0.1",
+                    });
+                }
+                let tree = Tree::open(path, progress)?;
+                if let Some((found, _)) = Cifar::find(&tree) {
+                    return Err(wrong_source(path, found, "folder"));
+                }
+                folder::load(tree, HoldOut { fraction, seed }, progress)
+            }
+        }
+    }
+}
+
+/// The official archive, or whatever stands at the user's path.
+fn load_cifar(
+    dataset: Cifar,
+    path: Option<&Path>,
+    progress: Progress,
+    fetch: impl Fn(Cifar) -> Result<PathBuf, DataError>,
+) -> Result<Splits, DataError> {
+    let path = match path {
+        None => fetch(dataset)?,
+        // Someone who downloads by hand may give the folder of the download.
+        Some(path) if path.join(dataset.archive()).is_file() => path.join(dataset.archive()),
+        Some(path) => path.to_path_buf(),
+    };
+    let tree = Tree::open(&path, progress)?;
+    match (dataset, Cifar::find(&tree)) {
+        (Cifar::Ten, Some((Cifar::Ten, folder)))
+        | (Cifar::Hundred(_), Some((Cifar::Hundred(_), folder))) => dataset.load(&tree, &folder),
+        (_, Some((found, _))) => Err(wrong_source(&path, found, dataset.source())),
+        (_, None) => {
+            let hold_out = HoldOut {
+                fraction: default::test_fraction(),
+                seed: 0,
+            };
+            folder::load(tree, hold_out, progress)
+        }
+    }
+}
+
+fn wrong_source(path: &Path, found: Cifar, configured: &'static str) -> DataError {
+    DataError::WrongSource {
+        path: path.into(),
+        found: found.title(),
+        configured,
+        fix: found.source(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::samples::{cifar10, cifar100, class_folders, tar_gz, write_files};
+    use crate::server::{Answer, Server};
+
+    const OWN: DataSource = DataSource::Folder {
+        test_fraction: 0.1,
+        seed: 0,
+    };
+
+    fn parse(text: &str) -> Result<DataSource, toml::de::Error> {
+        toml::from_str(text)
+    }
+
+    #[test]
+    fn a_table_needs_no_more_than_its_source() {
+        assert_eq!(parse("source = 'shapes'").unwrap(), DataSource::default());
+        assert_eq!(parse("source = 'cifar10'").unwrap(), DataSource::Cifar10 {});
+        let labels = CifarLabels::Fine;
+        assert_eq!(
+            parse("source = 'cifar100'").unwrap(),
+            DataSource::Cifar100 { labels }
+        );
+        assert_eq!(parse("source = 'folder'").unwrap(), OWN);
+    }
+
+    #[test]
+    fn a_table_says_what_it_was_made_from() {
+        for source in [
+            DataSource::default(),
+            DataSource::Cifar10 {},
+            DataSource::Cifar100 {
+                labels: CifarLabels::Coarse,
+            },
+            OWN,
+        ] {
+            assert_eq!(parse(&toml::to_string(&source).unwrap()).unwrap(), source);
+        }
+    }
+
+    #[test]
+    fn a_misspelt_field_is_an_error_in_every_source() {
+        for source in ["shapes", "cifar10", "cifar100", "folder"] {
+            let error = parse(&format!("source = '{source}'\nsead = 1")).unwrap_err();
+            assert!(error.to_string().contains("sead"), "{source}: {error}");
+        }
+    }
+
+    #[test]
+    fn own_images_need_a_path() {
+        let error = OWN.load(None, Progress::Hidden).unwrap_err().to_string();
+        assert!(error.contains("--data"), "{error}");
+    }
+
+    #[test]
+    fn shapes_read_no_file() {
+        let shapes = DataSource::default();
+        let error = shapes
+            .load(Some(Path::new("pets")), Progress::Hidden)
+            .unwrap_err();
+        assert!(error.to_string().contains("but pets was given"), "{error}");
+    }
+
+    #[test]
+    fn an_impossible_test_fraction_is_an_error() {
+        for test_fraction in [0.0, 1.0, -0.1, f64::NAN] {
+            let source = DataSource::Folder {
+                test_fraction,
+                seed: 0,
+            };
+            let error = source
+                .load(Some(Path::new(".")), Progress::Hidden)
+                .unwrap_err();
+            assert!(error.to_string().contains("test_fraction"), "{error}");
+        }
+    }
+
+    /// Loads from a folder that holds these files.
+    fn load(source: &DataSource, files: &[(String, Vec<u8>)]) -> Result<Splits, DataError> {
+        let folder = tempfile::tempdir().unwrap();
+        write_files(folder.path(), files);
+        source.load(Some(folder.path()), Progress::Hidden)
+    }
+
+    #[test]
+    fn what_is_found_at_the_path_decides() {
+        let ten = DataSource::Cifar10 {};
+        let archive = tar_gz(&cifar10(3));
+        let by_hand = [("cifar-10-binary.tar.gz".into(), archive)];
+        assert_eq!(load(&ten, &cifar10(3)).unwrap().train.len(), 15);
+        assert_eq!(load(&ten, &by_hand).unwrap().test.len(), 3);
+        let images = class_folders(&["ant", "bee"], 5, 2);
+        assert_eq!(
+            load(&ten, &images).unwrap().train.class_names(),
+            ["ant", "bee"]
+        );
+        let hundred = DataSource::Cifar100 {
+            labels: CifarLabels::Coarse,
+        };
+        assert_eq!(
+            load(&hundred, &cifar100(5, 5)).unwrap().train.num_classes(),
+            20
+        );
+    }
+
+    #[test]
+    fn the_files_of_another_source_are_recognised() {
+        let error = load(&DataSource::Cifar10 {}, &cifar100(2, 2))
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("set source = \"cifar100\""), "{error}");
+        let error = load(&OWN, &cifar10(2)).unwrap_err().to_string();
+        assert!(error.contains("set source = \"cifar10\""), "{error}");
+    }
+
+    #[test]
+    fn a_download_that_is_not_the_official_file_is_refused() {
+        let cache = tempfile::tempdir().unwrap();
+        let server = Server::start(tar_gz(&cifar10(1)), vec![Answer::File]);
+        let fetch = |dataset: Cifar| {
+            let base = server.url("");
+            let downloader = Downloader::for_tests();
+            dataset.fetch(&base, cache.path(), &downloader, Progress::Hidden)
+        };
+        let source = DataSource::Cifar10 {};
+        let error = source
+            .load_with(None, Progress::Hidden, fetch)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("cifar-10-binary.tar.gz has MD5 checksum"),
+            "{error}"
+        );
+        assert!(
+            error.contains("c32a1d4ab5d03f1284b67883e8d87530"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_fetched_archive_is_loaded() {
+        let cache = tempfile::tempdir().unwrap();
+        let path = cache.path().join("cifar-10-binary.tar.gz");
+        std::fs::write(&path, tar_gz(&cifar10(2))).unwrap();
+        let source = DataSource::Cifar10 {};
+        let fetch = |_| Ok(path.clone());
+        let splits = source.load_with(None, Progress::Hidden, fetch).unwrap();
+        assert_eq!((splits.train.len(), splits.test.len()), (10, 2));
+    }
+}

@@ -1,0 +1,70 @@
+//! Times the parts of a training step: `step_time [preset] [batch] [repeats]`.
+use std::time::Instant;
+
+use apt_pruning_agent::{KeepRate, PruningAgentsConfig, RandomReducer};
+use apt_rl_trainer::counterfactual::{choose_cuts, cross_entropy, stream_0, stream_2};
+use apt_vit_model::{ExecutionMode, RunSettings, VitPreset};
+use burn::module::Module;
+use burn::prelude::*;
+use burn::tensor::Distribution;
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let mut args = std::env::args().skip(1);
+    let preset = args.next().unwrap_or_else(|| "vit-small32".into());
+    let batch: usize = args.next().map_or(Ok(64), |arg| arg.parse())?;
+    let repeats: usize = args.next().map_or(Ok(5), |arg| arg.parse())?;
+    let device = Device::default().autodiff();
+    let mut config = VitPreset::from_name(&preset)?.config();
+    config.dropout = 0.0;
+    let vit = config.init(&device)?;
+    let layers = vec![2, 5, 8];
+    let agents = PruningAgentsConfig { layers: layers.clone(), threshold: 0.5 };
+    let agents = agents.init(config.hidden_size, config.num_layers, &device)?;
+    let size = config.image_size;
+    let images = Tensor::<4>::random([batch, 3, size, size], Distribution::Default, &device);
+    let targets: Vec<usize> = (0..batch).map(|index| index % 10).collect();
+    let seeds: Vec<u64> = (0..batch as u64).collect();
+    let rate = KeepRate::new(0.7)?;
+    let random = RandomReducer { layers: layers.iter().map(|&l| (l, rate)).collect(), seeds: seeds.clone() };
+
+    let time = |name: &str, run: &mut dyn FnMut()| {
+        run();
+        let mut times: Vec<f64> = (0..repeats).map(|_| { let t = Instant::now(); run(); t.elapsed().as_secs_f64() }).collect();
+        times.sort_by(f64::total_cmp);
+        println!("{name:32} {:9.2} ms  {:8.1} images/s", times[repeats / 2] * 1e3, batch as f64 / times[repeats / 2]);
+    };
+    let (valid, valid_agents) = (vit.valid(), agents.valid());
+    let plain = images.clone().inner();
+    time("valid()", &mut || { let _ = vit.valid(); });
+    time("dense forward", &mut || { valid.forward(plain.clone(), RunSettings::DENSE).logits.into_data(); });
+    for mode in [ExecutionMode::Mask, ExecutionMode::Drop] {
+        let settings = RunSettings { mode, reducer: Some(&random) };
+        time(&format!("{mode:?} 0.7 forward"), &mut || { valid.forward(plain.clone(), settings).logits.into_data(); });
+        time(&format!("{mode:?} 0.7 forward + backward"), &mut || {
+            let logits = vit.forward(images.clone(), settings).logits;
+            let grads = cross_entropy(logits, &targets).backward();
+            let _ = vit.head.weight.val().grad(&grads).map(|grad| grad.into_data());
+        });
+        let acting = valid_agents.acting(0.5);
+        let settings = RunSettings { mode, reducer: Some(&acting) };
+        time(&format!("{mode:?} agents (ragged) fwd+bwd"), &mut || {
+            let logits = vit.forward(images.clone(), settings).logits;
+            let grads = cross_entropy(logits, &targets).backward();
+            let _ = vit.head.weight.val().grad(&grads).map(|grad| grad.into_data());
+        });
+    }
+    time("dense forward + backward", &mut || {
+        let logits = vit.forward(images.clone(), RunSettings::DENSE).logits;
+        let grads = cross_entropy(logits, &targets).backward();
+        let _ = vit.head.weight.val().grad(&grads).map(|grad| grad.into_data());
+    });
+    time("stream 0", &mut || { stream_0(&valid, &valid_agents, plain.clone(), &targets).logits.into_data(); });
+    let dense = stream_0(&valid, &valid_agents, plain.clone(), &targets);
+    time("stream 2, all layers", &mut || {
+        for (observed, agent) in dense.observed.iter().zip(&agents.agents) {
+            let cuts = choose_cuts(observed, &seeds);
+            stream_2(&valid, agent, &dense, observed, &cuts, &targets).loss.backward();
+        }
+    });
+    Ok(())
+}

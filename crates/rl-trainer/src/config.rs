@@ -1,0 +1,455 @@
+use std::path::{Path, PathBuf};
+
+use apt_data::{DataSource, Normalization, TrainTransform};
+use apt_pruning_agent::PruningAgentsConfig;
+use apt_vit_model::{Activation, VitConfig, VitPreset};
+use serde::{Deserialize, Serialize};
+
+use crate::TrainerError;
+
+/// One experiment, as a TOML file says it. Every field has a default but `data`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExperimentConfig {
+    /// Everything random derives from it.
+    #[serde(default)]
+    pub seed: u64,
+    /// Which images.
+    pub data: DataSource,
+    /// How they reach the model.
+    #[serde(default)]
+    pub input: InputConfig,
+    /// The model.
+    #[serde(default)]
+    pub model: ModelConfig,
+    /// The agents.
+    #[serde(default)]
+    pub agents: PruningAgentsConfig,
+    /// The training loop.
+    #[serde(default)]
+    pub train: TrainConfig,
+    /// The optimiser.
+    #[serde(default)]
+    pub optimizer: OptimizerConfig,
+    /// The learning rate over the steps.
+    #[serde(default)]
+    pub schedule: ScheduleConfig,
+}
+
+/// `[input]`: what happens to an image before the model sees it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct InputConfig {
+    /// Random crop and flip of training images; test images are only resized.
+    pub transform: TrainTransform,
+    /// Mean and standard deviation of the channels.
+    pub normalization: Normalization,
+    /// Use only so many training images; all where absent.
+    pub train_images: Option<usize>,
+    /// Use only so many test images; all where absent.
+    pub test_images: Option<usize>,
+}
+
+/// `[model]`: a preset, and what is different from it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ModelConfig {
+    /// The preset's name.
+    pub preset: String,
+    /// Pixels of an image's side.
+    pub image_size: Option<usize>,
+    /// Pixels of a patch's side.
+    pub patch_size: Option<usize>,
+    /// Width of a token.
+    pub hidden_size: Option<usize>,
+    /// Blocks.
+    pub num_layers: Option<usize>,
+    /// Attention heads.
+    pub num_heads: Option<usize>,
+    /// Width within each MLP.
+    pub mlp_dim: Option<usize>,
+    /// Dropout in training.
+    pub dropout: Option<f64>,
+    /// Epsilon of the layer norms.
+    pub layer_norm_eps: Option<f64>,
+    /// Activation of the MLPs.
+    pub activation: Option<Activation>,
+    /// Weights to start from: a Google `.npz` file. The head starts fresh.
+    pub pretrained: Option<PathBuf>,
+}
+
+impl Default for ModelConfig {
+    fn default() -> Self {
+        Self {
+            preset: "vit-b16".into(),
+            image_size: None,
+            patch_size: None,
+            hidden_size: None,
+            num_layers: None,
+            num_heads: None,
+            mlp_dim: None,
+            dropout: None,
+            layer_norm_eps: None,
+            activation: None,
+            pretrained: None,
+        }
+    }
+}
+
+impl ModelConfig {
+    /// The sizes, for `num_classes` classes.
+    ///
+    /// # Errors
+    ///
+    /// Where there is no such preset, or the sizes do not fit together.
+    pub fn resolve(&self, num_classes: usize) -> Result<VitConfig, TrainerError> {
+        let preset = VitPreset::from_name(&self.preset)?.config();
+        let config = VitConfig {
+            image_size: self.image_size.unwrap_or(preset.image_size),
+            patch_size: self.patch_size.unwrap_or(preset.patch_size),
+            hidden_size: self.hidden_size.unwrap_or(preset.hidden_size),
+            num_layers: self.num_layers.unwrap_or(preset.num_layers),
+            num_heads: self.num_heads.unwrap_or(preset.num_heads),
+            mlp_dim: self.mlp_dim.unwrap_or(preset.mlp_dim),
+            num_classes,
+            layer_norm_eps: self.layer_norm_eps.unwrap_or(preset.layer_norm_eps),
+            dropout: self.dropout.unwrap_or(preset.dropout),
+            activation: self.activation.unwrap_or(preset.activation),
+        };
+        config.validate()?;
+        Ok(config)
+    }
+}
+
+/// How stream 1 runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Execution {
+    /// Removed tokens are masked, as published.
+    Mask,
+    /// Removed tokens are dropped: the same numbers for less work.
+    #[default]
+    Drop,
+}
+
+/// `[train]`: the loop. The defaults are the published settings.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TrainConfig {
+    /// Optimiser steps.
+    pub steps: usize,
+    /// Images of one forward pass.
+    pub batch_size: usize,
+    /// Forward passes of one optimiser step.
+    pub accumulation: usize,
+    /// An evaluation and a checkpoint every so many steps.
+    pub steps_per_epoch: usize,
+    /// Training images held out to choose checkpoints by.
+    pub held_out: usize,
+    /// How stream 1 runs.
+    pub execution: Execution,
+    /// The agents learn (streams 0 and 2) in every so-many-th forward pass; 1 is published.
+    pub agents_every: usize,
+    /// The global norm that gradients are clipped to.
+    pub clip_norm: f32,
+    /// Images of one forward pass in evaluations.
+    pub eval_batch_size: usize,
+    /// Stop where the pruned accuracy has not improved for so many epochs.
+    pub patience: Option<usize>,
+    /// Threads that load images.
+    pub workers: usize,
+}
+
+impl Default for TrainConfig {
+    fn default() -> Self {
+        Self {
+            steps: 50_000,
+            batch_size: 24,
+            accumulation: 3,
+            steps_per_epoch: 500,
+            held_out: 2_000,
+            execution: Execution::Drop,
+            agents_every: 1,
+            clip_norm: 1.0,
+            eval_batch_size: 64,
+            patience: None,
+            workers: 1,
+        }
+    }
+}
+
+/// Which optimiser.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OptimizerKind {
+    /// Stochastic gradient descent with momentum, without dampening: published.
+    #[default]
+    Sgd,
+    /// Adam with decoupled weight decay on matrices.
+    Adamw,
+}
+
+/// `[optimizer]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct OptimizerConfig {
+    /// Which optimiser.
+    pub kind: OptimizerKind,
+    /// The peak learning rate.
+    pub learning_rate: f64,
+    /// Weight decay: of every parameter with `sgd`, of matrices and not of biases, norms, CLS and
+    /// positions with `adamw`.
+    pub weight_decay: f32,
+    /// Momentum of `sgd`.
+    pub momentum: f64,
+    /// The two averaging factors of `adamw`.
+    pub betas: [f32; 2],
+}
+
+impl Default for OptimizerConfig {
+    fn default() -> Self {
+        Self {
+            kind: OptimizerKind::Sgd,
+            learning_rate: 0.03,
+            weight_decay: 0.0,
+            momentum: 0.9,
+            betas: [0.9, 0.999],
+        }
+    }
+}
+
+/// How the learning rate falls after the warm-up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Decay {
+    /// Half a cosine to zero.
+    #[default]
+    Cosine,
+    /// A straight line to zero.
+    Linear,
+}
+
+/// `[schedule]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ScheduleConfig {
+    /// Update k of so many has k times the peak divided by so many.
+    pub warmup_steps: usize,
+    /// What comes then.
+    pub decay: Decay,
+}
+
+impl Default for ScheduleConfig {
+    fn default() -> Self {
+        Self {
+            warmup_steps: 500,
+            decay: Decay::Cosine,
+        }
+    }
+}
+
+impl ExperimentConfig {
+    /// Reads a TOML file and applies `key=value` overrides to it.
+    ///
+    /// # Errors
+    ///
+    /// Names the file or the override and the key, and the nearest valid key to an unknown one.
+    pub fn load(path: &Path, overrides: &[String]) -> Result<Self, TrainerError> {
+        let text = std::fs::read_to_string(path).map_err(TrainerError::io(path, "read"))?;
+        Self::parse(&text, &path.display().to_string(), overrides)
+    }
+
+    /// Reads TOML text; `origin` is what errors call it.
+    ///
+    /// # Errors
+    ///
+    /// As [`load`](Self::load).
+    pub fn parse(text: &str, origin: &str, overrides: &[String]) -> Result<Self, TrainerError> {
+        let refuse = |origin: &str, reason: &str| TrainerError::Config {
+            origin: origin.to_string(),
+            reason: with_nearest(reason),
+        };
+        // Once on the text itself: such errors name the line.
+        let config: Self =
+            toml::from_str(text).map_err(|error| refuse(origin, error.to_string().trim()))?;
+        if overrides.is_empty() {
+            config.validate()?;
+            return Ok(config);
+        }
+        let mut table: toml::Table =
+            toml::from_str(text).map_err(|error| refuse(origin, error.to_string().trim()))?;
+        let mut config = config;
+        for entry in overrides {
+            let origin = format!("--set {entry}");
+            set(&mut table, entry).map_err(|reason| refuse(&origin, &reason))?;
+            config = table
+                .clone()
+                .try_into()
+                .map_err(|error: toml::de::Error| refuse(&origin, error.message()))?;
+        }
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// The config as TOML text.
+    ///
+    /// # Errors
+    ///
+    /// Where a value has no TOML form.
+    pub fn to_toml(&self) -> Result<String, TrainerError> {
+        toml::to_string_pretty(self).map_err(|error| TrainerError::Config {
+            origin: "config".into(),
+            reason: error.to_string(),
+        })
+    }
+
+    /// Epochs of the training: evaluations and checkpoints.
+    pub fn num_epochs(&self) -> usize {
+        self.train.steps.div_ceil(self.train.steps_per_epoch)
+    }
+
+    fn validate(&self) -> Result<(), TrainerError> {
+        let train = &self.train;
+        for (field, value) in [
+            ("train.steps", train.steps),
+            ("train.batch_size", train.batch_size),
+            ("train.accumulation", train.accumulation),
+            ("train.steps_per_epoch", train.steps_per_epoch),
+            ("train.held_out", train.held_out),
+            ("train.agents_every", train.agents_every),
+            ("train.eval_batch_size", train.eval_batch_size),
+        ] {
+            if value == 0 {
+                return Err(TrainerError::Field {
+                    field: field.into(),
+                    found: "0".into(),
+                    expected: "must be at least 1".into(),
+                });
+            }
+        }
+        if train.steps % train.steps_per_epoch != 0 {
+            return Err(TrainerError::Field {
+                field: "train.steps".into(),
+                found: train.steps.to_string(),
+                expected: format!(
+                    "must be a multiple of train.steps_per_epoch = {}",
+                    train.steps_per_epoch
+                ),
+            });
+        }
+        let positive = [
+            ("train.clip_norm", f64::from(train.clip_norm)),
+            ("optimizer.learning_rate", self.optimizer.learning_rate),
+        ];
+        for (field, value) in positive {
+            if !(value > 0.0 && value.is_finite()) {
+                return Err(TrainerError::Field {
+                    field: field.into(),
+                    found: value.to_string(),
+                    expected: "must be above 0".into(),
+                });
+            }
+        }
+        if !(0.0..=1.0).contains(&self.agents.threshold) {
+            return Err(TrainerError::Field {
+                field: "agents.threshold".into(),
+                found: self.agents.threshold.to_string(),
+                expected: "must be a probability, 0 to 1".into(),
+            });
+        }
+        Ok(())
+    }
+}
+
+/// Puts `a.b.c=value` into the table; a value that is not TOML is taken as a string.
+fn set(table: &mut toml::Table, entry: &str) -> Result<(), String> {
+    let (key, value) = entry
+        .split_once('=')
+        .ok_or("expected key=value, as in train.steps=1000")?;
+    let value = format!("value = {value}")
+        .parse::<toml::Table>()
+        .ok()
+        .and_then(|mut table| table.remove("value"))
+        .unwrap_or_else(|| toml::Value::String(value.to_string()));
+    let mut parts = key.trim().split('.').peekable();
+    let mut table = table;
+    while let Some(part) = parts.next() {
+        if parts.peek().is_none() {
+            table.insert(part.to_string(), value);
+            return Ok(());
+        }
+        let entry = table
+            .entry(part)
+            .or_insert_with(|| toml::Value::Table(toml::Table::new()));
+        table = entry
+            .as_table_mut()
+            .ok_or_else(|| format!("'{part}' is a value and has no key below it"))?;
+    }
+    Ok(())
+}
+
+/// Adds the nearest valid name to serde's message about an unknown one.
+fn with_nearest(message: &str) -> String {
+    let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
+    let unknown = message.contains("unknown field") || message.contains("unknown variant");
+    let Some((found, valid)) = quoted.split_first().filter(|_| unknown) else {
+        return message.to_string();
+    };
+    let nearest = valid
+        .iter()
+        .max_by(|a, b| strsim::jaro_winkler(found, a).total_cmp(&strsim::jaro_winkler(found, b)));
+    match nearest {
+        Some(nearest) => format!("{message}\ndid you mean `{nearest}`?"),
+        None => message.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = "[data]\nsource = \"shapes\"\n[train]\nsteps = 500\n";
+
+    fn message(text: &str, overrides: &[&str]) -> String {
+        let overrides: Vec<String> = overrides.iter().map(|entry| entry.to_string()).collect();
+        ExperimentConfig::parse(text, "x.toml", &overrides).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn overrides_reach_nested_fields() {
+        let overrides = ["train.steps=1500".to_string(), "model.preset=vit-tiny32".to_string()];
+        let config = ExperimentConfig::parse(TEXT, "x.toml", &overrides).unwrap();
+        assert_eq!(config.train.steps, 1500);
+        assert_eq!(config.model.preset, "vit-tiny32");
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_with_the_nearest_valid_one() {
+        let message = message(&TEXT.replace("steps", "stepz"), &[]);
+        assert!(message.contains("x.toml") && message.contains("stepz"), "{message}");
+        assert!(message.contains("did you mean `steps`?"), "{message}");
+    }
+
+    #[test]
+    fn a_wrong_override_is_refused_by_its_name() {
+        let unknown = message(TEXT, &["optimizer.learningrate=1"]);
+        assert!(unknown.contains("--set optimizer.learningrate=1"), "{unknown}");
+        assert!(unknown.contains("did you mean `learning_rate`?"), "{unknown}");
+        let wrong_type = message(TEXT, &["train.steps=\"many\""]);
+        assert!(wrong_type.contains("--set train.steps") && wrong_type.contains("many"), "{wrong_type}");
+        assert!(message(TEXT, &["train.steps"]).contains("key=value"));
+    }
+
+    #[test]
+    fn steps_that_do_not_fill_epochs_are_refused() {
+        let message = message(TEXT, &["train.steps=501"]);
+        assert!(message.contains("train.steps = 501"), "{message}");
+    }
+
+    #[test]
+    fn a_config_survives_being_written_and_read() {
+        let config = ExperimentConfig::parse(TEXT, "x.toml", &[]).unwrap();
+        let again = ExperimentConfig::parse(&config.to_toml().unwrap(), "y.toml", &[]).unwrap();
+        assert_eq!(config, again);
+    }
+}

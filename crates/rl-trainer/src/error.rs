@@ -1,0 +1,92 @@
+use std::path::PathBuf;
+
+use apt_data::DataError;
+use apt_pruning_agent::AgentError;
+use apt_vit_model::VitError;
+
+/// What can go wrong between a config and a trained model.
+#[derive(Debug, thiserror::Error)]
+pub enum TrainerError {
+    /// A config file or a `--set` that does not parse, or a field of the wrong type.
+    #[error("{origin}: {reason}")]
+    Config {
+        /// The file, or the override.
+        origin: String,
+        /// What is wrong, and what would be right.
+        reason: String,
+    },
+    /// A field whose value cannot be used.
+    #[error("config field {field} = {found}: {expected}")]
+    Field {
+        /// The field's path.
+        field: String,
+        /// Its value.
+        found: String,
+        /// What it has to be.
+        expected: String,
+    },
+    /// A file or folder could not be read or written.
+    #[error("{}: cannot {action}: {source}", path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What was tried.
+        action: &'static str,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The run folder is not one, or is not complete.
+    #[error("{}: {reason}", path.display())]
+    RunFolder {
+        /// The folder.
+        path: PathBuf,
+        /// What is missing, and what to do.
+        reason: String,
+    },
+    /// A checkpoint could not be written or read.
+    #[error("{}: checkpoint: {reason}", path.display())]
+    Checkpoint {
+        /// The file.
+        path: PathBuf,
+        /// What went wrong.
+        reason: String,
+    },
+    /// The loss is not a number any more.
+    #[error(
+        "the loss became {loss} at step {step}; lower optimizer.learning_rate or lengthen schedule.warmup_steps. The last good checkpoint is kept: {checkpoint}"
+    )]
+    Diverged {
+        /// The optimiser step, 1-based.
+        step: u64,
+        /// The loss.
+        loss: f32,
+        /// Which checkpoint there is.
+        checkpoint: String,
+    },
+    /// burn-train stopped for a reason of its own.
+    #[error("training stopped: {0}")]
+    Training(String),
+    /// About the images.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// About the model or its weights.
+    #[error(transparent)]
+    Vit(#[from] VitError),
+    /// About the agents.
+    #[error(transparent)]
+    Agent(#[from] AgentError),
+}
+
+impl TrainerError {
+    pub(crate) fn io(
+        path: &std::path::Path,
+        action: &'static str,
+    ) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.to_path_buf();
+        move |source| Self::Io {
+            path,
+            action,
+            source,
+        }
+    }
+}

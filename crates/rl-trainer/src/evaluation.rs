@@ -1,0 +1,217 @@
+use std::time::Instant;
+
+use apt_data::{EvalLoader, ImageDataset, Normalization};
+use apt_vit_model::ExecutionMode;
+use burn::data::dataloader::DataLoader;
+use burn::prelude::*;
+use serde::Serialize;
+
+use crate::model::predictions;
+use crate::{PruningVit, TrainerError};
+
+/// How to evaluate.
+#[derive(Clone, Copy, Debug)]
+pub struct EvaluationSettings {
+    /// A token goes where its removal is more probable than this.
+    pub threshold: f64,
+    /// Images of a forward pass.
+    pub batch_size: usize,
+    /// How the model's images are normalised.
+    pub normalization: Normalization,
+    /// Threads that load images.
+    pub workers: usize,
+}
+
+/// The accuracy on one class.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ClassAccuracy {
+    /// Its name.
+    pub class: String,
+    /// Images of it.
+    pub images: usize,
+    /// Share that is classified right.
+    pub accuracy: f64,
+}
+
+/// What one agent layer left of the tokens.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct LayerTokens {
+    /// The block (0-based) after which the agent acts.
+    pub layer: usize,
+    /// Tokens that it left, CLS counted; mean over images.
+    pub tokens: f64,
+    /// Kept patches / all patches of the image; mean over images.
+    pub keep_rate: f64,
+    /// Share of foreground patches that are still there, where the truth is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub foreground_kept: Option<f64>,
+    /// Share of background patches that are still there, where the truth is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub background_kept: Option<f64>,
+}
+
+/// A model on a set of images, in one execution mode.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Evaluation {
+    /// `dense`, `mask` or `drop`.
+    pub mode: &'static str,
+    /// Images.
+    pub images: usize,
+    /// Share that is classified right.
+    pub accuracy: f64,
+    /// The same by class.
+    pub per_class: Vec<ClassAccuracy>,
+    /// What each agent left.
+    pub layers: Vec<LayerTokens>,
+    /// Counted FLOPs of an image, agents included; mean.
+    pub flops_per_image: f64,
+    /// Their share of the dense model's without agents.
+    pub flops_share: f64,
+    /// Timed: images per second of the model alone, without loading.
+    pub images_per_s: f64,
+}
+
+fn mode_name(mode: ExecutionMode) -> &'static str {
+    match mode {
+        ExecutionMode::Dense => "dense",
+        ExecutionMode::Mask => "mask",
+        ExecutionMode::Drop => "drop",
+    }
+}
+
+/// Sums over the images that one mode has seen.
+struct Tally {
+    mode: ExecutionMode,
+    correct: Vec<usize>,
+    left: Vec<(usize, usize)>,
+    foreground: Vec<[usize; 2]>,
+    background: Vec<[usize; 2]>,
+    flops: u64,
+    share: f64,
+    seconds: f64,
+}
+
+/// Evaluates the model in each of `modes`, batch by batch in turn, so that their times can be
+/// compared. `progress` is told how many images are done.
+///
+/// # Errors
+///
+/// Where an image cannot be read.
+pub fn evaluate(
+    model: &PruningVit,
+    dataset: &ImageDataset,
+    modes: &[ExecutionMode],
+    settings: &EvaluationSettings,
+    device: &Device,
+    mut progress: impl FnMut(usize),
+) -> Result<Vec<Evaluation>, TrainerError> {
+    let config = model.config();
+    let loader = EvalLoader::new(
+        dataset.clone(),
+        settings.batch_size,
+        config.image_size as u32,
+        settings.normalization,
+        settings.workers,
+    );
+    let loader = loader.to_device(device);
+    let mut per_class = vec![0; dataset.num_classes()];
+    let layers = model.agents.layers.len();
+    let mut tallies: Vec<Tally> = modes
+        .iter()
+        .map(|&mode| Tally {
+            mode,
+            correct: vec![0; dataset.num_classes()],
+            left: vec![(0, 0); layers],
+            foreground: vec![[0; 2]; layers],
+            background: vec![[0; 2]; layers],
+            flops: 0,
+            share: 0.0,
+            seconds: 0.0,
+        })
+        .collect();
+    let mut done = 0;
+    for batch in loader.iter() {
+        let batch = batch.map_err(|error| TrainerError::Training(error.to_string()))?;
+        let truth: Vec<Option<Vec<bool>>> =
+            batch.indices.iter().map(|&index| dataset.foreground(index, config.grid())).collect();
+        for &target in &batch.targets {
+            per_class[target] += 1;
+        }
+        if done == 0 {
+            // The first pass of each mode pays for allocations; it is not timed.
+            for mode in modes {
+                model.run(batch.images.clone(), *mode, settings.threshold).logits.into_data();
+            }
+        }
+        for tally in &mut tallies {
+            let start = Instant::now();
+            let output = model.run(batch.images.clone(), tally.mode, settings.threshold);
+            let predicted = predictions(&output.logits);
+            tally.seconds += start.elapsed().as_secs_f64();
+            for (image, (&class, &target)) in predicted.iter().zip(&batch.targets).enumerate() {
+                tally.correct[target] += usize::from(class == target);
+                let (flops, share) = model.flops(&output.trace, image);
+                tally.flops += flops;
+                tally.share += share;
+            }
+            for (index, entry) in output.trace.iter().enumerate() {
+                tally.left[index].0 += entry.left.iter().sum::<usize>();
+                tally.left[index].1 += entry.left.len();
+                for (kept, truth) in entry.kept.iter().zip(&truth) {
+                    for (&kept, &is_foreground) in kept[1..].iter().zip(truth.iter().flatten()) {
+                        let counts = match is_foreground {
+                            true => &mut tally.foreground[index],
+                            false => &mut tally.background[index],
+                        };
+                        counts[0] += usize::from(kept);
+                        counts[1] += 1;
+                    }
+                }
+            }
+        }
+        done += batch.targets.len();
+        progress(done);
+    }
+    let finish = |tally: Tally| finish(tally, model, dataset, &per_class, done);
+    Ok(tallies.into_iter().map(finish).collect())
+}
+
+fn finish(
+    tally: Tally,
+    model: &PruningVit,
+    dataset: &ImageDataset,
+    per_class: &[usize],
+    images: usize,
+) -> Evaluation {
+    let share = |[part, whole]: [usize; 2]| (whole > 0).then(|| part as f64 / whole as f64);
+    let patches = model.config().num_patches() as f64;
+    let layers = model.agents.layers.iter().enumerate().filter_map(|(index, &layer)| {
+        let (left, count) = tally.left[index];
+        let tokens = (count > 0).then(|| left as f64 / count as f64)?;
+        Some(LayerTokens {
+            layer,
+            tokens,
+            keep_rate: (tokens - 1.0) / patches,
+            foreground_kept: share(tally.foreground[index]),
+            background_kept: share(tally.background[index]),
+        })
+    });
+    let classes = dataset.class_names().iter().zip(&tally.correct).zip(per_class);
+    let count = images.max(1) as f64;
+    Evaluation {
+        mode: mode_name(tally.mode),
+        images,
+        accuracy: tally.correct.iter().sum::<usize>() as f64 / count,
+        per_class: classes
+            .map(|((class, &correct), &images)| ClassAccuracy {
+                class: class.clone(),
+                images,
+                accuracy: correct as f64 / images.max(1) as f64,
+            })
+            .collect(),
+        layers: layers.collect(),
+        flops_per_image: tally.flops as f64 / count,
+        flops_share: tally.share / count,
+        images_per_s: count / tally.seconds.max(1e-9),
+    }
+}

@@ -1,0 +1,245 @@
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use apt_data::{Batch, mix_seed};
+use apt_pruning_agent::PruningAgents;
+use apt_vit_model::{
+    CheckpointHead, ExecutionMode, LayerTrace, RunSettings, Vit, VitConfig, VitOutput,
+    load_google_npz, vit_flops,
+};
+use burn::lr_scheduler::module_lr_scheduler::ModuleLearningRate;
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::optim::{GradientsParams, ModuleOptimizer};
+use burn::prelude::*;
+use burn::train::{InferenceStep, TrainOutput, TrainStep};
+
+use crate::config::{Execution, ExperimentConfig};
+use crate::counterfactual::{choose_cuts, cross_entropy, stream_0, stream_1, stream_2};
+use crate::optimizer::clip_global_norm;
+use crate::session::Session;
+use crate::{Report, TrainerError};
+
+/// Which random choice a seed is for.
+#[derive(Clone, Copy)]
+enum Purpose {
+    Weights = 1,
+    Dropout = 2,
+    Cut = 3,
+}
+
+/// A Vision Transformer and its pruning agents: what is trained, saved and run.
+#[derive(Module, Debug)]
+pub struct PruningVit {
+    /// The model.
+    pub vit: Vit,
+    /// Its agents.
+    pub agents: PruningAgents,
+    /// How it is trained; none in inference.
+    #[module(skip)]
+    session: Option<Arc<Session>>,
+    #[module(skip)]
+    config: VitConfig,
+}
+
+impl PruningVit {
+    /// Creates the model of a config with fresh weights, or those that it names, on `device`.
+    ///
+    /// # Errors
+    ///
+    /// Where sizes do not fit together or pretrained weights do not load.
+    pub fn new(
+        config: &ExperimentConfig,
+        num_classes: usize,
+        device: &Device,
+    ) -> Result<Self, TrainerError> {
+        let sizes = config.model.resolve(num_classes)?;
+        device.seed(mix_seed(&[config.seed, Purpose::Weights as u64]));
+        let vit = sizes.init(device)?;
+        let agents = config.agents.init(sizes.hidden_size, sizes.num_layers, device)?;
+        let mut model = Self {
+            vit,
+            agents,
+            session: None,
+            config: sizes,
+        };
+        model.initialize();
+        if let Some(path) = &config.model.pretrained {
+            model.vit = load_google_npz(model.vit, &model.config, path, CheckpointHead::Fresh)?;
+        }
+        Ok(model)
+    }
+
+    /// Parameters are made when first used; this uses each once, in order, so that they depend
+    /// on the seed alone.
+    fn initialize(&self) {
+        struct Touch;
+        impl ModuleVisitor for Touch {
+            fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+                param.val();
+            }
+        }
+        self.visit(&mut Touch);
+    }
+
+    /// The model's sizes.
+    pub fn config(&self) -> &VitConfig {
+        &self.config
+    }
+
+    pub(crate) fn with_session(mut self, session: Arc<Session>) -> Self {
+        self.session = Some(session);
+        self
+    }
+
+    /// Runs the model, its agents acting by `threshold` unless the mode is dense.
+    ///
+    /// `images` is `[batch, 3, height, width]`.
+    pub fn run(&self, images: Tensor<4>, mode: ExecutionMode, threshold: f64) -> VitOutput {
+        let reducer = self.agents.acting(threshold);
+        let settings = RunSettings {
+            mode,
+            reducer: Some(&reducer),
+        };
+        self.vit.forward(images, settings)
+    }
+
+    /// FLOPs of image `image` of a batch, agents included, and its share of the dense model's.
+    pub fn flops(&self, trace: &[LayerTrace], image: usize) -> (u64, f64) {
+        let dense = vit_flops(&self.config, &[], image);
+        let agents = self.agents.flops(self.config.hidden_size, trace, image);
+        let flops = vit_flops(&self.config, trace, image) + agents;
+        (flops, flops as f64 / dense as f64)
+    }
+
+    /// The mean FLOPs share of a batch and the mean keep rate after each agent layer.
+    fn report_trace(&self, trace: &[LayerTrace], images: usize, values: &mut BTreeMap<String, f64>) {
+        let shares: f64 = (0..images).map(|image| self.flops(trace, image).1).sum();
+        values.insert("flops_share".into(), shares / images as f64);
+        let patches = self.config.num_patches() as f64;
+        for entry in trace {
+            let kept: usize = entry.left.iter().map(|left| left - 1).sum();
+            let rate = kept as f64 / patches / images as f64;
+            values.insert(format!("keep_rate/{}", entry.layer), rate);
+        }
+    }
+}
+
+/// The share of rows whose largest logit is the target's.
+pub(crate) fn accuracy(logits: &Tensor<2>, targets: &[usize]) -> f64 {
+    let predicted = predictions(logits);
+    let correct = predicted.iter().zip(targets).filter(|(a, b)| a == b).count();
+    correct as f64 / targets.len() as f64
+}
+
+/// The class with the largest logit in each row.
+pub(crate) fn predictions(logits: &Tensor<2>) -> Vec<usize> {
+    let classes = logits.clone().argmax(1).into_data();
+    classes.iter::<i64>().map(|class| class as usize).collect()
+}
+
+fn value(loss: &Tensor<1>) -> f64 {
+    loss.to_data().iter::<f64>().next().unwrap_or(f64::NAN)
+}
+
+impl TrainStep for PruningVit {
+    type Input = Batch;
+    type Output = Report;
+
+    fn step(&self, batch: Batch) -> TrainOutput<Report> {
+        let Some(session) = &self.session else {
+            return TrainOutput {
+                grads: GradientsParams::new(),
+                item: Report::default(),
+            };
+        };
+        let (settings, targets) = (&session.settings, &batch.targets);
+        let mut values = BTreeMap::new();
+        let images = batch.images.device();
+        images.seed(mix_seed(&[settings.seed, Purpose::Dropout as u64, batch.number]));
+
+        let agents = self.agents.valid();
+        let mode = match settings.execution {
+            Execution::Mask => ExecutionMode::Mask,
+            Execution::Drop => ExecutionMode::Drop,
+        };
+        let threshold = settings.threshold;
+        let pruned = stream_1(&self.vit, &agents, threshold, mode, batch.images.clone(), targets);
+        values.insert("loss".into(), value(&pruned.loss));
+        let logits = pruned.logits.without_autodiff();
+        values.insert("pruned_accuracy".into(), accuracy(&logits, targets));
+        self.report_trace(&pruned.trace, targets.len(), &mut values);
+
+        let mut loss = pruned.loss;
+        if batch.number.is_multiple_of(settings.agents_every) {
+            let vit = self.vit.valid();
+            let dense = stream_0(&vit, &agents, batch.images.without_autodiff(), targets);
+            values.insert("dense_accuracy".into(), accuracy(&dense.logits, targets));
+            let indices = batch.indices.iter();
+            let seeds: Vec<u64> = indices
+                .map(|&index| mix_seed(&[settings.seed, Purpose::Cut as u64, batch.number, index as u64]))
+                .collect();
+            for (observed, agent) in dense.observed.iter().zip(&self.agents.agents) {
+                let cuts = choose_cuts(observed, &seeds);
+                let pass = stream_2(&vit, agent, &dense, observed, &cuts, targets);
+                let count = targets.len() as f64;
+                let reward: f32 = pass.rewards.iter().sum();
+                let positive: usize = pass.labels.iter().sum();
+                values.insert(format!("reward/{}", pass.layer), f64::from(reward) / count);
+                values.insert(format!("positive/{}", pass.layer), positive as f64 / count);
+                values.insert(format!("agent_loss/{}", pass.layer), value(&pass.loss));
+                loss = loss + pass.loss;
+            }
+        }
+        session.check_loss(value(&loss), batch.number);
+        let grads = match session.has_failed() {
+            true => GradientsParams::new(),
+            false => {
+                let grads = (loss / settings.accumulation as f32).backward();
+                GradientsParams::from_grads(grads, self)
+            }
+        };
+        values.insert("images_per_s".into(), session.images_per_s(targets.len()));
+        TrainOutput {
+            grads,
+            item: Report::new(targets.len(), values),
+        }
+    }
+
+    fn optimize(
+        self,
+        optim: &mut ModuleOptimizer,
+        lr_module: ModuleLearningRate,
+        mut grads: GradientsParams,
+    ) -> Self {
+        let Some(session) = self.session.clone().filter(|session| !session.has_failed()) else {
+            return self;
+        };
+        let (model, norm) = clip_global_norm(self, &mut grads, session.settings.clip_norm);
+        if !norm.is_finite() {
+            session.diverged(norm);
+            return model;
+        }
+        let model = optim.step(lr_module, model, grads);
+        session.finish_step(&model, optim);
+        model
+    }
+}
+
+impl InferenceStep for PruningVit {
+    type Input = Batch;
+    type Output = Report;
+
+    /// Held-out images, dense and pruned.
+    fn step(&self, batch: Batch) -> Report {
+        let targets = &batch.targets;
+        let threshold = self.session.as_ref().map_or(0.5, |session| session.settings.threshold);
+        let mut values = BTreeMap::new();
+        let dense = self.run(batch.images.clone(), ExecutionMode::Dense, threshold);
+        values.insert("dense_accuracy".into(), accuracy(&dense.logits, targets));
+        let pruned = self.run(batch.images, ExecutionMode::Drop, threshold);
+        values.insert("pruned_accuracy".into(), accuracy(&pruned.logits, targets));
+        self.report_trace(&pruned.trace, targets.len(), &mut values);
+        values.insert("loss".into(), value(&cross_entropy(pruned.logits, targets)));
+        Report::new(targets.len(), values)
+    }
+}

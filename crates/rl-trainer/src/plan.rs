@@ -1,0 +1,148 @@
+use std::sync::Arc;
+use std::time::Instant;
+
+use apt_data::{Batch, CifarLabels, DataSource};
+use apt_pruning_agent::agent_flops;
+use apt_vit_model::{block_flops, vit_flops};
+use burn::module::Module;
+use burn::prelude::*;
+use burn::tensor::Distribution;
+use burn::train::TrainStep;
+use serde::Serialize;
+
+use crate::config::{ExperimentConfig, OptimizerKind};
+use crate::session::{Session, StepSettings, StopRequest};
+use crate::{CheckpointFolder, PruningVit, TrainerError};
+
+/// Images of the step that is timed; the time is scaled to the config's batch.
+const TIMED_IMAGES: usize = 8;
+
+/// What a training will cost, before it starts.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Plan {
+    /// Parameters of model and agents.
+    pub parameters: usize,
+    /// FLOPs of one image through the dense model.
+    pub dense_flops: u64,
+    /// FLOPs of one image through the three streams, forward and backward, before any token is
+    /// removed.
+    pub step_flops: u64,
+    /// An estimate of the memory at its peak, in bytes: weights, gradients, optimiser, and what
+    /// the backward pass keeps.
+    pub memory: u64,
+    /// Optimiser steps.
+    pub steps: usize,
+    /// Images that are learned from, repetitions counted.
+    pub image_passes: u64,
+    /// Evaluations and checkpoints.
+    pub epochs: usize,
+    /// Timed on this machine: seconds of a step.
+    pub seconds_per_step: f64,
+    /// Seconds of all steps; evaluations come on top.
+    pub seconds: f64,
+}
+
+/// The number of classes, where the source alone says it.
+pub fn known_classes(source: &DataSource) -> Option<usize> {
+    match source {
+        DataSource::Shapes { .. } | DataSource::Cifar10 {} => Some(10),
+        DataSource::Cifar100 { labels } => Some(match labels {
+            CifarLabels::Fine => 100,
+            CifarLabels::Coarse => 20,
+        }),
+        DataSource::Folder { .. } => None,
+    }
+}
+
+/// Plans a training on `num_classes` classes: counts, estimates, and times one small step.
+///
+/// # Errors
+///
+/// Where sizes do not fit together or pretrained weights do not load.
+pub fn plan(
+    config: &ExperimentConfig,
+    num_classes: usize,
+    device: &Device,
+) -> Result<Plan, TrainerError> {
+    let device = device.clone().autodiff();
+    let settings = &config.train;
+    let model = PruningVit::new(config, num_classes, &device)?;
+    let sizes = model.config().clone();
+    let parameters = model.num_params();
+
+    let tokens = sizes.num_tokens();
+    let dense_flops = vit_flops(&sizes, &[], 0);
+    let after_cut: u64 = model.agents.layers.iter().map(|&layer| {
+        let blocks = (sizes.num_layers - layer - 1) as u64;
+        blocks * block_flops(&sizes, tokens - 1, tokens - 1)
+            + 2 * agent_flops(sizes.hidden_size, tokens)
+    }).sum();
+    // Stream 1 forward and backward, stream 0, stream 2.
+    let step_flops = 3 * dense_flops + (dense_flops + after_cut) / settings.agents_every as u64;
+
+    let state = match config.optimizer.kind {
+        OptimizerKind::Sgd => 1,
+        OptimizerKind::Adamw => 2,
+    };
+    let per_token = 9 * sizes.hidden_size + 2 * sizes.mlp_dim + sizes.num_heads;
+    let kept = settings.batch_size
+        * tokens
+        * (sizes.num_layers * per_token + model.agents.layers.len() * sizes.hidden_size);
+    let memory = 4 * ((2 + state) * parameters + kept) as u64;
+
+    let images = TIMED_IMAGES.min(settings.batch_size);
+    let seconds = time_step(config, model, images, &device);
+    let per_step = settings.batch_size * settings.accumulation;
+    let seconds_per_step = seconds * per_step as f64 / images as f64;
+    Ok(Plan {
+        parameters,
+        dense_flops,
+        step_flops,
+        memory,
+        steps: settings.steps,
+        image_passes: settings.steps as u64 * per_step as u64,
+        epochs: config.num_epochs(),
+        seconds_per_step,
+        seconds: seconds_per_step * settings.steps as f64,
+    })
+}
+
+fn time_step(
+    config: &ExperimentConfig,
+    model: PruningVit,
+    images: usize,
+    device: &Device,
+) -> f64 {
+    let settings = &config.train;
+    let size = model.config().image_size;
+    let folder = std::env::temp_dir();
+    let session = Session::new(
+        StepSettings {
+            seed: config.seed,
+            threshold: config.agents.threshold,
+            execution: settings.execution,
+            accumulation: settings.accumulation,
+            agents_every: 1,
+            clip_norm: settings.clip_norm,
+            steps_per_epoch: settings.steps_per_epoch as u64,
+        },
+        CheckpointFolder::new(folder, settings.steps_per_epoch),
+        StopRequest::default(),
+        None,
+        0,
+    );
+    let model = model.with_session(Arc::new(session));
+    let targets = vec![0; images];
+    let batch = Batch {
+        images: Tensor::random([images, 3, size, size], Distribution::Normal(0.0, 1.0), device),
+        labels: Tensor::zeros([images], device),
+        targets,
+        indices: (0..images).collect(),
+        number: 0,
+    };
+    // Once to warm up, once on the clock.
+    TrainStep::step(&model, batch.clone());
+    let start = Instant::now();
+    TrainStep::step(&model, batch);
+    start.elapsed().as_secs_f64()
+}

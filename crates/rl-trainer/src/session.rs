@@ -1,0 +1,175 @@
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use burn::optim::ModuleOptimizer;
+use burn::module::Module;
+use burn::train::Interrupter;
+
+use crate::checkpoint::CheckpointFolder;
+use crate::config::Execution;
+use crate::{PruningVit, TrainerError};
+
+/// Asks a running training to save a checkpoint and stop. Clones ask the same training.
+#[derive(Clone, Debug, Default)]
+pub struct StopRequest(Arc<AtomicBool>);
+
+impl StopRequest {
+    /// Asks.
+    pub fn stop(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Was it asked?
+    pub fn is_requested(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Why a training stopped before its last step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pause {
+    /// Somebody asked for it.
+    Requested,
+    /// Its time was over.
+    TimeLimit,
+}
+
+/// What a training step has to know of the training.
+#[derive(Clone, Debug)]
+pub(crate) struct StepSettings {
+    pub seed: u64,
+    pub threshold: f64,
+    pub execution: Execution,
+    pub accumulation: usize,
+    pub agents_every: u64,
+    pub clip_norm: f32,
+    pub steps_per_epoch: u64,
+}
+
+/// A training under way: its settings, how far it is, and whether it has to stop.
+pub(crate) struct Session {
+    pub settings: StepSettings,
+    pub checkpoints: CheckpointFolder,
+    /// Stops burn-train's loop.
+    pub interrupter: Interrupter,
+    /// What the dashboard's own stop key sets.
+    pub dashboard: Interrupter,
+    pub stop: StopRequest,
+    pub deadline: Option<Instant>,
+    steps_done: AtomicU64,
+    last_step: Mutex<Option<Instant>>,
+    pause: Mutex<Option<(Pause, PathBuf)>>,
+    failure: Mutex<Option<TrainerError>>,
+    failed: AtomicBool,
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+impl Session {
+    pub fn new(
+        settings: StepSettings,
+        checkpoints: CheckpointFolder,
+        stop: StopRequest,
+        time_limit: Option<Duration>,
+        steps_done: u64,
+    ) -> Self {
+        Self {
+            settings,
+            checkpoints,
+            interrupter: Interrupter::new(),
+            dashboard: Interrupter::new(),
+            stop,
+            deadline: time_limit.map(|limit| Instant::now() + limit),
+            steps_done: AtomicU64::new(steps_done),
+            last_step: Mutex::new(None),
+            pause: Mutex::new(None),
+            failure: Mutex::new(None),
+            failed: AtomicBool::new(false),
+        }
+    }
+
+    pub fn steps_done(&self) -> u64 {
+        self.steps_done.load(Ordering::SeqCst)
+    }
+
+    pub fn has_failed(&self) -> bool {
+        self.failed.load(Ordering::SeqCst)
+    }
+
+    /// Why and with which checkpoint the training paused, if it did.
+    pub fn pause(&self) -> Option<(Pause, PathBuf)> {
+        self.pause.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What made the training fail, if something did.
+    pub fn take_failure(&self) -> Option<TrainerError> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Images a second since the last call; 0 in the first.
+    pub fn images_per_s(&self, images: usize) -> f64 {
+        let mut last = self.last_step.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        let seconds = last.replace(now).map(|last| (now - last).as_secs_f64());
+        seconds.map_or(0.0, |seconds| images as f64 / seconds)
+    }
+
+    pub fn check_loss(&self, loss: f64, batch: u64) {
+        if !loss.is_finite() {
+            let step = batch / self.settings.accumulation as u64 + 1;
+            self.fail_diverged(step, loss as f32);
+        }
+    }
+
+    pub fn diverged(&self, norm: f32) {
+        self.fail_diverged(self.steps_done() + 1, norm);
+    }
+
+    fn fail_diverged(&self, step: u64, loss: f32) {
+        let checkpoint = match self.checkpoints.newest() {
+            Ok(Some(point)) => point.folder_name(),
+            _ => "none yet".into(),
+        };
+        self.fail(TrainerError::Diverged {
+            step,
+            loss,
+            checkpoint,
+        });
+    }
+
+    fn fail(&self, error: TrainerError) {
+        let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        failure.get_or_insert(error);
+        self.failed.store(true, Ordering::SeqCst);
+        self.interrupter.stop(Some("failed"));
+    }
+
+    /// Counts a step; where the training has to stop, saves a checkpoint of this very step first.
+    pub fn finish_step(&self, model: &PruningVit, optimizer: &ModuleOptimizer) {
+        let step = self.steps_done.fetch_add(1, Ordering::SeqCst) + 1;
+        // The last step of an epoch has its own evaluation and checkpoint.
+        if step.is_multiple_of(self.settings.steps_per_epoch) {
+            return;
+        }
+        let late = self.deadline.is_some_and(|deadline| Instant::now() >= deadline);
+        let reason = match () {
+            () if self.stop.is_requested() || self.dashboard.should_stop() => Pause::Requested,
+            () if late => Pause::TimeLimit,
+            () => return,
+        };
+        let record = model.clone().into_record();
+        match self.checkpoints.save_pause(step, record, optimizer.to_record()) {
+            Ok(path) => {
+                *self.pause.lock().unwrap_or_else(PoisonError::into_inner) = Some((reason, path));
+                self.interrupter.stop(Some("paused"));
+            }
+            Err(error) => self.fail(error),
+        }
+    }
+}

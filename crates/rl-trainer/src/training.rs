@@ -1,0 +1,415 @@
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use apt_data::{EvalLoader, ImageDataset, LoaderSettings, Progress, Splits, TrainLoader};
+use apt_vit_model::ExecutionMode;
+use burn::module::Module;
+use burn::prelude::*;
+use burn::train::checkpoint::{
+    ComposedCheckpointingStrategy, KeepLastNCheckpoints, MetricCheckpointingStrategy,
+};
+use burn::train::metric::LearningRateMetric;
+use burn::train::metric::store::{Aggregate, Direction, Split};
+use burn::train::renderer::MetricsRenderer;
+use burn::train::renderer::tui::TuiMetricsRendererWrapper;
+use burn::train::{
+    ExecutionStrategy, Learner, MetricEarlyStoppingStrategy, StoppingCondition, SupervisedTraining,
+};
+use serde::Serialize;
+
+use crate::checkpoint::{CheckpointSet, is_readable};
+use crate::config::ExperimentConfig;
+use crate::evaluation::{Evaluation, EvaluationSettings, LayerTokens, evaluate};
+use crate::metric_log::RunLog;
+use crate::optimizer::build_optimizer;
+use crate::plain_renderer::PlainRenderer;
+use crate::report::ReportMetric;
+use crate::run_folder::{Choice, RunDescription, RunFolder, to_json};
+use crate::schedule::WarmupSchedule;
+use crate::session::{Pause, Session, StepSettings, StopRequest};
+use crate::{PruningVit, TrainerError};
+
+/// What a training needs beside its config.
+pub struct TrainOptions {
+    /// The user's data; downloaded or generated where absent.
+    pub data: Option<PathBuf>,
+    /// The device, without autodiff.
+    pub device: Device,
+    /// Stop after so long, with a checkpoint.
+    pub time_limit: Option<Duration>,
+    /// Asks the training to stop.
+    pub stop: StopRequest,
+    /// Show burn-train's dashboard (on a terminal) or plain lines.
+    pub dashboard: bool,
+    /// Bars for loading and evaluation.
+    pub progress: Progress,
+}
+
+/// How a training ended.
+#[derive(Clone, Debug)]
+pub enum Outcome {
+    /// All of it was done, and measured on the test images.
+    Finished(Box<Summary>),
+    /// It stopped before, with a checkpoint from which it can go on.
+    Paused {
+        /// Why.
+        reason: Pause,
+        /// The checkpoint.
+        checkpoint: PathBuf,
+        /// Steps done.
+        step: u64,
+        /// Steps to do in all.
+        steps: usize,
+    },
+}
+
+/// A timed throughput of the same model both ways, in images per second.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Throughput {
+    /// Nothing is removed.
+    pub dense: f64,
+    /// Removed tokens are dropped.
+    pub pruned: f64,
+}
+
+/// `summary.json`: one checkpoint on the test images, dense and pruned.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Summary {
+    /// Share of test images classified right by the dense model.
+    pub dense_accuracy: f64,
+    /// The same with the agents acting.
+    pub pruned_accuracy: f64,
+    /// Counted: FLOPs of the pruned model, agents included, by those of the dense one.
+    pub flops_share: f64,
+    /// Mean tokens after each agent layer, CLS counted.
+    pub tokens_per_layer: Vec<f64>,
+    /// What each agent left, in more detail.
+    pub layers: Vec<LayerTokens>,
+    /// Timed on the test images, in turn; batches of `eval_batch_size`.
+    pub images_per_s: Throughput,
+    /// Images of a timed forward pass.
+    pub eval_batch_size: usize,
+    /// Seconds of this training, since its start or its last resume.
+    pub seconds: f64,
+    /// Steps done.
+    pub steps: u64,
+    /// Images that the model has learned from.
+    pub image_passes: u64,
+    /// Test images.
+    pub test_images: usize,
+    /// The checkpoint that was measured.
+    pub checkpoint: String,
+    /// The seed.
+    pub seed: u64,
+    /// The device.
+    pub device: String,
+    /// Threads that compute.
+    pub threads: usize,
+    /// Parameters of model and agents.
+    pub parameters: usize,
+    /// Version of this program.
+    pub version: &'static str,
+    /// Version of Burn.
+    pub burn_version: &'static str,
+}
+
+/// Training images, held-out images, test images.
+struct Images {
+    train: ImageDataset,
+    held_out: ImageDataset,
+    test: ImageDataset,
+}
+
+fn load_images(config: &ExperimentConfig, options: &TrainOptions) -> Result<Images, TrainerError> {
+    let Splits { train, test } = config.data.load(options.data.as_deref(), options.progress)?;
+    let held_out = config.train.held_out;
+    if train.len() <= held_out {
+        return Err(TrainerError::Field {
+            field: "train.held_out".into(),
+            found: held_out.to_string(),
+            expected: format!("must be below the {} training images there are", train.len()),
+        });
+    }
+    let (train, held_out) = train.hold_out(held_out, config.seed);
+    let limit = |dataset: ImageDataset, count: Option<usize>| match count {
+        Some(count) => dataset.take(count),
+        None => dataset,
+    };
+    Ok(Images {
+        train: limit(train, config.input.train_images),
+        held_out,
+        test: limit(test, config.input.test_images),
+    })
+}
+
+/// Trains a new run in `out`.
+///
+/// # Errors
+///
+/// Names what went wrong; the last good checkpoint stays.
+pub fn train(
+    config: ExperimentConfig,
+    out: &std::path::Path,
+    options: &TrainOptions,
+) -> Result<Outcome, TrainerError> {
+    let images = load_images(&config, options)?;
+    let classes = images.train.class_names().to_vec();
+    let device = options.device.clone().autodiff();
+    let model = PruningVit::new(&config, classes.len(), &device)?;
+    let description = RunDescription {
+        model: model.config().clone(),
+        agent_layers: config.agents.layers.clone(),
+        threshold: config.agents.threshold,
+        class_names: classes,
+        normalization: config.input.normalization,
+    };
+    let run = RunFolder::create(out, config, description)?;
+    fit(&run, model, &images, None, options)
+}
+
+/// Goes on with the run in `path` from its newest checkpoint; one without a checkpoint starts
+/// anew.
+///
+/// # Errors
+///
+/// As [`train`], and where the newest checkpoint does not load.
+pub fn resume(path: &std::path::Path, options: &TrainOptions) -> Result<Outcome, TrainerError> {
+    let run = RunFolder::open(path)?;
+    let newest = run.checkpoints().newest()?;
+    if let Some(set) = &newest {
+        is_readable(set)?;
+    }
+    let images = load_images(&run.config, options)?;
+    let found = images.train.class_names();
+    if found != run.description.class_names {
+        return Err(TrainerError::Field {
+            field: "data".into(),
+            found: format!("classes {found:?}"),
+            expected: format!("the run was trained on {:?}", run.description.class_names),
+        });
+    }
+    let mut config = run.config.clone();
+    if newest.is_some() {
+        config.model.pretrained = None;
+    }
+    let device = options.device.clone().autodiff();
+    let model = PruningVit::new(&config, found.len(), &device)?;
+    fit(&run, model, &images, newest, options)
+}
+
+fn fit(
+    run: &RunFolder,
+    model: PruningVit,
+    images: &Images,
+    from: Option<CheckpointSet>,
+    options: &TrainOptions,
+) -> Result<Outcome, TrainerError> {
+    let started = Instant::now();
+    let config = &run.config;
+    let settings = &config.train;
+    let steps_done = from.as_ref().map_or(0, |set| set.step);
+    let checkpoints = run.checkpoints();
+    let parameters = model.num_params();
+    if steps_done < settings.steps as u64 {
+        let session = Arc::new(Session::new(
+            StepSettings {
+                seed: config.seed,
+                threshold: config.agents.threshold,
+                execution: settings.execution,
+                accumulation: settings.accumulation,
+                agents_every: settings.agents_every as u64,
+                clip_norm: settings.clip_norm,
+                steps_per_epoch: settings.steps_per_epoch as u64,
+            },
+            checkpoints.clone(),
+            options.stop.clone(),
+            options.time_limit,
+            steps_done,
+        ));
+        launch(run, model.with_session(session.clone()), images, from, options, &session)?;
+        if let Some((reason, checkpoint)) = session.pause() {
+            return Ok(Outcome::Paused {
+                reason,
+                checkpoint,
+                step: session.steps_done(),
+                steps: settings.steps,
+            });
+        }
+        let epochs = [Choice::BestPruned, Choice::BestDense, Choice::Last];
+        let epochs: Vec<usize> = epochs
+            .into_iter()
+            .filter_map(|choice| run.checkpoint(choice).ok()?.epoch)
+            .collect();
+        checkpoints.keep_epochs(&epochs)?;
+        checkpoints.remove_pauses_before(session.steps_done() + 1)?;
+    }
+    let summary = summarize(run, images, options, parameters, started)?;
+    run.write("summary.json", &to_json(&summary))?;
+    Ok(Outcome::Finished(Box::new(summary)))
+}
+
+/// Runs burn-train's loop to its end, to a pause or to an error.
+fn launch(
+    run: &RunFolder,
+    model: PruningVit,
+    images: &Images,
+    from: Option<CheckpointSet>,
+    options: &TrainOptions,
+    session: &Arc<Session>,
+) -> Result<(), TrainerError> {
+    let config = &run.config;
+    let settings = &config.train;
+    let accumulation = settings.accumulation;
+    let loader = TrainLoader::new(
+        images.train.clone(),
+        LoaderSettings {
+            batch_size: settings.batch_size,
+            image_size: model.config().image_size as u32,
+            transform: config.input.transform,
+            normalization: config.input.normalization,
+            seed: config.seed,
+            workers: settings.workers,
+        },
+        settings.steps_per_epoch * accumulation,
+        session.steps_done() * accumulation as u64,
+    );
+    let held_out = EvalLoader::new(
+        images.held_out.clone(),
+        settings.eval_batch_size,
+        model.config().image_size as u32,
+        config.input.normalization,
+        settings.workers,
+    );
+    let log = RunLog::open(
+        run.path(),
+        session.steps_done(),
+        accumulation as u64,
+        settings.steps_per_epoch as u64,
+    )?;
+    let renderer: Box<dyn MetricsRenderer> = match options.dashboard {
+        true => Box::new(TuiMetricsRendererWrapper::new(session.dashboard.clone(), None)),
+        false => Box::new(PlainRenderer::new()),
+    };
+    let pruned_accuracy = ReportMetric::new("pruned_accuracy", true);
+    let dense_accuracy = ReportMetric::new("dense_accuracy", true);
+    let best = |metric: &ReportMetric| {
+        MetricCheckpointingStrategy::new(metric, Aggregate::Mean, Direction::Highest, Split::Valid)
+    };
+    let [for_model, for_optimizer, for_scheduler] =
+        run.checkpoints().checkpointers(from.as_ref());
+    let mut training = SupervisedTraining::new(run.path(), Arc::new(loader), Arc::new(held_out))
+        .with_application_logger(None)
+        .with_interrupter(session.interrupter.clone())
+        .with_metric_logger(log)
+        .renderer(renderer)
+        .with_training_strategy(ExecutionStrategy::single(options.device.clone().autodiff()).into())
+        .with_custom_checkpointers(for_model, for_optimizer, for_scheduler)
+        .with_checkpointing_strategy(
+            ComposedCheckpointingStrategy::builder()
+                .add(KeepLastNCheckpoints::new(2))
+                .add(best(&pruned_accuracy))
+                .add(best(&dense_accuracy))
+                .build(),
+        )
+        .num_epochs(config.num_epochs());
+    if accumulation > 1 {
+        training = training.grads_accumulation(accumulation);
+    }
+    if let Some(set) = &from {
+        training = training.checkpoint(set.step as usize / settings.steps_per_epoch);
+    }
+    if let Some(patience) = settings.patience {
+        training = training.early_stopping(MetricEarlyStoppingStrategy::new(
+            &pruned_accuracy,
+            Aggregate::Mean,
+            Direction::Highest,
+            Split::Valid,
+            StoppingCondition::NoImprovementSince { n_epochs: patience },
+        ));
+    }
+    training = training
+        .metrics((
+            ReportMetric::new("loss", false),
+            pruned_accuracy,
+            dense_accuracy,
+            ReportMetric::new("flops_share", false),
+        ))
+        .metric_train_numeric(ReportMetric::new("images_per_s", true))
+        .metric_train_numeric(LearningRateMetric::new());
+    for layer in &config.agents.layers {
+        let metric = |name: &str, higher| ReportMetric::new(&format!("{name}/{layer}"), higher);
+        training = training
+            .metrics((metric("keep_rate", false),))
+            .metric_train_numeric(metric("reward", true))
+            .metric_train_numeric(metric("positive", true))
+            .metric_train_numeric(metric("agent_loss", false));
+    }
+
+    let optimizer = build_optimizer(&config.optimizer, &model);
+    let schedule = WarmupSchedule::new(&config.optimizer, &config.schedule, settings.steps);
+    let result = training.launch(Learner::new(model, optimizer, burn_schedule(schedule)));
+    drop(result.renderer);
+    if let Some(error) = session.take_failure() {
+        return Err(error);
+    }
+    match result.error {
+        Some(error) => Err(TrainerError::Training(error.to_string())),
+        None => Ok(()),
+    }
+}
+
+fn burn_schedule(
+    schedule: WarmupSchedule,
+) -> burn::lr_scheduler::module_lr_scheduler::ModuleLrScheduler {
+    burn::lr_scheduler::module_lr_scheduler::ModuleLrScheduler::new(schedule)
+}
+
+/// Measures the best pruned checkpoint on the test images, dense and pruned.
+fn summarize(
+    run: &RunFolder,
+    images: &Images,
+    options: &TrainOptions,
+    parameters: usize,
+    started: Instant,
+) -> Result<Summary, TrainerError> {
+    let config = &run.config;
+    let checkpoint = run.checkpoint(Choice::BestPruned)?;
+    let model = run.load_model(&checkpoint, &options.device)?;
+    let settings = EvaluationSettings {
+        threshold: config.agents.threshold,
+        batch_size: config.train.eval_batch_size,
+        normalization: config.input.normalization,
+        workers: config.train.workers,
+    };
+    let modes = [ExecutionMode::Dense, ExecutionMode::Drop];
+    let evaluations = evaluate(&model, &images.test, &modes, &settings, &options.device, |_| ())?;
+    let [dense, pruned]: [Evaluation; 2] = evaluations
+        .try_into()
+        .map_err(|_| TrainerError::Training("the evaluation has another number of modes".into()))?;
+    let steps = run.checkpoints().newest()?.map_or(0, |set| set.step);
+    let per_step = config.train.batch_size * config.train.accumulation;
+    Ok(Summary {
+        dense_accuracy: dense.accuracy,
+        pruned_accuracy: pruned.accuracy,
+        flops_share: pruned.flops_share,
+        tokens_per_layer: pruned.layers.iter().map(|layer| layer.tokens).collect(),
+        layers: pruned.layers,
+        images_per_s: Throughput {
+            dense: dense.images_per_s,
+            pruned: pruned.images_per_s,
+        },
+        eval_batch_size: config.train.eval_batch_size,
+        seconds: started.elapsed().as_secs_f64(),
+        steps,
+        image_passes: steps * per_step as u64,
+        test_images: images.test.len(),
+        checkpoint: checkpoint.folder_name(),
+        seed: config.seed,
+        device: format!("{:?}", options.device),
+        threads: rayon::current_num_threads(),
+        parameters,
+        version: env!("CARGO_PKG_VERSION"),
+        burn_version: "0.22.1",
+    })
+}
