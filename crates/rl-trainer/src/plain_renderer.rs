@@ -163,9 +163,8 @@ impl TrainingProgressLogger for PlainRenderer {
 
     fn end(&mut self) {}
 
-    fn log_event_training(&mut self, event: String) {
-        eprintln!("{event}");
-    }
+    // burn-train announces each iteration here.
+    fn log_event_training(&mut self, _event: String) {}
 }
 
 impl MetricsRendererEvaluation for PlainRenderer {

@@ -4,9 +4,9 @@ use burn::nn::{
     Dropout, DropoutConfig, Initializer, LayerNorm, LayerNormConfig, Linear, LinearConfig,
 };
 use burn::prelude::*;
-use burn::tensor::activation::{gelu, gelu_approximate};
+use burn::tensor::activation::gelu_approximate;
 
-use crate::{Activation, Attention, AttentionConfig, Sequences, VitConfig};
+use crate::{Activation, Attention, AttentionConfig, Sequences, VitConfig, kernels};
 
 /// Two linear layers with an activation between them and dropout after both.
 #[derive(Module, Debug)]
@@ -24,13 +24,25 @@ pub struct Mlp {
 impl Mlp {
     /// `[rows, hidden]` to `[rows, hidden]`.
     pub fn forward(&self, tokens: Tensor<2>) -> Tensor<2> {
-        let inner = self.expand.forward(tokens);
+        let inner = self.inner(tokens);
+        self.dropout.forward(kernels::linear(&self.contract, inner))
+    }
+
+    /// `residual + mlp(tokens)`.
+    fn forward_onto(&self, tokens: Tensor<2>, residual: Tensor<2>) -> Tensor<2> {
+        match self.dropout.prob == 0.0 || !tokens.device().is_autodiff() {
+            true => kernels::linear_add(&self.contract, self.inner(tokens), residual),
+            false => residual + self.forward(tokens),
+        }
+    }
+
+    /// `[rows, hidden]` to `[rows, mlp]`.
+    fn inner(&self, tokens: Tensor<2>) -> Tensor<2> {
         let inner = match self.activation {
-            Activation::Gelu => gelu(inner),
-            Activation::GeluTanh => gelu_approximate(inner),
+            Activation::Gelu => kernels::linear_gelu(&self.expand, tokens),
+            Activation::GeluTanh => gelu_approximate(kernels::linear(&self.expand, tokens)),
         };
-        let inner = self.dropout.forward(inner);
-        self.dropout.forward(self.contract.forward(inner))
+        self.dropout.forward(inner)
     }
 }
 
@@ -65,6 +77,7 @@ impl BlockConfig {
                 dropout: DropoutConfig::new(model.dropout).init(),
                 activation: model.activation,
             },
+            layer_norm_eps: model.layer_norm_eps,
         }
     }
 }
@@ -80,6 +93,8 @@ pub struct Block {
     pub mlp_norm: LayerNorm,
     /// The MLP over each token.
     pub mlp: Mlp,
+    /// Of both norms.
+    layer_norm_eps: f64,
 }
 
 impl Block {
@@ -90,14 +105,17 @@ impl Block {
     /// - `tokens`: `[rows, hidden]`
     /// - output: `([rows, hidden], [rows, 3 * hidden])`
     pub fn attend(&self, tokens: Tensor<2>, sequences: &Sequences) -> (Tensor<2>, Tensor<2>) {
-        let normed = self.attention_norm.forward(tokens.clone());
-        let (attended, qkv) = self.attention.forward(normed, sequences);
-        (tokens + attended, qkv)
+        let normed = self.normed(&self.attention_norm, &tokens);
+        self.attention.forward_onto(normed, sequences, tokens)
     }
 
     /// The MLP half, `x + mlp(norm(x))`, on `[rows, hidden]`.
     pub fn feed_forward(&self, tokens: Tensor<2>) -> Tensor<2> {
-        let normed = self.mlp_norm.forward(tokens.clone());
-        tokens + self.mlp.forward(normed)
+        let normed = self.normed(&self.mlp_norm, &tokens);
+        self.mlp.forward_onto(normed, tokens)
+    }
+
+    fn normed(&self, norm: &LayerNorm, tokens: &Tensor<2>) -> Tensor<2> {
+        kernels::layer_norm(norm, self.layer_norm_eps, tokens.clone())
     }
 }

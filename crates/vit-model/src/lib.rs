@@ -8,6 +8,7 @@ mod encoder;
 mod error;
 mod flops;
 mod google_npz;
+mod kernels;
 mod patch_embedding;
 mod reducer;
 mod token_batch;

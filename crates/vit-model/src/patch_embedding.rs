@@ -2,7 +2,7 @@ use burn::module::{Module, Param};
 use burn::nn::{Dropout, DropoutConfig, Initializer, Linear, LinearConfig};
 use burn::prelude::*;
 
-use crate::{TokenBatch, VitConfig};
+use crate::{TokenBatch, VitConfig, kernels};
 
 /// Images to tokens: each patch projected, CLS in front, positions added, dropout
 /// (Dosovitskiy et al. 2021, equation 1).
@@ -56,7 +56,7 @@ impl PatchEmbedding {
             .reshape([batch, channels, rows, patch, columns, patch])
             .permute([0, 2, 4, 1, 3, 5])
             .reshape([batch * rows * columns, channels * patch * patch]);
-        let patches = self.projection.forward(patches);
+        let patches = kernels::linear(&self.projection, patches);
         let patches = patches.reshape([batch, rows * columns, hidden]);
         let cls = self.cls_token.val().expand([batch, 1, hidden]);
         let tokens = Tensor::cat(vec![cls, patches], 1) + self.positions.val();

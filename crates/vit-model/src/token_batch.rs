@@ -1,4 +1,8 @@
+use std::sync::Arc;
+
 use burn::prelude::*;
+
+use crate::kernels::Spans;
 
 /// Which tokens each image of a batch still has, and where they stand in the packed matrix.
 ///
@@ -69,6 +73,14 @@ impl Sequences {
             starts.push(starts[starts.len() - 1] + positions.len());
         }
         starts
+    }
+
+    /// What attention has to know of it.
+    pub(crate) fn spans(&self) -> Arc<Spans> {
+        Arc::new(Spans {
+            starts: self.starts(),
+            visible: self.any_hidden().then(|| self.visible.clone()),
+        })
     }
 
     /// Row ranges of equal-length neighbours: `(first row, images, tokens of each)`.

@@ -1,0 +1,238 @@
+//! Attention over packed sequences, one head of one sequence at a time: scores and weights stay
+//! in the cache, queries, keys and values are read where they stand.
+
+use super::buffer::{Buffer, Writer, with_scratch};
+use super::math::{LANES, exp_scores, max, sum_of, vectorised};
+use super::matrix::{Matrix, Target, product};
+use super::{Spans, parallel};
+
+/// Scores that are held at once: half of a usual level 2 cache.
+const SCORES: usize = 64 * 1024;
+
+/// One head of one sequence, and for the forward pass some of its queries.
+struct Task {
+    /// The sequence's first row.
+    start: usize,
+    tokens: usize,
+    head: usize,
+    /// The first query, counted from the start of the sequence.
+    first: usize,
+    queries: usize,
+}
+
+/// The sizes of a call.
+#[derive(Clone, Copy)]
+struct Heads {
+    count: usize,
+    width: usize,
+    hidden: usize,
+    scale: f32,
+}
+
+impl Heads {
+    fn new(qkv: Matrix<'_>, count: usize) -> Self {
+        let hidden = qkv.columns / 3;
+        let width = hidden / count;
+        Self {
+            count,
+            width,
+            hidden,
+            scale: (width as f32).sqrt().recip(),
+        }
+    }
+
+    /// Queries, keys or values (part 0, 1 or 2) of one head, `[rows, width]`.
+    fn part(self, qkv: Matrix<'_>, part: usize, head: usize, row: usize, rows: usize) -> Matrix<'_> {
+        let column = part * self.hidden + head * self.width;
+        qkv.block(row, rows, column, self.width)
+    }
+
+    /// All heads of all sequences, long sequences first, each with at most `limit(tokens)` of
+    /// its queries.
+    fn tasks(self, spans: &Spans, limit: impl Fn(usize) -> usize) -> Vec<Task> {
+        let mut sequences: Vec<_> = spans.iter().filter(|&(_, tokens)| tokens > 0).collect();
+        sequences.sort_by_key(|&(_, tokens)| std::cmp::Reverse(tokens));
+        let mut tasks = Vec::new();
+        for (start, tokens) in sequences {
+            let blocks = tokens.div_ceil(limit(tokens));
+            let size = tokens.div_ceil(blocks);
+            for head in 0..self.count {
+                for first in (0..tokens).step_by(size) {
+                    let queries = size.min(tokens - first);
+                    tasks.push(Task { start, tokens, head, first, queries });
+                }
+            }
+        }
+        tasks
+    }
+
+    /// The floating-point operations of the forward pass.
+    fn work(self, spans: &Spans) -> usize {
+        let scores: usize = spans.iter().map(|(_, tokens)| tokens * tokens).sum();
+        4 * scores * self.hidden
+    }
+}
+
+/// Queries whose scores fit into the cache; scores of one query take `stride` values.
+fn queries_at_once(stride: usize) -> usize {
+    (SCORES / stride).max(16)
+}
+
+/// Output, `[rows, hidden]`, and the logarithm of each softmax's denominator, `[heads, rows]`.
+pub(super) fn forward(qkv: Matrix<'_>, spans: &Spans, num_heads: usize) -> (Vec<f32>, Vec<f32>) {
+    let heads = Heads::new(qkv, num_heads);
+    // Few heads in all are cut into blocks of queries, so that every thread has some.
+    let few = (spans.starts.len() - 1) * num_heads < 32;
+    let limit = |tokens: usize| match queries_at_once(tokens.next_multiple_of(LANES)) {
+        limit if few => limit.min(64),
+        limit => limit,
+    };
+    let tasks = heads.tasks(spans, limit);
+    let mut output = Buffer::new(qkv.rows * heads.hidden);
+    let mut log_sums = Buffer::new(num_heads * qkv.rows);
+    let writers = (output.writer(), log_sums.writer());
+    parallel(tasks.len(), heads.work(spans), |task| {
+        attend(qkv, spans, heads, &tasks[task], writers.0, writers.1);
+    });
+    // SAFETY: the tasks cover each head of each query once.
+    unsafe { (output.filled(), log_sums.filled()) }
+}
+
+fn attend(
+    qkv: Matrix<'_>,
+    spans: &Spans,
+    heads: Heads,
+    task: &Task,
+    output: Writer<'_>,
+    log_sums: Writer<'_>,
+) {
+    let &Task { start, tokens, head, first, queries } = task;
+    let stride = tokens.next_multiple_of(LANES);
+    let row = start + first;
+    let query = heads.part(qkv, 0, head, row, queries);
+    let key = heads.part(qkv, 1, head, start, tokens);
+    let value = heads.part(qkv, 2, head, start, tokens);
+    with_scratch(queries * stride, |scores| {
+        // SAFETY: the scratch is ours and has `queries` rows of `stride` values.
+        unsafe { product(scores.as_mut_ptr(), stride, query, key.transposed(), Target::Write) };
+        let target = output.at(row * heads.hidden + head * heads.width);
+        vectorised(|| {
+            for (query, scores) in scores.chunks_exact_mut(stride).enumerate() {
+                hide(scores, spans, start, tokens);
+                let shift = heads.scale * max(scores);
+                let sum = exp_scores(scores, heads.scale, shift);
+                // SAFETY: no other task has this head of this query.
+                unsafe { log_sums.at(head * qkv.rows + row + query).write(shift + sum.ln()) };
+                let factor = sum.recip();
+                scores.iter_mut().for_each(|weight| *weight *= factor);
+            }
+        });
+        let weights = Matrix {
+            values: scores,
+            rows: queries,
+            columns: tokens,
+            row_stride: stride,
+            column_stride: 1,
+        };
+        // SAFETY: no other task writes these columns of these rows.
+        unsafe { product(target, heads.hidden, weights, value, Target::Write) };
+    });
+}
+
+/// Scores of hidden keys, and of those beyond the sequence's end, become minus infinity.
+#[inline(always)]
+fn hide(scores: &mut [f32], spans: &Spans, start: usize, tokens: usize) {
+    scores[tokens..].fill(f32::NEG_INFINITY);
+    if let Some(visible) = &spans.visible {
+        for (score, visible) in scores.iter_mut().zip(&visible[start..start + tokens]) {
+            *score = if *visible { *score } else { f32::NEG_INFINITY };
+        }
+    }
+}
+
+/// The gradient of `qkv`, `[rows, 3 * hidden]`. The weights are computed anew.
+pub(super) fn backward(
+    qkv: Matrix<'_>,
+    forward: (Matrix<'_>, Matrix<'_>),
+    gradient: Matrix<'_>,
+    spans: &Spans,
+    num_heads: usize,
+) -> Vec<f32> {
+    let heads = Heads::new(qkv, num_heads);
+    let tasks = heads.tasks(spans, |tokens| tokens);
+    let mut result = Buffer::new(qkv.rows * qkv.columns);
+    let writer = result.writer();
+    parallel(tasks.len(), 5 * heads.work(spans) / 2, |task| {
+        differentiate(qkv, forward, gradient, spans, heads, &tasks[task], writer);
+    });
+    // SAFETY: the tasks cover each head of each row once.
+    unsafe { result.filled() }
+}
+
+fn differentiate(
+    qkv: Matrix<'_>,
+    (output, log_sums): (Matrix<'_>, Matrix<'_>),
+    gradient: Matrix<'_>,
+    spans: &Spans,
+    heads: Heads,
+    task: &Task,
+    result: Writer<'_>,
+) {
+    let &Task { start, tokens, head, .. } = task;
+    let stride = tokens.next_multiple_of(LANES);
+    let column = head * heads.width;
+    let key = heads.part(qkv, 1, head, start, tokens);
+    let value = heads.part(qkv, 2, head, start, tokens);
+    let target = |part: usize, row: usize| {
+        result.at(row * qkv.columns + part * heads.hidden + column)
+    };
+    let block = queries_at_once(2 * stride).min(tokens);
+    with_scratch(2 * block * stride, |scratch| {
+        for first in (0..tokens).step_by(block) {
+            let queries = block.min(tokens - first);
+            let row = start + first;
+            let mode = if first == 0 { Target::Write } else { Target::Add };
+            let query = heads.part(qkv, 0, head, row, queries);
+            let output = output.block(row, queries, column, heads.width);
+            let gradient = gradient.block(row, queries, column, heads.width);
+            let (weights, scores) = scratch.split_at_mut(block * stride);
+            let (weights, scores) = (&mut weights[..queries * stride], &mut scores[..queries * stride]);
+            // SAFETY: the scratch is ours and has `queries` rows of `stride` values in each half.
+            unsafe {
+                product(weights.as_mut_ptr(), stride, query, key.transposed(), Target::Write);
+                product(scores.as_mut_ptr(), stride, gradient, value.transposed(), Target::Write);
+            }
+            vectorised(|| {
+                let rows = weights.chunks_exact_mut(stride).zip(scores.chunks_exact_mut(stride));
+                for (query, (weights, scores)) in rows.enumerate() {
+                    hide(weights, spans, start, tokens);
+                    scores[tokens..].fill(0.0);
+                    let shift = log_sums.values[head * qkv.rows + row + query];
+                    exp_scores(weights, heads.scale, shift);
+                    let [output, gradient] = [output, gradient]
+                        .map(|matrix| &matrix.values[query * matrix.row_stride..][..heads.width]);
+                    let mean = sum_of([output, gradient], |[o, g]| o * g);
+                    for (score, weight) in scores.iter_mut().zip(weights) {
+                        *score = (*score - mean) * *weight * heads.scale;
+                    }
+                }
+            });
+            let matrix = |values| Matrix {
+                values,
+                rows: queries,
+                columns: tokens,
+                row_stride: stride,
+                column_stride: 1,
+            };
+            let (weights, scores) = (matrix(&*weights), matrix(&*scores));
+            // SAFETY: no other task writes these columns of this sequence's rows, and what is
+            // added to was written for the first block.
+            unsafe {
+                let stride = qkv.columns;
+                product(target(0, row), stride, scores, key, Target::Write);
+                product(target(1, start), stride, scores.transposed(), query, mode);
+                product(target(2, start), stride, weights.transposed(), gradient, mode);
+            }
+        }
+    });
+}

@@ -1,0 +1,173 @@
+//! Linear layers: what stands before and after the matrix product is done to one tile of the
+//! output while it is in the cache.
+
+use super::buffer::{Buffer, Writer};
+use super::math::{gelu, gelu_slope, vectorised};
+use super::matrix::{Matrix, Target, product};
+use super::{Then, parallel};
+
+/// How a matrix is cut into tasks.
+struct Tiles {
+    rows: usize,
+    columns: usize,
+    row_size: usize,
+    column_size: usize,
+}
+
+impl Tiles {
+    /// Tiles of a product of `[rows, depth]` and `[depth, columns]`: enough of them to keep many
+    /// threads busy where there is much to do, but none so small that `gemm` packs its factors
+    /// for too little work.
+    fn new([rows, columns]: [usize; 2], depth: usize, tallest: usize, narrowest: usize) -> Self {
+        const WORK: usize = 8_000_000;
+        const MOST: usize = 32;
+        let tasks = (2 * rows * columns * depth).div_ceil(WORK).min(MOST);
+        let down = rows.div_ceil(tallest);
+        let across = tasks.div_ceil(down).min(columns.div_ceil(narrowest));
+        Self {
+            rows,
+            columns,
+            row_size: rows.div_ceil(down).next_multiple_of(8),
+            column_size: columns.div_ceil(across).next_multiple_of(16),
+        }
+    }
+
+    fn across(&self) -> usize {
+        self.columns.div_ceil(self.column_size)
+    }
+
+    fn count(&self) -> usize {
+        self.rows.div_ceil(self.row_size) * self.across()
+    }
+
+    /// First row, rows, first column and columns of a tile.
+    fn tile(&self, index: usize) -> [usize; 4] {
+        let row = index / self.across() * self.row_size;
+        let column = index % self.across() * self.column_size;
+        let rows = self.row_size.min(self.rows - row);
+        [row, rows, column, self.column_size.min(self.columns - column)]
+    }
+}
+
+/// The output, `[rows, outputs]`, and what GELU was applied to where that is to be kept.
+pub(super) fn forward(
+    input: Matrix<'_>,
+    weight: Matrix<'_>,
+    bias: &[f32],
+    then: Then<Matrix<'_>>,
+) -> (Vec<f32>, Option<Vec<f32>>) {
+    let (rows, depth, outputs) = (input.rows, input.columns, weight.columns);
+    let mut linear = Buffer::new(rows * outputs);
+    let mut activated = matches!(then, Then::Gelu { keep: true }).then(|| Buffer::new(rows * outputs));
+    let (target, copy) = (linear.writer(), activated.as_mut().map(Buffer::writer));
+    let tiles = Tiles::new([rows, outputs], depth, 256, 128);
+    parallel(tiles.count(), 2 * rows * depth * outputs, |index| {
+        let [row, rows, column, columns] = tiles.tile(index);
+        let starts = (row..row + rows).map(|row| row * outputs + column);
+        for (row, start) in (row..).zip(starts.clone()) {
+            // SAFETY: no other task has this tile.
+            let sums = unsafe { target.write(start, &bias[column..column + columns]) };
+            if let Then::Add(other) = then {
+                let other = other.block(row, 1, column, columns).values.iter();
+                sums.iter_mut().zip(other).for_each(|(sum, other)| *sum += other);
+            }
+        }
+        let input = input.block(row, rows, 0, depth);
+        let weight = weight.block(0, depth, column, columns);
+        // SAFETY: the tile is ours, and holds the bias.
+        unsafe { product(target.at(row * outputs + column), outputs, input, weight, Target::Add) };
+        if let Then::Gelu { .. } = then {
+            vectorised(|| {
+                for start in starts {
+                    // SAFETY: the tile is ours in both buffers, and written in the first.
+                    let values = unsafe {
+                        let values = target.part(start, columns);
+                        match copy {
+                            Some(copy) => copy.write(start, values),
+                            None => values,
+                        }
+                    };
+                    values.iter_mut().for_each(|value| *value = gelu(*value));
+                }
+            });
+        }
+    });
+    // SAFETY: the tiles cover both buffers.
+    unsafe {
+        match activated {
+            Some(activated) => (activated.filled(), Some(linear.filled())),
+            None => (linear.filled(), None),
+        }
+    }
+}
+
+/// Turns the gradient of a GELU's output into that of its input, which was `before`.
+pub(super) fn gelu_backward(gradient: &mut [f32], before: &[f32]) {
+    const CHUNK: usize = 16 * 1024;
+    let length = gradient.len();
+    let gradient = Writer::new(gradient);
+    parallel(length.div_ceil(CHUNK), 32 * length, |index| {
+        let start = index * CHUNK;
+        let before = &before[start..length.min(start + CHUNK)];
+        // SAFETY: no other task has this part.
+        let gradient = unsafe { gradient.part(start, before.len()) };
+        vectorised(|| {
+            let pairs = gradient.iter_mut().zip(before);
+            pairs.for_each(|(gradient, &before)| *gradient *= gelu_slope(before));
+        });
+    });
+}
+
+/// The gradients of input, weight and bias, given that of the linear layer's output (its rows
+/// contiguous); none where they are not `wanted`.
+pub(super) fn backward(
+    input: Matrix<'_>,
+    weight: Matrix<'_>,
+    gradient: Matrix<'_>,
+    wanted: [bool; 3],
+) -> [Option<Vec<f32>>; 3] {
+    let (rows, depth, outputs) = (input.rows, weight.rows, weight.columns);
+    let lengths = [rows * depth, depth * outputs, outputs];
+    let mut buffers: [_; 3] = std::array::from_fn(|i| wanted[i].then(|| Buffer::new(lengths[i])));
+    let [of_input, of_weight, of_bias] = buffers.each_mut().map(|b| b.as_mut().map(Buffer::writer));
+
+    // One after the other in one go: the tiles of the input's gradient, then the weight's.
+    let first = Tiles::new([rows, depth], outputs, 256, 128);
+    let second = Tiles::new([depth, outputs], rows, 512, 48);
+    let split = if of_input.is_some() { first.count() } else { 0 };
+    let end = split + if wanted[1] || wanted[2] { second.count() } else { 0 };
+    parallel(end, 2 * wanted.iter().filter(|w| **w).count() * rows * depth * outputs, |index| {
+        if index < split {
+            let [row, rows, column, columns] = first.tile(index);
+            let gradient = gradient.block(row, rows, 0, outputs);
+            let weight = weight.block(column, columns, 0, outputs).transposed();
+            if let Some(target) = of_input {
+                let target = target.at(row * depth + column);
+                // SAFETY: no other task has this tile.
+                unsafe { product(target, depth, gradient, weight, Target::Write) };
+            }
+            return;
+        }
+        let [row, down, column, columns] = second.tile(index - split);
+        let gradient = gradient.block(0, rows, column, columns);
+        if let Some(target) = of_weight {
+            let input = input.block(0, rows, row, down).transposed();
+            let target = target.at(row * outputs + column);
+            // SAFETY: no other task has this tile.
+            unsafe { product(target, outputs, input, gradient, Target::Write) };
+        }
+        if let (Some(target), 0) = (of_bias, row) {
+            let rows = gradient.values.chunks(gradient.row_stride).take(rows);
+            let mut rows = rows.map(|row| &row[..columns]);
+            // SAFETY: only the tasks of the first row of tiles come here, each with its columns.
+            let sums = unsafe { target.write(column, rows.next().unwrap_or(&[])) };
+            vectorised(|| {
+                for row in rows {
+                    sums.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
+                }
+            });
+        }
+    });
+    // SAFETY: the tiles cover every buffer.
+    buffers.map(|buffer| buffer.map(|buffer| unsafe { buffer.filled() }))
+}

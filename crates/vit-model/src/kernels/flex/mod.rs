@@ -1,0 +1,175 @@
+//! Kernels for Flex, Burn's CPU backend: matrix products by `gemm`, everything around them
+//! vectorised (`pulp` picks the instruction set at run time) and in parallel (`rayon`).
+//!
+//! Results do not depend on the number of threads: work is cut by shape alone, and what is
+//! summed is summed in one order.
+
+mod attention;
+mod buffer;
+mod linear;
+mod math;
+mod matrix;
+mod norm;
+
+use std::borrow::Cow;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use burn::backend::Flex;
+use burn::backend::flex::FlexTensor;
+
+use super::{FusedOps, Kernels, Spans, Then};
+use buffer::tensor;
+use matrix::Matrix;
+
+impl FusedOps for Flex {
+    const KERNELS: Option<&'static dyn Kernels<Self>> = Some(&FlexKernels);
+}
+
+#[derive(Debug)]
+struct FlexKernels;
+
+impl Kernels<Flex> for FlexKernels {
+    fn attention(
+        &self,
+        qkv: &FlexTensor,
+        spans: &Spans,
+        num_heads: usize,
+    ) -> (FlexTensor, FlexTensor) {
+        let qkv = qkv.to_contiguous();
+        let qkv = Matrix::new(&qkv);
+        let (output, log_sums) = attention::forward(qkv, spans, num_heads);
+        let log_sums = tensor(log_sums, [num_heads, qkv.rows]);
+        (tensor(output, [qkv.rows, qkv.columns / 3]), log_sums)
+    }
+
+    fn attention_backward(
+        &self,
+        qkv: &FlexTensor,
+        (output, log_sums): &(FlexTensor, FlexTensor),
+        gradient: &FlexTensor,
+        spans: &Spans,
+        num_heads: usize,
+    ) -> FlexTensor {
+        let (qkv, gradient) = (qkv.to_contiguous(), gradient.to_contiguous());
+        let qkv = Matrix::new(&qkv);
+        let forward = (Matrix::new(output), Matrix::new(log_sums));
+        let gradient = Matrix::new(&gradient);
+        let result = attention::backward(qkv, forward, gradient, spans, num_heads);
+        tensor(result, [qkv.rows, qkv.columns])
+    }
+
+    fn linear(
+        &self,
+        input: &FlexTensor,
+        weight: &FlexTensor,
+        bias: &FlexTensor,
+        then: Then<&FlexTensor>,
+    ) -> (FlexTensor, Option<FlexTensor>) {
+        let other = match then {
+            Then::Add(other) => Some(other.to_contiguous()),
+            _ => None,
+        };
+        let then = match (then, &other) {
+            (Then::Gelu { keep }, _) => Then::Gelu { keep },
+            (_, Some(other)) => Then::Add(Matrix::new(other)),
+            _ => Then::End,
+        };
+        let (input, weight) = (Matrix::new(input), Matrix::new(weight));
+        let shape = [input.rows, weight.columns];
+        let (output, kept) = linear::forward(input, weight, &vector(bias), then);
+        (tensor(output, shape), kept.map(|kept| tensor(kept, shape)))
+    }
+
+    fn linear_backward(
+        &self,
+        input: &FlexTensor,
+        weight: &FlexTensor,
+        before_gelu: Option<&FlexTensor>,
+        gradient: FlexTensor,
+        wanted: [bool; 3],
+    ) -> [Option<FlexTensor>; 3] {
+        let mut contiguous = gradient.to_contiguous();
+        drop(gradient);
+        if let Some(before) = before_gelu {
+            linear::gelu_backward(contiguous.storage_mut(), before.storage());
+        }
+        let (input, weight) = (Matrix::new(input), Matrix::new(weight));
+        let [of_input, of_weight, of_bias] =
+            linear::backward(input, weight, Matrix::new(&contiguous), wanted);
+        [
+            of_input.map(|values| tensor(values, [input.rows, input.columns])),
+            of_weight.map(|values| tensor(values, [weight.rows, weight.columns])),
+            of_bias.map(|values| tensor(values, [weight.columns])),
+        ]
+    }
+
+    fn layer_norm(
+        &self,
+        input: &FlexTensor,
+        gamma: &FlexTensor,
+        beta: &FlexTensor,
+        epsilon: f64,
+    ) -> (FlexTensor, FlexTensor) {
+        let input = input.to_contiguous();
+        let input = Matrix::new(&input);
+        let (gamma, beta) = (vector(gamma), vector(beta));
+        let (output, statistics) = norm::forward(input, &gamma, &beta, epsilon as f32);
+        let statistics = tensor(statistics, [input.rows, 2]);
+        (tensor(output, [input.rows, input.columns]), statistics)
+    }
+
+    fn layer_norm_backward(
+        &self,
+        input: &FlexTensor,
+        gamma: &FlexTensor,
+        statistics: &FlexTensor,
+        gradient: &FlexTensor,
+    ) -> [FlexTensor; 3] {
+        let (input, gradient) = (input.to_contiguous(), gradient.to_contiguous());
+        let (input, gradient) = (Matrix::new(&input), Matrix::new(&gradient));
+        let [of_input, of_gamma, of_beta] =
+            norm::backward(input, &vector(gamma), Matrix::new(statistics), gradient);
+        [
+            tensor(of_input, [input.rows, input.columns]),
+            tensor(of_gamma, [input.columns]),
+            tensor(of_beta, [input.columns]),
+        ]
+    }
+}
+
+/// The values of a tensor of one dimension.
+fn vector(tensor: &FlexTensor) -> Cow<'_, [f32]> {
+    match tensor.as_slice() {
+        Some(values) => Cow::Borrowed(values),
+        None => Cow::Owned(tensor.to_contiguous().storage().to_vec()),
+    }
+}
+
+/// About how many floating-point operations are worth waking another thread for.
+const PARALLEL_WORK: usize = 4_000_000;
+
+/// Runs `task` for each of `0..tasks`, on this thread and, if `work` (in floating-point
+/// operations) is worth it, on those of the pool.
+///
+/// Tasks are handed out one after another: start with the largest.
+fn parallel(tasks: usize, work: usize, task: impl Fn(usize) + Sync) {
+    let threads = rayon::current_num_threads().min(tasks);
+    if threads <= 1 || work < PARALLEL_WORK {
+        return (0..tasks).for_each(task);
+    }
+    let next = AtomicUsize::new(0);
+    let run = || {
+        loop {
+            match next.fetch_add(1, Ordering::Relaxed) {
+                index if index < tasks => task(index),
+                _ => break,
+            }
+        }
+    };
+    rayon::in_place_scope(|scope| {
+        for _ in 1..threads {
+            scope.spawn(|_| run());
+        }
+        run();
+    });
+}

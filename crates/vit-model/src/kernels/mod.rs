@@ -1,0 +1,255 @@
+//! Fused operations: the few that a Vision Transformer spends its time in.
+//!
+//! [`FusedOps`] is a Burn backend extension. Its methods have default bodies, [`composed`] of
+//! Burn's own operations, so that every backend has them. A backend that has [`Kernels`] of its
+//! own (so far Flex, the CPU) runs those instead, and [`autodiff`] runs their backward passes.
+//! The rest of the crate knows the functions at the top of this file and nothing below them.
+
+mod autodiff;
+mod composed;
+#[cfg(feature = "flex")]
+mod flex;
+
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{
+    Backend, DType, Dispatch, DispatchTensor, TensorMetadata, backend_extension,
+};
+use burn::nn::{LayerNorm, Linear};
+use burn::tensor::Tensor;
+use burn::tensor::activation::gelu;
+
+/// Attention within each image, heads side by side: `[rows, 3 * hidden]` (queries, keys and
+/// values) to `[rows, hidden]`.
+pub(crate) fn attention(qkv: Tensor<2>, spans: Arc<Spans>, num_heads: usize) -> Tensor<2> {
+    fused(Dispatch::packed_attention(qkv.into_dispatch(), spans, num_heads))
+}
+
+/// A linear layer, `[rows, inputs]` to `[rows, outputs]`.
+pub(crate) fn linear(layer: &Linear, input: Tensor<2>) -> Tensor<2> {
+    match parts(layer) {
+        Some([weight, bias]) => fused(Dispatch::fused_linear(input.into_dispatch(), weight, bias)),
+        None => layer.forward(input),
+    }
+}
+
+/// A linear layer and exact GELU.
+pub(crate) fn linear_gelu(layer: &Linear, input: Tensor<2>) -> Tensor<2> {
+    match parts(layer) {
+        Some([weight, bias]) => {
+            fused(Dispatch::fused_linear_gelu(input.into_dispatch(), weight, bias))
+        }
+        None => gelu(layer.forward(input)),
+    }
+}
+
+/// `residual` plus a linear layer of `input`.
+pub(crate) fn linear_add(layer: &Linear, input: Tensor<2>, residual: Tensor<2>) -> Tensor<2> {
+    let (input, add) = (input.into_dispatch(), residual.clone().into_dispatch());
+    match parts(layer) {
+        Some([weight, bias]) => fused(Dispatch::fused_linear_add(input, weight, bias, add)),
+        None => residual + layer.forward(fused(input)),
+    }
+}
+
+/// Weight and bias, where there is one.
+fn parts(layer: &Linear) -> Option<[DispatchTensor; 2]> {
+    let bias = layer.bias.as_ref()?;
+    Some([layer.weight.val().into_dispatch(), bias.val().into_dispatch()])
+}
+
+fn fused(tensor: DispatchTensor) -> Tensor<2> {
+    Tensor::from_dispatch(tensor)
+}
+
+/// Layer norm of each row with this epsilon, which [`LayerNorm`] does not tell.
+pub(crate) fn layer_norm(norm: &LayerNorm, epsilon: f64, input: Tensor<2>) -> Tensor<2> {
+    let Some(beta) = &norm.beta else {
+        return norm.forward(input);
+    };
+    let (gamma, beta) = (norm.gamma.val().into_dispatch(), beta.val().into_dispatch());
+    fused(Dispatch::fused_layer_norm(input.into_dispatch(), gamma, beta, epsilon))
+}
+
+/// Whose rows a packed matrix holds: the shape of a batch of sequences of any lengths.
+#[derive(Clone, Debug)]
+pub(crate) struct Spans {
+    /// The first row of each sequence, and the number of rows as the last entry.
+    pub starts: Vec<usize>,
+    /// Per row, does anyone attend to it? At least one row of each sequence is visible; none
+    /// means that all are.
+    pub visible: Option<Vec<bool>>,
+}
+
+impl Spans {
+    /// First row and length of each sequence.
+    pub fn iter(&self) -> impl Iterator<Item = (usize, usize)> + '_ {
+        self.starts.windows(2).map(|pair| (pair[0], pair[1] - pair[0]))
+    }
+}
+
+/// The operations, on any backend.
+#[backend_extension(
+    Flex: cfg(feature = "flex"),
+    Cube: cfg(any(feature = "wgpu", feature = "cuda")),
+    LibTorch: cfg(feature = "tch"),
+    Autodiff
+)]
+pub(crate) trait FusedOps: Backend {
+    /// The backend's own kernels, where it has some.
+    const KERNELS: Option<&'static dyn Kernels<Self>> = None;
+
+    /// See [`attention`].
+    fn packed_attention(
+        qkv: FloatTensor<Self>,
+        spans: Arc<Spans>,
+        num_heads: usize,
+    ) -> FloatTensor<Self> {
+        match kernels_for::<Self>(&qkv) {
+            Some(kernels) => kernels.attention(&qkv, &spans, num_heads).0,
+            None => composed::attention::<Self>(qkv, &spans, num_heads),
+        }
+    }
+
+    /// See [`linear`].
+    fn fused_linear(
+        input: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        match kernels_for::<Self>(&input) {
+            Some(kernels) => kernels.linear(&input, &weight, &bias, Then::End).0,
+            None => composed::linear::<Self>([input, weight, bias]),
+        }
+    }
+
+    /// See [`linear_gelu`].
+    fn fused_linear_gelu(
+        input: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        match kernels_for::<Self>(&input) {
+            Some(kernels) => {
+                let then = Then::Gelu { keep: false };
+                kernels.linear(&input, &weight, &bias, then).0
+            }
+            None => composed::linear_gelu::<Self>([input, weight, bias]),
+        }
+    }
+
+    /// See [`linear_add`].
+    fn fused_linear_add(
+        input: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        residual: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        match kernels_for::<Self>(&input) {
+            Some(kernels) => kernels.linear(&input, &weight, &bias, Then::Add(&residual)).0,
+            None => composed::linear_add::<Self>([input, weight, bias], residual),
+        }
+    }
+
+    /// See [`layer_norm`].
+    fn fused_layer_norm(
+        input: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        epsilon: f64,
+    ) -> FloatTensor<Self> {
+        match kernels_for::<Self>(&input) {
+            Some(kernels) => kernels.layer_norm(&input, &gamma, &beta, epsilon).0,
+            None => composed::layer_norm::<Self>([input, gamma, beta], epsilon),
+        }
+    }
+}
+
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+impl FusedOps for burn::backend::Cube {}
+
+#[cfg(feature = "tch")]
+impl FusedOps for burn::backend::LibTorch {}
+
+/// The kernels that a backend has for its tensors of 32-bit floats: each operation forwards,
+/// with what its backward pass needs, and backwards.
+pub(crate) trait Kernels<B: Backend>: Debug + Sync {
+    /// Output, `[rows, hidden]`, and the logarithm of each softmax's denominator,
+    /// `[heads, rows]`.
+    fn attention(
+        &self,
+        qkv: &FloatTensor<B>,
+        spans: &Spans,
+        num_heads: usize,
+    ) -> (FloatTensor<B>, FloatTensor<B>);
+
+    /// The gradient of `qkv`, given that of the output.
+    fn attention_backward(
+        &self,
+        qkv: &FloatTensor<B>,
+        forward: &(FloatTensor<B>, FloatTensor<B>),
+        gradient: &FloatTensor<B>,
+        spans: &Spans,
+        num_heads: usize,
+    ) -> FloatTensor<B>;
+
+    /// A linear layer's output, given to what comes then, and what GELU was applied to where
+    /// that is to be kept.
+    fn linear(
+        &self,
+        input: &FloatTensor<B>,
+        weight: &FloatTensor<B>,
+        bias: &FloatTensor<B>,
+        then: Then<&FloatTensor<B>>,
+    ) -> (FloatTensor<B>, Option<FloatTensor<B>>);
+
+    /// The gradients of input, weight and bias where they are `wanted`, given that of the output;
+    /// where GELU followed the linear layer, it was applied to `before_gelu`.
+    fn linear_backward(
+        &self,
+        input: &FloatTensor<B>,
+        weight: &FloatTensor<B>,
+        before_gelu: Option<&FloatTensor<B>>,
+        gradient: FloatTensor<B>,
+        wanted: [bool; 3],
+    ) -> [Option<FloatTensor<B>>; 3];
+
+    /// Output, and each row's mean and reciprocal standard deviation, `[rows, 2]`.
+    fn layer_norm(
+        &self,
+        input: &FloatTensor<B>,
+        gamma: &FloatTensor<B>,
+        beta: &FloatTensor<B>,
+        epsilon: f64,
+    ) -> (FloatTensor<B>, FloatTensor<B>);
+
+    /// The gradients of input, gamma and beta, given that of the output.
+    fn layer_norm_backward(
+        &self,
+        input: &FloatTensor<B>,
+        gamma: &FloatTensor<B>,
+        statistics: &FloatTensor<B>,
+        gradient: &FloatTensor<B>,
+    ) -> [FloatTensor<B>; 3];
+}
+
+/// What becomes of a linear layer's output, in the same kernel.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Then<T> {
+    /// Nothing.
+    End,
+    /// Exact GELU is applied to it.
+    Gelu {
+        /// Is it returned too, for the backward pass?
+        keep: bool,
+    },
+    /// It is added to this.
+    Add(T),
+}
+
+/// The backend's kernels, if it has any for such a tensor.
+fn kernels_for<B: FusedOps>(tensor: &FloatTensor<B>) -> Option<&'static dyn Kernels<B>> {
+    B::KERNELS.filter(|_| tensor.dtype() == DType::F32)
+}
