@@ -33,7 +33,7 @@ pub(crate) struct HostBatch {
 }
 
 impl HostBatch {
-    fn to_device(self, device: &Device) -> Batch {
+    fn into_batch(self, device: &Device) -> Batch {
         let count = self.targets.len();
         let shape = [count, 3, self.side, self.side];
         let labels: Vec<i64> = self.targets.iter().map(|&target| target as i64).collect();
@@ -65,7 +65,7 @@ impl Iterator for BatchIterator {
         let batch = self.batches.next()?;
         self.processed = (self.processed + self.batch_size).min(self.total);
         Some(match batch {
-            Ok(batch) => Ok(batch.to_device(&self.device)),
+            Ok(batch) => Ok(batch.into_batch(&self.device)),
             Err(error) => Err(DatasetError::new(error)),
         })
     }

@@ -14,6 +14,9 @@ use std::f32::consts::{PI, TAU};
 const KEPT_SIDE: u32 = 64;
 /// Samples a pixel along each axis.
 const SUPERSAMPLING: u32 = 4;
+/// Centres stand at multiples of the side by this, which spares a small ViT from learning each
+/// figure at each offset from its patches.
+const LATTICE: u32 = 8;
 /// A patch with at least this share of figure pixels is foreground.
 const FOREGROUND_SHARE: f32 = 0.1;
 
@@ -164,11 +167,12 @@ struct Placed {
 
 impl Placed {
     fn random(figure: Figure, rng: &mut Rng) -> Self {
-        let scale = rng.random_range(0.35..0.55f32) / 2.0;
-        // A margin of a hundredth keeps the figure off the border.
-        let reach = scale * 1.1 + 0.01;
-        let centre = [0, 1].map(|_| rng.random_range(reach..1.0 - reach));
-        let angle: f32 = rng.random_range(-PI / 18.0..PI / 18.0);
+        let scale = rng.random_range(0.4..0.55f32) / 2.0;
+        // A figure may just touch the border.
+        let nearest = (0.95 * scale * LATTICE as f32).ceil() as u32;
+        let place = |place: u32| place as f32 / LATTICE as f32;
+        let centre = [0, 1].map(|_| place(rng.random_range(nearest..=LATTICE - nearest)));
+        let angle: f32 = rng.random_range(-PI / 30.0..PI / 30.0);
         Self {
             figure,
             centre,
@@ -224,7 +228,11 @@ fn draw_specks(canvas: &mut Canvas, rng: &mut Rng) {
 /// A figure's colour.
 fn bright(rng: &mut Rng) -> [f32; 3] {
     let hue = rng.random_range(0.0..6.0);
-    hsv(hue, rng.random_range(0.7..1.0), rng.random_range(0.8..1.0))
+    hsv(
+        hue,
+        rng.random_range(0.55..0.85),
+        rng.random_range(0.9..1.0),
+    )
 }
 
 /// A background's colour.
@@ -241,9 +249,13 @@ fn dull(rng: &mut Rng) -> [f32; 3] {
 fn clutter(rng: &mut Rng) -> [f32; 3] {
     let hue = rng.random_range(0.0..6.0);
     if rng.random_bool(0.5) {
-        hsv(hue, rng.random_range(0.0..0.2), rng.random_range(0.1..0.65))
+        hsv(
+            hue,
+            rng.random_range(0.0..0.2),
+            rng.random_range(0.05..0.45),
+        )
     } else {
-        hsv(hue, rng.random_range(0.3..0.7), rng.random_range(0.15..0.4))
+        hsv(hue, rng.random_range(0.3..0.7), rng.random_range(0.1..0.35))
     }
 }
 
@@ -303,7 +315,7 @@ impl Canvas {
 
     /// Adds noise, and rounds to bytes.
     fn finish(self, rng: &mut Rng) -> RgbImage {
-        let noisy = |value: f32| value + rng.random_range(-0.05..0.05f32);
+        let noisy = |value: f32| value + rng.random_range(-0.03..0.03f32);
         RgbImage {
             width: self.size,
             height: self.size,

@@ -1,4 +1,4 @@
-//! Times the parts of a training step: `step_time [preset] [batch] [repeats]`.
+//! Times the parts of a training step: `step_time [preset] [batch] [repeats] [part of a name]`.
 use std::time::Instant;
 
 use apt_pruning_agent::{KeepRate, PruningAgentsConfig, RandomReducer};
@@ -26,7 +26,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let preset = args.next().unwrap_or_else(|| "vit-small32".into());
     let batch: usize = args.next().map_or(Ok(64), |arg| arg.parse())?;
     let repeats: usize = args.next().map_or(Ok(5), |arg| arg.parse())?;
+    let only = args.next().unwrap_or_default();
     let device = Device::default().autodiff();
+    device.seed(1);
     let mut config = VitPreset::from_name(&preset)?.config();
     config.dropout = 0.0;
     let vit = config.init(&device)?;
@@ -42,6 +44,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     println!("{:32} {:>10} {:>10} {:>10} {:>10}", "ms", "best", "median", "best CPU", "images/s");
     let time = |name: &str, run: &mut dyn FnMut()| {
+        if !name.contains(&only) {
+            return;
+        }
         run();
         let mut times = Vec::new();
         let mut cpu = Vec::new();

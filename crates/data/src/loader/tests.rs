@@ -21,8 +21,16 @@ fn settings(workers: usize) -> LoaderSettings {
 
 /// Everything of a batch that can be compared.
 fn content(batch: Batch) -> (u64, Vec<usize>, Vec<usize>, Vec<i64>, Vec<u32>) {
-    let bits = batch.images.into_data().convert::<f32>().try_into_vec::<f32>();
-    let labels = batch.labels.into_data().convert::<i64>().try_into_vec::<i64>();
+    let bits = batch
+        .images
+        .into_data()
+        .convert::<f32>()
+        .try_into_vec::<f32>();
+    let labels = batch
+        .labels
+        .into_data()
+        .convert::<i64>()
+        .try_into_vec::<i64>();
     (
         batch.number,
         batch.indices,
