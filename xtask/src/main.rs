@@ -64,7 +64,15 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Test { backend, rest } => test(&backend, &rest),
         Task::Ci => {
             check(&["fmt", "--all", "--check"])?;
-            check(&["clippy", "--release", "--workspace", "--all-targets", "--", "-D", "warnings"])?;
+            check(&[
+                "clippy",
+                "--release",
+                "--workspace",
+                "--all-targets",
+                "--",
+                "-D",
+                "warnings",
+            ])?;
             check(&["doc", "--release", "--workspace", "--no-deps"])?;
             test("flex", &[])
         }
@@ -83,14 +91,25 @@ fn aptvit(command: &str, mut rest: Vec<String>) -> Result<ExitCode> {
         rest.remove(index);
     }
     let mut build = cargo();
-    build.args(["build", "--release", "--package", "apt-cli", "--no-default-features", "--features"]);
+    build.args([
+        "build",
+        "--release",
+        "--package",
+        "apt-cli",
+        "--no-default-features",
+        "--features",
+    ]);
     build.arg(features(&backend)?);
     if !build.status().context("cannot run cargo")?.success() {
         bail!("the build failed");
     }
-    let target = std::env::var_os("CARGO_TARGET_DIR")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"), Into::into);
-    let program = target.join("release").join(format!("aptvit{}", std::env::consts::EXE_SUFFIX));
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"),
+        Into::into,
+    );
+    let program = target
+        .join("release")
+        .join(format!("aptvit{}", std::env::consts::EXE_SUFFIX));
     let mut child = Command::new(&program)
         .arg(command)
         .args(rest)
@@ -139,7 +158,10 @@ fn test(backend: &str, rest: &[String]) -> Result<ExitCode> {
 }
 
 fn number_before(text: &str, word: &str) -> u64 {
-    let before = text.split(word).next().filter(|before| before.len() < text.len());
+    let before = text
+        .split(word)
+        .next()
+        .filter(|before| before.len() < text.len());
     let number = before.and_then(|before| before.rsplit(' ').next());
     number.and_then(|number| number.parse().ok()).unwrap_or(0)
 }
@@ -150,7 +172,12 @@ fn check(args: &[&str]) -> Result<()> {
     if args[0] == "doc" {
         command.env("RUSTDOCFLAGS", "-D warnings");
     }
-    if !command.args(args).status().context("cannot run cargo")?.success() {
+    if !command
+        .args(args)
+        .status()
+        .context("cannot run cargo")?
+        .success()
+    {
         bail!("cargo {} found something", args[0]);
     }
     Ok(())

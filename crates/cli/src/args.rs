@@ -256,7 +256,9 @@ fn probability(text: &str) -> Result<f64, String> {
 
 /// `90s`, `30m`, `2h`, or seconds.
 fn duration(text: &str) -> Result<Duration, String> {
-    let split = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
+    let split = text
+        .find(|c: char| c.is_ascii_alphabetic())
+        .unwrap_or(text.len());
     let (number, unit) = text.split_at(split);
     let seconds = match unit {
         "" | "s" => 1.0,

@@ -19,8 +19,15 @@ pub fn run(args: &Eval, global: &Global) -> Result<End> {
     let run = RunFolder::open(&args.run)?;
     let checkpoint = run.checkpoint(args.checkpoint.into())?;
     let model = run.load_model(&checkpoint, &device)?;
-    let test = run.config.data.load(args.data.as_deref(), Progress::Bar)?.test;
-    let limit = args.limit.or(run.config.input.test_images).unwrap_or(test.len());
+    let test = run
+        .config
+        .data
+        .load(args.data.as_deref(), Progress::Bar)?
+        .test;
+    let limit = args
+        .limit
+        .or(run.config.input.test_images)
+        .unwrap_or(test.len());
     let test = test.take(limit);
     let modes = match args.mode {
         Some(mode) => vec![mode.into()],
@@ -47,7 +54,11 @@ pub fn run(args: &Eval, global: &Global) -> Result<End> {
         });
         println!("{result}");
     } else {
-        println!("{}, checkpoint of {}", args.run.display(), checkpoint.folder_name());
+        println!(
+            "{}, checkpoint of {}",
+            args.run.display(),
+            checkpoint.folder_name()
+        );
         print(&evaluations);
     }
     Ok(End::Done)
@@ -65,8 +76,17 @@ fn print(evaluations: &[Evaluation]) {
         ]);
     }
     println!("{rows}");
-    for evaluation in evaluations.iter().filter(|evaluation| !evaluation.layers.is_empty()) {
-        let mut rows = table(&[evaluation.mode, "tokens", "keep rate", "foreground", "background"]);
+    for evaluation in evaluations
+        .iter()
+        .filter(|evaluation| !evaluation.layers.is_empty())
+    {
+        let mut rows = table(&[
+            evaluation.mode,
+            "tokens",
+            "keep rate",
+            "foreground",
+            "background",
+        ]);
         for layer in &evaluation.layers {
             rows.add_row([
                 format!("after block {}", layer.layer),
@@ -83,7 +103,9 @@ fn print(evaluations: &[Evaluation]) {
     let mut rows = table(&header);
     for (index, class) in evaluations[0].per_class.iter().enumerate() {
         let mut row = vec![class.class.clone(), class.images.to_string()];
-        let accuracies = evaluations.iter().map(|e| percent(e.per_class[index].accuracy));
+        let accuracies = evaluations
+            .iter()
+            .map(|e| percent(e.per_class[index].accuracy));
         row.extend(accuracies);
         rows.add_row(row);
     }

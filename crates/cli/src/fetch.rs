@@ -13,7 +13,12 @@ pub fn run(args: &Fetch, global: &Global) -> Result<End> {
         for what in Fetchable::value_variants() {
             let value = what.to_possible_value();
             let (name, help) = value
-                .map(|value| (value.get_name().to_string(), value.get_help().map(ToString::to_string)))
+                .map(|value| {
+                    (
+                        value.get_name().to_string(),
+                        value.get_help().map(ToString::to_string),
+                    )
+                })
                 .unwrap_or_default();
             println!("{name:10} {}", help.unwrap_or_default());
         }
@@ -28,7 +33,10 @@ pub fn run(args: &Fetch, global: &Global) -> Result<End> {
     let splits = source.load(None, Progress::Bar)?;
     let cache = cache_folder()?;
     if global.json {
-        println!("{}", json!({ "cache": cache, "train": splits.train.len(), "test": splits.test.len() }));
+        println!(
+            "{}",
+            json!({ "cache": cache, "train": splits.train.len(), "test": splits.test.len() })
+        );
     } else {
         println!(
             "{} training and {} test images in {}",

@@ -44,7 +44,10 @@ pub fn run(args: &Infer, global: &Global) -> Result<End> {
         let data = TensorData::new(values, [paths.len(), 3, size, size]);
         let images = Tensor::<4>::from_data(data, &device);
         let output = model.run(images, ExecutionMode::Drop, threshold);
-        let probabilities: Vec<f32> = softmax(output.logits, 1).into_data().iter::<f32>().collect();
+        let probabilities: Vec<f32> = softmax(output.logits, 1)
+            .into_data()
+            .iter::<f32>()
+            .collect();
         let classes = description.class_names.len();
         for (image, path) in paths.iter().enumerate() {
             let row = &probabilities[image * classes..(image + 1) * classes];
@@ -64,8 +67,11 @@ pub fn run(args: &Infer, global: &Global) -> Result<End> {
                 .iter()
                 .map(|&class| (description.class_names[class].as_str(), row[class]))
                 .collect();
-            let tokens: Vec<(usize, usize)> =
-                output.trace.iter().map(|entry| (entry.layer, entry.left[image])).collect();
+            let tokens: Vec<(usize, usize)> = output
+                .trace
+                .iter()
+                .map(|entry| (entry.layer, entry.left[image]))
+                .collect();
             let (flops, share) = model.flops(&output.trace, image);
             if global.json {
                 results.push(json!({
@@ -78,8 +84,10 @@ pub fn run(args: &Infer, global: &Global) -> Result<End> {
                     "picture": picture,
                 }));
             } else {
-                let top: Vec<String> =
-                    top.iter().map(|(class, p)| format!("{class} {}", percent(f64::from(*p)))).collect();
+                let top: Vec<String> = top
+                    .iter()
+                    .map(|(class, p)| format!("{class} {}", percent(f64::from(*p))))
+                    .collect();
                 let tokens: Vec<String> = tokens
                     .iter()
                     .map(|(layer, left)| format!("{left} after block {layer}"))
@@ -121,7 +129,10 @@ fn pictures(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
         let before = pictures.len();
         collect(path, &mut pictures)?;
         if pictures.len() == before {
-            bail!("{}: the folder holds no .png, .jpg or .jpeg file", path.display());
+            bail!(
+                "{}: the folder holds no .png, .jpg or .jpeg file",
+                path.display()
+            );
         }
     }
     Ok(pictures)

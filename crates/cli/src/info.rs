@@ -38,13 +38,16 @@ fn backends(global: &Global) {
     let device = format!("{:?}", Device::default());
     let presets = VitPreset::ALL.map(VitPreset::name);
     if global.json {
-        println!("{}", json!({
-            "version": env!("CARGO_PKG_VERSION"),
-            "backends": built_in,
-            "device": device,
-            "threads": rayon::current_num_threads(),
-            "presets": presets,
-        }));
+        println!(
+            "{}",
+            json!({
+                "version": env!("CARGO_PKG_VERSION"),
+                "backends": built_in,
+                "device": device,
+                "threads": rayon::current_num_threads(),
+                "presets": presets,
+            })
+        );
         return;
     }
     println!("aptvit {}", env!("CARGO_PKG_VERSION"));
@@ -56,7 +59,11 @@ fn backends(global: &Global) {
 fn model(name: &str, keep: &[f64], global: &Global) -> Result<End> {
     let config = VitPreset::from_name(name)?.config();
     if keep.len() > LAYERS.len() {
-        bail!("--keep: {} rates; expected at most {}, one for each agent layer", keep.len(), LAYERS.len());
+        bail!(
+            "--keep: {} rates; expected at most {}, one for each agent layer",
+            keep.len(),
+            LAYERS.len()
+        );
     }
     let mut patches = config.num_patches();
     let mut trace = Vec::new();
@@ -79,24 +86,33 @@ fn model(name: &str, keep: &[f64], global: &Global) -> Result<End> {
     let share = pruned as f64 / dense as f64;
     let tokens: Vec<usize> = trace.iter().map(|entry| entry.left[0]).collect();
     if global.json {
-        println!("{}", json!({
-            "model": name,
-            "config": config,
-            "parameters": config.num_parameters(),
-            "dense_flops": dense,
-            "tokens_per_layer": tokens,
-            "flops": pruned,
-            "flops_share": share,
-        }));
+        println!(
+            "{}",
+            json!({
+                "model": name,
+                "config": config,
+                "parameters": config.num_parameters(),
+                "dense_flops": dense,
+                "tokens_per_layer": tokens,
+                "flops": pruned,
+                "flops_share": share,
+            })
+        );
         return Ok(End::Done);
     }
     let mut rows = table(&[name, ""]);
-    rows.add_row(["parameters (10 classes)", &count(config.num_parameters() as f64)]);
+    rows.add_row([
+        "parameters (10 classes)",
+        &count(config.num_parameters() as f64),
+    ]);
     rows.add_row(["tokens", &config.num_tokens().to_string()]);
-    rows.add_row(["width, blocks, heads, MLP", &format!(
-        "{}, {}, {}, {}",
-        config.hidden_size, config.num_layers, config.num_heads, config.mlp_dim
-    )]);
+    rows.add_row([
+        "width, blocks, heads, MLP",
+        &format!(
+            "{}, {}, {}, {}",
+            config.hidden_size, config.num_layers, config.num_heads, config.mlp_dim
+        ),
+    ]);
     rows.add_row(["FLOPs, dense", &count(dense as f64)]);
     if !keep.is_empty() {
         rows.add_row(["tokens after blocks 2, 5, 8", &format!("{tokens:?}")]);
@@ -108,10 +124,17 @@ fn model(name: &str, keep: &[f64], global: &Global) -> Result<End> {
 }
 
 fn describe(run: &RunFolder, global: &Global) -> Result<End> {
-    let checkpoints: Vec<String> =
-        run.checkpoints().all()?.iter().map(|set| set.folder_name()).collect();
+    let checkpoints: Vec<String> = run
+        .checkpoints()
+        .all()?
+        .iter()
+        .map(|set| set.folder_name())
+        .collect();
     if global.json {
-        println!("{}", json!({ "config": run.config, "run": run.description, "checkpoints": checkpoints }));
+        println!(
+            "{}",
+            json!({ "config": run.config, "run": run.description, "checkpoints": checkpoints })
+        );
         return Ok(End::Done);
     }
     println!("{}", run.config.to_toml()?);

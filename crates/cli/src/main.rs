@@ -51,7 +51,9 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> anyhow::Result<End> {
     if let Some(threads) = args.global.threads {
-        rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
+        rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build_global()?;
     }
     match &args.command {
         Command::Train(train) => train::run(train, &args.global),
@@ -60,7 +62,12 @@ fn run(args: &Args) -> anyhow::Result<End> {
         Command::Fetch(fetch) => fetch::run(fetch, &args.global),
         Command::Info(info) => info::run(info, &args.global),
         Command::Completions { shell } => {
-            clap_complete::generate(*shell, &mut Args::command(), "aptvit", &mut std::io::stdout());
+            clap_complete::generate(
+                *shell,
+                &mut Args::command(),
+                "aptvit",
+                &mut std::io::stdout(),
+            );
             Ok(End::Done)
         }
     }

@@ -30,15 +30,20 @@ pub fn write(
     let side = patch * grid as u32;
     let base = imageops::resize(&original, side, side, imageops::FilterType::Triangle);
     let panels = 1 + trace.len() as u32;
-    let mut picture =
-        RgbImage::from_pixel(panels * side + (panels - 1) * GAP, side, Rgb([255, 255, 255]));
+    let mut picture = RgbImage::from_pixel(
+        panels * side + (panels - 1) * GAP,
+        side,
+        Rgb([255, 255, 255]),
+    );
     imageops::replace(&mut picture, &base, 0, 0);
     for (index, entry) in trace.iter().enumerate() {
         let mut panel = base.clone();
         for (x, y, pixel) in panel.enumerate_pixels_mut() {
             let position = (y / patch) as usize * grid + (x / patch) as usize + 1;
             if !entry.kept[image][position] {
-                pixel.0 = pixel.0.map(|value| (u32::from(value) * 15 / 100 + 20) as u8);
+                pixel.0 = pixel
+                    .0
+                    .map(|value| (u32::from(value) * 15 / 100 + 20) as u8);
             }
         }
         let x = (index as u32 + 1) * (side + GAP);

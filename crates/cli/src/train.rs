@@ -24,7 +24,11 @@ pub fn run(args: &Train, global: &Global) -> Result<End> {
         let config = config(args)?;
         let classes = match known_classes(&config.data) {
             Some(classes) => classes,
-            None => config.data.load(args.data.as_deref(), Progress::Bar)?.train.num_classes(),
+            None => config
+                .data
+                .load(args.data.as_deref(), Progress::Bar)?
+                .train
+                .num_classes(),
         };
         print_plan(&plan(&config, classes, &device)?, &config, global);
         return Ok(End::Done);
@@ -52,7 +56,10 @@ pub fn run(args: &Train, global: &Global) -> Result<End> {
         Some(folder) => (folder.clone(), resume(folder, &options)?),
         None => {
             let config = config(args)?;
-            let folder = args.out.clone().unwrap_or_else(|| free_folder(args.config.as_deref()));
+            let folder = args
+                .out
+                .clone()
+                .unwrap_or_else(|| free_folder(args.config.as_deref()));
             eprintln!("run folder: {}", folder.display());
             (folder.clone(), train(config, &folder, &options)?)
         }
@@ -68,13 +75,25 @@ pub fn run(args: &Train, global: &Global) -> Result<End> {
             step,
             steps,
         } => {
-            let data = args.data.as_deref().map(|data| format!(" --data {}", data.display()));
-            let command =
-                format!("aptvit train --resume {}{}", folder.display(), data.unwrap_or_default());
+            let data = args
+                .data
+                .as_deref()
+                .map(|data| format!(" --data {}", data.display()));
+            let command = format!(
+                "aptvit train --resume {}{}",
+                folder.display(),
+                data.unwrap_or_default()
+            );
             if global.json {
-                println!("{}", json!({ "paused_at_step": step, "steps": steps, "checkpoint": checkpoint, "resume": command }));
+                println!(
+                    "{}",
+                    json!({ "paused_at_step": step, "steps": steps, "checkpoint": checkpoint, "resume": command })
+                );
             }
-            eprintln!("stopped at step {step} of {steps}; checkpoint: {}", checkpoint.display());
+            eprintln!(
+                "stopped at step {step} of {steps}; checkpoint: {}",
+                checkpoint.display()
+            );
             eprintln!("go on with: {command}");
             Ok(match reason {
                 Pause::Requested => End::Interrupted,
@@ -97,7 +116,9 @@ fn config(args: &Train) -> Result<ExperimentConfig> {
 fn free_folder(config: Option<&Path>) -> PathBuf {
     let name = config
         .and_then(Path::file_stem)
-        .map_or("quickstart".into(), |stem| stem.to_string_lossy().into_owned());
+        .map_or("quickstart".into(), |stem| {
+            stem.to_string_lossy().into_owned()
+        });
     let candidates = (1..).map(|number| match number {
         1 => Path::new("runs").join(&name),
         number => Path::new("runs").join(format!("{name}-{number}")),
@@ -115,12 +136,21 @@ fn print_plan(plan: &Plan, config: &ExperimentConfig, global: &Global) {
     rows.add_row(["model", &config.model.preset]);
     rows.add_row(["parameters", &count(plan.parameters as f64)]);
     rows.add_row(["FLOPs of an image, dense", &count(plan.dense_flops as f64)]);
-    rows.add_row(["FLOPs of an image in training, at most", &count(plan.step_flops as f64)]);
-    rows.add_row(["memory, about", &format!("{:.1} GiB", plan.memory as f64 / f64::from(1 << 30))]);
+    rows.add_row([
+        "FLOPs of an image in training, at most",
+        &count(plan.step_flops as f64),
+    ]);
+    rows.add_row([
+        "memory, about",
+        &format!("{:.1} GiB", plan.memory as f64 / f64::from(1 << 30)),
+    ]);
     rows.add_row(["steps", &plan.steps.to_string()]);
     rows.add_row(["image passes", &plan.image_passes.to_string()]);
     rows.add_row(["evaluations", &plan.epochs.to_string()]);
-    rows.add_row(["time of a step here", &format!("{:.2} s", plan.seconds_per_step)]);
+    rows.add_row([
+        "time of a step here",
+        &format!("{:.2} s", plan.seconds_per_step),
+    ]);
     let seconds = std::time::Duration::from_secs_f64(plan.seconds);
     rows.add_row(["time of all steps here, about", &duration(seconds)]);
     println!("{rows}");
@@ -138,10 +168,21 @@ fn print_summary(summary: &Summary, folder: &Path, global: &Global) -> Result<()
         percent(summary.dense_accuracy),
         percent(summary.pruned_accuracy),
     ]);
-    let tokens: Vec<String> =
-        summary.tokens_per_layer.iter().map(|tokens| format!("{tokens:.1}")).collect();
-    rows.add_row(["tokens after each agent".into(), "all".into(), tokens.join(" / ")]);
-    rows.add_row(["FLOPs (counted)".into(), "100%".into(), percent(summary.flops_share)]);
+    let tokens: Vec<String> = summary
+        .tokens_per_layer
+        .iter()
+        .map(|tokens| format!("{tokens:.1}"))
+        .collect();
+    rows.add_row([
+        "tokens after each agent".into(),
+        "all".into(),
+        tokens.join(" / "),
+    ]);
+    rows.add_row([
+        "FLOPs (counted)".into(),
+        "100%".into(),
+        percent(summary.flops_share),
+    ]);
     let time = |images_per_s: f64| format!("{:.3} ms", 1e3 / images_per_s);
     rows.add_row([
         format!("time per image (timed, batch {})", summary.eval_batch_size),
@@ -149,7 +190,10 @@ fn print_summary(summary: &Summary, folder: &Path, global: &Global) -> Result<()
         time(summary.images_per_s.pruned),
     ]);
     println!("{rows}");
-    let known = summary.layers.last().and_then(|last| last.foreground_kept.zip(last.background_kept));
+    let known = summary
+        .layers
+        .last()
+        .and_then(|last| last.foreground_kept.zip(last.background_kept));
     if let Some((foreground, background)) = known {
         println!(
             "the agents kept {} of the foreground patches and {} of the background",

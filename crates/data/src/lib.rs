@@ -26,6 +26,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod batch;
+mod canvas;
 mod cifar;
 mod dataset;
 mod decode;

@@ -82,7 +82,13 @@ impl PruningAgent {
         let by_output = weighted.clone().permute([1, 0, 2]).reshape([d, 2 * images]);
         let matrix = self.key.weight.val().matmul(by_output);
         let matrix = matrix.reshape([d, images, 2]).permute([1, 0, 2]);
-        let matrix = matrix + self.value.weight.val().matmul(of_value.clone()).unsqueeze_dim::<3>(0);
+        let matrix = matrix
+            + self
+                .value
+                .weight
+                .val()
+                .matmul(of_value.clone())
+                .unsqueeze_dim::<3>(0);
 
         // [images, 1, 2]: what the biases add.
         let mut bias = Tensor::<3>::zeros([images, 1, 2], &hidden.device());
@@ -144,7 +150,9 @@ mod tests {
             let published = agent.logits_of(cls, batch.tokens.clone());
             let folded = agent.logits(batch.tokens.clone(), sequences);
             let tolerance = Tolerance::<f32>::absolute(1e-5);
-            folded.into_data().assert_approx_eq(&published.into_data(), tolerance);
+            folded
+                .into_data()
+                .assert_approx_eq(&published.into_data(), tolerance);
         }
     }
 }

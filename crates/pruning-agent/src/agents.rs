@@ -99,8 +99,12 @@ impl PruningAgents {
 
     /// What the agents compute for image `image` of a batch they acted on.
     pub fn flops(&self, hidden_size: usize, trace: &[LayerTrace], image: usize) -> FlopsCount {
-        let acting = trace.iter().filter(|entry| self.layers.contains(&entry.layer));
-        acting.map(|entry| agent_flops(hidden_size, entry.seen[image])).sum()
+        let acting = trace
+            .iter()
+            .filter(|entry| self.layers.contains(&entry.layer));
+        acting
+            .map(|entry| agent_flops(hidden_size, entry.seen[image]))
+            .sum()
     }
 }
 
@@ -161,6 +165,9 @@ mod tests {
     fn layers_that_the_model_lacks_are_refused() {
         let error = PruningAgentsConfig::default().init(8, 6, &Device::default());
         let message = error.unwrap_err().to_string();
-        assert!(message.contains("[2, 5, 8]") && message.contains('6'), "{message}");
+        assert!(
+            message.contains("[2, 5, 8]") && message.contains('6'),
+            "{message}"
+        );
     }
 }

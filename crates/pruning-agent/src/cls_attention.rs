@@ -14,7 +14,9 @@ pub struct ClsAttentionReducer {
 impl ClsAttentionReducer {
     fn rate(&self, layer: usize) -> Option<KeepRate> {
         let mut layers = self.layers.iter();
-        layers.find(|(acting, _)| *acting == layer).map(|(_, rate)| *rate)
+        layers
+            .find(|(acting, _)| *acting == layer)
+            .map(|(_, rate)| *rate)
     }
 }
 

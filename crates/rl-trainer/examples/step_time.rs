@@ -33,16 +33,25 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     config.dropout = 0.0;
     let vit = config.init(&device)?;
     let layers = vec![2, 5, 8];
-    let agents = PruningAgentsConfig { layers: layers.clone(), threshold: 0.5 };
+    let agents = PruningAgentsConfig {
+        layers: layers.clone(),
+        threshold: 0.5,
+    };
     let agents = agents.init(config.hidden_size, config.num_layers, &device)?;
     let size = config.image_size;
     let images = Tensor::<4>::random([batch, 3, size, size], Distribution::Default, &device);
     let targets: Vec<usize> = (0..batch).map(|index| index % 10).collect();
     let seeds: Vec<u64> = (0..batch as u64).collect();
     let rate = KeepRate::new(0.7)?;
-    let random = RandomReducer { layers: layers.iter().map(|&l| (l, rate)).collect(), seeds: seeds.clone() };
+    let random = RandomReducer {
+        layers: layers.iter().map(|&l| (l, rate)).collect(),
+        seeds: seeds.clone(),
+    };
 
-    println!("{:32} {:>10} {:>10} {:>10} {:>10}", "ms", "best", "median", "best CPU", "images/s");
+    println!(
+        "{:32} {:>10} {:>10} {:>10} {:>10}",
+        "ms", "best", "median", "best CPU", "images/s"
+    );
     let time = |name: &str, run: &mut dyn FnMut()| {
         if !name.contains(&only) {
             return;
@@ -59,39 +68,79 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         times.sort_by(f64::total_cmp);
         cpu.sort_by(f64::total_cmp);
         let (best, median) = (times[0], times[repeats / 2]);
-        println!("{name:32} {best:10.2} {median:10.2} {:10.2} {:10.1}", cpu[0], batch as f64 / best * 1e3);
+        println!(
+            "{name:32} {best:10.2} {median:10.2} {:10.2} {:10.1}",
+            cpu[0],
+            batch as f64 / best * 1e3
+        );
     };
     let (valid, valid_agents) = (vit.valid(), agents.valid());
     let plain = images.clone().inner();
-    time("valid()", &mut || { let _ = vit.valid(); });
-    time("dense forward", &mut || { valid.forward(plain.clone(), RunSettings::DENSE).logits.into_data(); });
+    time("valid()", &mut || {
+        let _ = vit.valid();
+    });
+    time("dense forward", &mut || {
+        valid
+            .forward(plain.clone(), RunSettings::DENSE)
+            .logits
+            .into_data();
+    });
     for mode in [ExecutionMode::Mask, ExecutionMode::Drop] {
-        let settings = RunSettings { mode, reducer: Some(&random) };
-        time(&format!("{mode:?} 0.7 forward"), &mut || { valid.forward(plain.clone(), settings).logits.into_data(); });
+        let settings = RunSettings {
+            mode,
+            reducer: Some(&random),
+        };
+        time(&format!("{mode:?} 0.7 forward"), &mut || {
+            valid.forward(plain.clone(), settings).logits.into_data();
+        });
         time(&format!("{mode:?} 0.7 forward + backward"), &mut || {
             let logits = vit.forward(images.clone(), settings).logits;
             let grads = cross_entropy(logits, &targets).backward();
-            let _ = vit.head.weight.val().grad(&grads).map(|grad| grad.into_data());
+            let _ = vit
+                .head
+                .weight
+                .val()
+                .grad(&grads)
+                .map(|grad| grad.into_data());
         });
         let acting = valid_agents.acting(0.5);
-        let settings = RunSettings { mode, reducer: Some(&acting) };
+        let settings = RunSettings {
+            mode,
+            reducer: Some(&acting),
+        };
         time(&format!("{mode:?} agents (ragged) fwd+bwd"), &mut || {
             let logits = vit.forward(images.clone(), settings).logits;
             let grads = cross_entropy(logits, &targets).backward();
-            let _ = vit.head.weight.val().grad(&grads).map(|grad| grad.into_data());
+            let _ = vit
+                .head
+                .weight
+                .val()
+                .grad(&grads)
+                .map(|grad| grad.into_data());
         });
     }
     time("dense forward + backward", &mut || {
         let logits = vit.forward(images.clone(), RunSettings::DENSE).logits;
         let grads = cross_entropy(logits, &targets).backward();
-        let _ = vit.head.weight.val().grad(&grads).map(|grad| grad.into_data());
+        let _ = vit
+            .head
+            .weight
+            .val()
+            .grad(&grads)
+            .map(|grad| grad.into_data());
     });
-    time("stream 0", &mut || { stream_0(&valid, &valid_agents, plain.clone(), &targets).logits.into_data(); });
+    time("stream 0", &mut || {
+        stream_0(&valid, &valid_agents, plain.clone(), &targets)
+            .logits
+            .into_data();
+    });
     let dense = stream_0(&valid, &valid_agents, plain.clone(), &targets);
     time("stream 2, all layers", &mut || {
         for (observed, agent) in dense.observed.iter().zip(&agents.agents) {
             let cuts = choose_cuts(observed, &seeds);
-            stream_2(&valid, agent, &dense, observed, &cuts, &targets).loss.backward();
+            stream_2(&valid, agent, &dense, observed, &cuts, &targets)
+                .loss
+                .backward();
         }
     });
     Ok(())

@@ -27,7 +27,10 @@ impl CheckpointSet {
     pub fn file(&self, part: &str) -> PathBuf {
         match self.epoch {
             Some(epoch) => self.folder.join(format!("{part}-{epoch}.bpk")),
-            None => self.folder.join(format!("pause-{}", self.step)).join(format!("{part}.bpk")),
+            None => self
+                .folder
+                .join(format!("pause-{}", self.step))
+                .join(format!("{part}.bpk")),
         }
     }
 
@@ -64,7 +67,10 @@ impl CheckpointFolder {
             epoch: Some(epoch),
             folder: self.path.clone(),
         };
-        PARTS.iter().all(|part| set.file(part).is_file()).then_some(set)
+        PARTS
+            .iter()
+            .all(|part| set.file(part).is_file())
+            .then_some(set)
     }
 
     /// Every complete checkpoint, by step.
@@ -81,11 +87,16 @@ impl CheckpointFolder {
         for entry in fs::read_dir(&self.path).map_err(list())? {
             let name = entry.map_err(list())?.file_name();
             let name = name.to_string_lossy();
-            let epoch = name.strip_prefix("model-").and_then(|rest| rest.strip_suffix(".bpk"));
+            let epoch = name
+                .strip_prefix("model-")
+                .and_then(|rest| rest.strip_suffix(".bpk"));
             if let Some(epoch) = epoch.and_then(|epoch| epoch.parse().ok()) {
                 sets.extend(self.epoch(epoch));
             }
-            if let Some(step) = name.strip_prefix("pause-").and_then(|step| step.parse().ok()) {
+            if let Some(step) = name
+                .strip_prefix("pause-")
+                .and_then(|step| step.parse().ok())
+            {
                 sets.push(CheckpointSet {
                     step,
                     epoch: None,
@@ -123,12 +134,15 @@ impl CheckpointFolder {
         fs::create_dir_all(&partial).map_err(|error| failed(&partial, &error))?;
         let scheduler = WarmupSchedule::record_after(step as usize);
         let file = |part: &str| partial.join(format!("{part}.bpk"));
-        model.save(file("model")).map_err(|error| failed(&file("model"), &error))?;
-        optimizer.save(file("optim")).map_err(|error| failed(&file("optim"), &error))?;
-        scheduler.save(file("scheduler")).map_err(|error| failed(&file("scheduler"), &error))?;
-        for part in PARTS {
-            sync(&file(part)).map_err(|error| failed(&file(part), &error))?;
-        }
+        model
+            .save(file("model"))
+            .map_err(|error| failed(&file("model"), &error))?;
+        optimizer
+            .save(file("optim"))
+            .map_err(|error| failed(&file("optim"), &error))?;
+        scheduler
+            .save(file("scheduler"))
+            .map_err(|error| failed(&file("scheduler"), &error))?;
         let _ = fs::remove_dir_all(&target);
         fs::rename(&partial, &target).map_err(|error| failed(&target, &error))?;
         self.remove_pauses_before(step)?;
@@ -160,11 +174,8 @@ impl CheckpointFolder {
     }
 
     /// burn-train's checkpointers for the three parts, which resume from `resume`.
-    pub(crate) fn checkpointers(
-        &self,
-        resume: Option<&CheckpointSet>,
-    ) -> [WholeFileCheckpointer; 3] {
-        PARTS.map(|part| WholeFileCheckpointer {
+    pub(crate) fn checkpointers(&self, resume: Option<&CheckpointSet>) -> [RunCheckpointer; 3] {
+        PARTS.map(|part| RunCheckpointer {
             folder: self.path.clone(),
             part,
             resume: resume.map(|set| set.file(part)),
@@ -172,19 +183,15 @@ impl CheckpointFolder {
     }
 }
 
-fn sync(path: &Path) -> std::io::Result<()> {
-    fs::File::open(path)?.sync_all()
-}
-
-/// A checkpointer whose files are there as a whole or not at all: it writes to a temporary file
-/// and renames it.
-pub(crate) struct WholeFileCheckpointer {
+/// A checkpointer that resumes from wherever it is told to. Burn writes each record to a scratch
+/// file and renames it, so that a file is there as a whole or not at all.
+pub(crate) struct RunCheckpointer {
     folder: PathBuf,
     part: &'static str,
     resume: Option<PathBuf>,
 }
 
-impl WholeFileCheckpointer {
+impl RunCheckpointer {
     fn path(&self, epoch: usize) -> PathBuf {
         self.folder.join(format!("{}-{epoch}.bpk", self.part))
     }
@@ -194,18 +201,13 @@ fn named(path: &Path, error: impl std::fmt::Display) -> CheckpointerError {
     CheckpointerError::Unknown(format!("{}: {error}", path.display()))
 }
 
-impl<R: Checkpoint> Checkpointer<R> for WholeFileCheckpointer {
+impl<R: Checkpoint> Checkpointer<R> for RunCheckpointer {
     fn save(&self, epoch: usize, record: R) -> Result<(), CheckpointerError> {
         let path = self.path(epoch);
-        let partial = path.with_extension("bpk.partial");
         fs::create_dir_all(&self.folder).map_err(|error| named(&self.folder, error))?;
-        record.save(partial.clone()).map_err(|error| match error {
-            CheckpointerError::IOError(error) => named(&path, error),
-            CheckpointerError::Record(error) => named(&path, error),
-            CheckpointerError::Unknown(error) => named(&path, error),
-        })?;
-        sync(&partial).map_err(|error| named(&path, error))?;
-        fs::rename(&partial, &path).map_err(|error| named(&path, error))
+        record
+            .save(path.clone())
+            .map_err(|error| named(&path, error))
     }
 
     fn delete(&self, epoch: usize) -> Result<(), CheckpointerError> {
@@ -218,12 +220,8 @@ impl<R: Checkpoint> Checkpointer<R> for WholeFileCheckpointer {
 
     fn restore(&self, epoch: usize) -> Result<R, CheckpointerError> {
         let path = self.resume.clone().unwrap_or_else(|| self.path(epoch));
-        R::load(path.clone()).map_err(|error| named(&path, error_text(&error)))
+        R::load(path.clone()).map_err(|error| named(&path, error))
     }
-}
-
-fn error_text(error: &CheckpointerError) -> String {
-    error.to_string()
 }
 
 /// Reads a scheduler record, only to know that the file is whole.

@@ -412,12 +412,17 @@ mod tests {
 
     fn message(text: &str, overrides: &[&str]) -> String {
         let overrides: Vec<String> = overrides.iter().map(|entry| entry.to_string()).collect();
-        ExperimentConfig::parse(text, "x.toml", &overrides).unwrap_err().to_string()
+        ExperimentConfig::parse(text, "x.toml", &overrides)
+            .unwrap_err()
+            .to_string()
     }
 
     #[test]
     fn overrides_reach_nested_fields() {
-        let overrides = ["train.steps=1500".to_string(), "model.preset=vit-tiny32".to_string()];
+        let overrides = [
+            "train.steps=1500".to_string(),
+            "model.preset=vit-tiny32".to_string(),
+        ];
         let config = ExperimentConfig::parse(TEXT, "x.toml", &overrides).unwrap();
         assert_eq!(config.train.steps, 1500);
         assert_eq!(config.model.preset, "vit-tiny32");
@@ -426,17 +431,29 @@ mod tests {
     #[test]
     fn an_unknown_key_is_refused_with_the_nearest_valid_one() {
         let message = message(&TEXT.replace("steps", "stepz"), &[]);
-        assert!(message.contains("x.toml") && message.contains("stepz"), "{message}");
+        assert!(
+            message.contains("x.toml") && message.contains("stepz"),
+            "{message}"
+        );
         assert!(message.contains("did you mean `steps`?"), "{message}");
     }
 
     #[test]
     fn a_wrong_override_is_refused_by_its_name() {
         let unknown = message(TEXT, &["optimizer.learningrate=1"]);
-        assert!(unknown.contains("--set optimizer.learningrate=1"), "{unknown}");
-        assert!(unknown.contains("did you mean `learning_rate`?"), "{unknown}");
+        assert!(
+            unknown.contains("--set optimizer.learningrate=1"),
+            "{unknown}"
+        );
+        assert!(
+            unknown.contains("did you mean `learning_rate`?"),
+            "{unknown}"
+        );
         let wrong_type = message(TEXT, &["train.steps=\"many\""]);
-        assert!(wrong_type.contains("--set train.steps") && wrong_type.contains("many"), "{wrong_type}");
+        assert!(
+            wrong_type.contains("--set train.steps") && wrong_type.contains("many"),
+            "{wrong_type}"
+        );
         assert!(message(TEXT, &["train.steps"]).contains("key=value"));
     }
 

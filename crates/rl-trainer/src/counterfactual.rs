@@ -48,7 +48,9 @@ pub fn stream_0(
     let mut next = 0;
     let mut observed = Vec::new();
     for (agent, &layer) in agents.agents.iter().zip(&agents.layers) {
-        batch = vit.run_blocks(batch, next..layer + 1, RunSettings::DENSE).batch;
+        batch = vit
+            .run_blocks(batch, next..layer + 1, RunSettings::DENSE)
+            .batch;
         next = layer + 1;
         let logits = agent.logits(batch.tokens.clone(), &batch.sequences);
         observed.push(Observed {
@@ -57,7 +59,9 @@ pub fn stream_0(
             batch: batch.clone(),
         });
     }
-    let batch = vit.run_blocks(batch, next..vit.blocks.len(), RunSettings::DENSE).batch;
+    let batch = vit
+        .run_blocks(batch, next..vit.blocks.len(), RunSettings::DENSE)
+        .batch;
     let logits = vit.classify(&batch);
     DensePass {
         true_class: true_class_probabilities(logits.clone(), targets),
@@ -81,8 +85,13 @@ pub fn choose_cuts(observed: &Observed, seeds: &[u64]) -> Vec<usize> {
             if rng.random_bool(0.5) {
                 let wish = |token: usize| logits[2 * token + 1] - logits[2 * token];
                 let patches = 1..tokens;
-                let most_wanted =
-                    patches.reduce(|best, token| if wish(token) > wish(best) { token } else { best });
+                let most_wanted = patches.reduce(|best, token| {
+                    if wish(token) > wish(best) {
+                        token
+                    } else {
+                        best
+                    }
+                });
                 most_wanted.unwrap_or(0)
             } else {
                 rng.random_range(1..tokens)
@@ -128,12 +137,21 @@ pub fn stream_2(
     let batch = vit.run_blocks(batch, rest, RunSettings::DENSE).batch;
     let after = true_class_probabilities(vit.classify(&batch), targets);
 
-    let rewards: Vec<f32> = after.iter().zip(&dense.true_class).map(|(p2, p0)| p2 - p0).collect();
-    let labels: Vec<usize> = rewards.iter().map(|&reward| usize::from(reward > 0.0)).collect();
+    let rewards: Vec<f32> = after
+        .iter()
+        .zip(&dense.true_class)
+        .map(|(p2, p0)| p2 - p0)
+        .collect();
+    let labels: Vec<usize> = rewards
+        .iter()
+        .map(|&reward| usize::from(reward > 0.0))
+        .collect();
 
     let device = observed.batch.tokens.device();
     let rows = |token: &dyn Fn(usize) -> usize| {
-        let rows: Vec<i64> = (0..cuts.len()).map(|image| (image * tokens + token(image)) as i64).collect();
+        let rows: Vec<i64> = (0..cuts.len())
+            .map(|image| (image * tokens + token(image)) as i64)
+            .collect();
         let rows = Tensor::<1, Int>::from_data(rows.as_slice(), &device);
         observed.batch.tokens.clone().select(0, rows)
     };
@@ -187,7 +205,9 @@ pub fn cross_entropy(logits: Tensor<2>, targets: &[usize]) -> Tensor<1> {
     let device = logits.device();
     let targets: Vec<i64> = targets.iter().map(|&target| target as i64).collect();
     let targets = Tensor::<1, Int>::from_data(targets.as_slice(), &device);
-    CrossEntropyLossConfig::new().init(&device).forward(logits, targets)
+    CrossEntropyLossConfig::new()
+        .init(&device)
+        .forward(logits, targets)
 }
 
 /// `softmax(logits)[target]` of each row.

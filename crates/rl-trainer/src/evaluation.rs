@@ -132,15 +132,21 @@ pub fn evaluate(
     let mut done = 0;
     for batch in loader.iter() {
         let batch = batch.map_err(|error| TrainerError::Training(error.to_string()))?;
-        let truth: Vec<Option<Vec<bool>>> =
-            batch.indices.iter().map(|&index| dataset.foreground(index, config.grid())).collect();
+        let truth: Vec<Option<Vec<bool>>> = batch
+            .indices
+            .iter()
+            .map(|&index| dataset.foreground(index, config.grid()))
+            .collect();
         for &target in &batch.targets {
             per_class[target] += 1;
         }
         if done == 0 {
             // The first pass of each mode pays for allocations; it is not timed.
             for mode in modes {
-                model.run(batch.images.clone(), *mode, settings.threshold).logits.into_data();
+                model
+                    .run(batch.images.clone(), *mode, settings.threshold)
+                    .logits
+                    .into_data();
             }
         }
         for tally in &mut tallies {
@@ -185,18 +191,27 @@ fn finish(
 ) -> Evaluation {
     let share = |[part, whole]: [usize; 2]| (whole > 0).then(|| part as f64 / whole as f64);
     let patches = model.config().num_patches() as f64;
-    let layers = model.agents.layers.iter().enumerate().filter_map(|(index, &layer)| {
-        let (left, count) = tally.left[index];
-        let tokens = (count > 0).then(|| left as f64 / count as f64)?;
-        Some(LayerTokens {
-            layer,
-            tokens,
-            keep_rate: (tokens - 1.0) / patches,
-            foreground_kept: share(tally.foreground[index]),
-            background_kept: share(tally.background[index]),
-        })
-    });
-    let classes = dataset.class_names().iter().zip(&tally.correct).zip(per_class);
+    let layers = model
+        .agents
+        .layers
+        .iter()
+        .enumerate()
+        .filter_map(|(index, &layer)| {
+            let (left, count) = tally.left[index];
+            let tokens = (count > 0).then(|| left as f64 / count as f64)?;
+            Some(LayerTokens {
+                layer,
+                tokens,
+                keep_rate: (tokens - 1.0) / patches,
+                foreground_kept: share(tally.foreground[index]),
+                background_kept: share(tally.background[index]),
+            })
+        });
+    let classes = dataset
+        .class_names()
+        .iter()
+        .zip(&tally.correct)
+        .zip(per_class);
     let count = images.max(1) as f64;
     Evaluation {
         mode: mode_name(tally.mode),

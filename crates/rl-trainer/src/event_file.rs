@@ -18,8 +18,14 @@ impl EventFile {
     /// Creates a new event file in `folder`.
     pub fn create(folder: &Path) -> std::io::Result<Self> {
         std::fs::create_dir_all(folder)?;
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let name = format!("events.out.tfevents.{}.{:09}.aptvit", now.as_secs(), now.subsec_nanos());
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        let name = format!(
+            "events.out.tfevents.{}.{:09}.aptvit",
+            now.as_secs(),
+            now.subsec_nanos()
+        );
         let mut file = Self {
             file: BufWriter::new(File::create(folder.join(name))?),
         };
@@ -51,19 +57,24 @@ impl EventFile {
     fn write_record(&mut self, data: &[u8]) -> std::io::Result<()> {
         let length = (data.len() as u64).to_le_bytes();
         self.file.write_all(&length)?;
-        self.file.write_all(&masked_checksum(&length).to_le_bytes())?;
+        self.file
+            .write_all(&masked_checksum(&length).to_le_bytes())?;
         self.file.write_all(data)?;
         self.file.write_all(&masked_checksum(data).to_le_bytes())
     }
 }
 
 fn masked_checksum(data: &[u8]) -> u32 {
-    crc32c::crc32c(data).rotate_right(15).wrapping_add(0xa282_ead8)
+    crc32c::crc32c(data)
+        .rotate_right(15)
+        .wrapping_add(0xa282_ead8)
 }
 
 /// Field 1 of an event, a double: the seconds since 1970.
 fn wall_time() -> Vec<u8> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     let mut event = Vec::new();
     put_key(&mut event, 1, 1);
     event.extend(now.as_secs_f64().to_le_bytes());
@@ -98,7 +109,12 @@ mod tests {
         let mut file = EventFile::create(folder.path()).unwrap();
         file.scalar(300, "loss", 0.5).unwrap();
         file.flush().unwrap();
-        let path = std::fs::read_dir(&folder).unwrap().next().unwrap().unwrap().path();
+        let path = std::fs::read_dir(&folder)
+            .unwrap()
+            .next()
+            .unwrap()
+            .unwrap()
+            .path();
         let bytes = std::fs::read(path).unwrap();
         // The first record: 8 length, 4 checksum, 9 time, 15 version, 4 checksum.
         let second = &bytes[8 + 4 + 9 + 15 + 4..];
@@ -106,7 +122,12 @@ mod tests {
         let event = &second[12..12 + length];
         assert_eq!(
             event[9..],
-            [&[0x10, 0xac, 0x02, 0x2a, 0x0d, 0x0a, 0x0b, 0x0a, 0x04][..], b"loss", &[0x15, 0, 0, 0, 0x3f]].concat()
+            [
+                &[0x10, 0xac, 0x02, 0x2a, 0x0d, 0x0a, 0x0b, 0x0a, 0x04][..],
+                b"loss",
+                &[0x15, 0, 0, 0, 0x3f]
+            ]
+            .concat()
         );
         let checksum = u32::from_le_bytes(second[12 + length..16 + length].try_into().unwrap());
         assert_eq!(checksum, masked_checksum(event));

@@ -42,7 +42,8 @@ impl RunLog {
             .filter(|line| {
                 let step = line["step"].as_u64().unwrap_or(u64::MAX);
                 let epoch = line["epoch"].as_u64().unwrap_or(u64::MAX);
-                step <= steps_done && (line["average"].is_null() || epoch * steps_per_epoch <= steps_done)
+                step <= steps_done
+                    && (line["average"].is_null() || epoch * steps_per_epoch <= steps_done)
             })
             .collect();
         let mut text = String::new();
@@ -66,13 +67,19 @@ impl RunLog {
         })
     }
 
-    fn write(&mut self, update: &MetricsUpdate, epoch: usize, split: &Split) -> std::io::Result<()> {
+    fn write(
+        &mut self,
+        update: &MetricsUpdate,
+        epoch: usize,
+        split: &Split,
+    ) -> std::io::Result<()> {
         let values: Vec<(String, f64, bool)> = update
             .entries_numeric
             .iter()
             .filter_map(|entry| {
                 let name = self.names.get(&entry.entry.metric_id)?.clone();
-                let serialized = NumericEntry::deserialize(&entry.entry.serialized_entry.serialized);
+                let serialized =
+                    NumericEntry::deserialize(&entry.entry.serialized_entry.serialized);
                 let average = matches!(serialized, Ok(NumericEntry::Final(_)));
                 let value = match (&entry.numeric_entry, serialized) {
                     (_, Ok(NumericEntry::Final(value))) => value,
@@ -105,7 +112,8 @@ impl RunLog {
             };
             self.events.scalar(step, &tag, value)?;
             if average {
-                self.averages.insert((split.to_string(), epoch, name.clone()), value);
+                self.averages
+                    .insert((split.to_string(), epoch, name.clone()), value);
             }
             line.insert(name, json!(value));
         }
@@ -135,7 +143,10 @@ impl MetricLogger for RunLog {
     ) -> Result<Vec<NumericEntry>, String> {
         let key = (split.to_string(), epoch, name.to_string());
         let average = self.averages.get(&key);
-        Ok(average.map(|&value| NumericEntry::Final(value)).into_iter().collect())
+        Ok(average
+            .map(|&value| NumericEntry::Final(value))
+            .into_iter()
+            .collect())
     }
 
     fn log_metric_definition(&mut self, definition: MetricDefinition) {
@@ -167,7 +178,10 @@ fn read_lines(path: &Path) -> Result<Vec<Value>, TrainerError> {
 
 fn averages_of(lines: &[Value]) -> Averages {
     let mut averages = Averages::new();
-    for line in lines.iter().filter(|line| line["average"].as_bool() == Some(true)) {
+    for line in lines
+        .iter()
+        .filter(|line| line["average"].as_bool() == Some(true))
+    {
         let (Some(split), Some(epoch)) = (line["split"].as_str(), line["epoch"].as_u64()) else {
             continue;
         };

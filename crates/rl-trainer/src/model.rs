@@ -55,7 +55,9 @@ impl PruningVit {
         let sizes = config.model.resolve(num_classes)?;
         device.seed(mix_seed(&[config.seed, Purpose::Weights as u64]));
         let vit = sizes.init(device)?;
-        let agents = config.agents.init(sizes.hidden_size, sizes.num_layers, device)?;
+        let agents = config
+            .agents
+            .init(sizes.hidden_size, sizes.num_layers, device)?;
         let mut model = Self {
             vit,
             agents,
@@ -112,7 +114,12 @@ impl PruningVit {
     }
 
     /// The mean FLOPs share of a batch and the mean keep rate after each agent layer.
-    fn report_trace(&self, trace: &[LayerTrace], images: usize, values: &mut BTreeMap<String, f64>) {
+    fn report_trace(
+        &self,
+        trace: &[LayerTrace],
+        images: usize,
+        values: &mut BTreeMap<String, f64>,
+    ) {
         let shares: f64 = (0..images).map(|image| self.flops(trace, image).1).sum();
         values.insert("flops_share".into(), shares / images as f64);
         let patches = self.config.num_patches() as f64;
@@ -127,7 +134,11 @@ impl PruningVit {
 /// The share of rows whose largest logit is the target's.
 pub(crate) fn accuracy(logits: &Tensor<2>, targets: &[usize]) -> f64 {
     let predicted = predictions(logits);
-    let correct = predicted.iter().zip(targets).filter(|(a, b)| a == b).count();
+    let correct = predicted
+        .iter()
+        .zip(targets)
+        .filter(|(a, b)| a == b)
+        .count();
     correct as f64 / targets.len() as f64
 }
 
@@ -155,7 +166,11 @@ impl TrainStep for PruningVit {
         let (settings, targets) = (&session.settings, &batch.targets);
         let mut values = BTreeMap::new();
         let images = batch.images.device();
-        images.seed(mix_seed(&[settings.seed, Purpose::Dropout as u64, batch.number]));
+        images.seed(mix_seed(&[
+            settings.seed,
+            Purpose::Dropout as u64,
+            batch.number,
+        ]));
 
         let agents = self.agents.valid();
         let mode = match settings.execution {
@@ -163,7 +178,14 @@ impl TrainStep for PruningVit {
             Execution::Drop => ExecutionMode::Drop,
         };
         let threshold = settings.threshold;
-        let pruned = stream_1(&self.vit, &agents, threshold, mode, batch.images.clone(), targets);
+        let pruned = stream_1(
+            &self.vit,
+            &agents,
+            threshold,
+            mode,
+            batch.images.clone(),
+            targets,
+        );
         values.insert("loss".into(), value(&pruned.loss));
         let logits = pruned.logits.without_autodiff();
         values.insert("pruned_accuracy".into(), accuracy(&logits, targets));
@@ -176,7 +198,14 @@ impl TrainStep for PruningVit {
             values.insert("dense_accuracy".into(), accuracy(&dense.logits, targets));
             let indices = batch.indices.iter();
             let seeds: Vec<u64> = indices
-                .map(|&index| mix_seed(&[settings.seed, Purpose::Cut as u64, batch.number, index as u64]))
+                .map(|&index| {
+                    mix_seed(&[
+                        settings.seed,
+                        Purpose::Cut as u64,
+                        batch.number,
+                        index as u64,
+                    ])
+                })
                 .collect();
             for (observed, agent) in dense.observed.iter().zip(&self.agents.agents) {
                 let cuts = choose_cuts(observed, &seeds);
@@ -232,7 +261,10 @@ impl InferenceStep for PruningVit {
     /// Held-out images, dense and pruned.
     fn step(&self, batch: Batch) -> Report {
         let targets = &batch.targets;
-        let threshold = self.session.as_ref().map_or(0.5, |session| session.settings.threshold);
+        let threshold = self
+            .session
+            .as_ref()
+            .map_or(0.5, |session| session.settings.threshold);
         let mut values = BTreeMap::new();
         let dense = self.run(batch.images.clone(), ExecutionMode::Dense, threshold);
         values.insert("dense_accuracy".into(), accuracy(&dense.logits, targets));

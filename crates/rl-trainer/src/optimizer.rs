@@ -28,7 +28,11 @@ pub fn build_optimizer<M: Module>(config: &OptimizerConfig, module: &M) -> Modul
             adamw
                 .with_weight_decay(config.weight_decay)
                 .init()
-                .with_group(ParamGroup::from_ids(undecayed_params(module)), undecayed, None)
+                .with_group(
+                    ParamGroup::from_ids(undecayed_params(module)),
+                    undecayed,
+                    None,
+                )
         }
     }
 }

@@ -43,7 +43,11 @@ impl PlainRenderer {
         }
     }
 
-    fn store(names: &HashMap<MetricId, String>, into: &mut HashMap<String, f64>, state: MetricState) {
+    fn store(
+        names: &HashMap<MetricId, String>,
+        into: &mut HashMap<String, f64>,
+        state: MetricState,
+    ) {
         let MetricState::Numeric(entry, numeric) = state else {
             return;
         };
@@ -52,7 +56,9 @@ impl PlainRenderer {
             Ok(NumericEntry::Final(value)) => Some(value),
             _ => numeric.map(|entry| entry.current()),
         };
-        if let (Some(name), Some(value)) = (names.get(&entry.metric_id), value.filter(|v| v.is_finite())) {
+        if let (Some(name), Some(value)) =
+            (names.get(&entry.metric_id), value.filter(|v| v.is_finite()))
+        {
             into.insert(name.clone(), value);
         }
     }
@@ -184,6 +190,7 @@ impl MetricsRenderer for PlainRenderer {
     fn manual_close(&mut self) {}
 
     fn register_metric(&mut self, definition: MetricDefinition) {
-        self.names.insert(definition.metric_id, definition.name.to_string());
+        self.names
+            .insert(definition.metric_id, definition.name.to_string());
     }
 }

@@ -72,11 +72,16 @@ pub fn plan(
 
     let tokens = sizes.num_tokens();
     let dense_flops = vit_flops(&sizes, &[], 0);
-    let after_cut: u64 = model.agents.layers.iter().map(|&layer| {
-        let blocks = (sizes.num_layers - layer - 1) as u64;
-        blocks * block_flops(&sizes, tokens - 1, tokens - 1)
-            + 2 * agent_flops(sizes.hidden_size, tokens)
-    }).sum();
+    let after_cut: u64 = model
+        .agents
+        .layers
+        .iter()
+        .map(|&layer| {
+            let blocks = (sizes.num_layers - layer - 1) as u64;
+            blocks * block_flops(&sizes, tokens - 1, tokens - 1)
+                + 2 * agent_flops(sizes.hidden_size, tokens)
+        })
+        .sum();
     // Stream 1 forward and backward, stream 0, stream 2.
     let step_flops = 3 * dense_flops + (dense_flops + after_cut) / settings.agents_every as u64;
 
@@ -107,12 +112,7 @@ pub fn plan(
     })
 }
 
-fn time_step(
-    config: &ExperimentConfig,
-    model: PruningVit,
-    images: usize,
-    device: &Device,
-) -> f64 {
+fn time_step(config: &ExperimentConfig, model: PruningVit, images: usize, device: &Device) -> f64 {
     let settings = &config.train;
     let size = model.config().image_size;
     let folder = std::env::temp_dir();
@@ -134,7 +134,11 @@ fn time_step(
     let model = model.with_session(Arc::new(session));
     let targets = vec![0; images];
     let batch = Batch {
-        images: Tensor::random([images, 3, size, size], Distribution::Normal(0.0, 1.0), device),
+        images: Tensor::random(
+            [images, 3, size, size],
+            Distribution::Normal(0.0, 1.0),
+            device,
+        ),
         labels: Tensor::zeros([images], device),
         targets,
         indices: (0..images).collect(),

@@ -113,7 +113,10 @@ impl RunFolder {
 
     /// Its checkpoints.
     pub fn checkpoints(&self) -> CheckpointFolder {
-        CheckpointFolder::new(self.path.join("checkpoints"), self.config.train.steps_per_epoch)
+        CheckpointFolder::new(
+            self.path.join("checkpoints"),
+            self.config.train.steps_per_epoch,
+        )
     }
 
     /// The checkpoint of a choice.

@@ -1,3 +1,4 @@
+use burn::lr_scheduler::module_lr_scheduler::ModuleLrScheduler;
 use burn::lr_scheduler::{LrScheduler, LrSchedulerRecord};
 
 use crate::config::{Decay, OptimizerConfig, ScheduleConfig};
@@ -38,9 +39,13 @@ impl WarmupSchedule {
         }
     }
 
-    /// The record of a schedule that has made `done` updates.
-    pub fn record_after(done: usize) -> LrSchedulerRecord {
-        LrSchedulerRecord::new().with_scalar("done", done as u64)
+    /// What burn-train's learner saves of a schedule that has made `done` updates.
+    pub(crate) fn record_after(done: usize) -> LrSchedulerRecord {
+        let schedule = Self {
+            done,
+            ..Self::new(&OptimizerConfig::default(), &ScheduleConfig::default(), 0)
+        };
+        ModuleLrScheduler::new(schedule).to_record()
     }
 }
 
@@ -51,7 +56,7 @@ impl LrScheduler for WarmupSchedule {
     }
 
     fn to_record(&self) -> LrSchedulerRecord {
-        Self::record_after(self.done)
+        LrSchedulerRecord::new().with_scalar("done", self.done as u64)
     }
 
     fn load_record(&mut self, record: LrSchedulerRecord) {

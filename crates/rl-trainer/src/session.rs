@@ -3,8 +3,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use burn::optim::ModuleOptimizer;
 use burn::module::Module;
+use burn::optim::ModuleOptimizer;
 use burn::train::Interrupter;
 
 use crate::checkpoint::CheckpointFolder;
@@ -67,7 +67,9 @@ pub(crate) struct Session {
 
 impl std::fmt::Debug for Session {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Session").field("settings", &self.settings).finish_non_exhaustive()
+        f.debug_struct("Session")
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
     }
 }
 
@@ -104,17 +106,26 @@ impl Session {
 
     /// Why and with which checkpoint the training paused, if it did.
     pub fn pause(&self) -> Option<(Pause, PathBuf)> {
-        self.pause.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.pause
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// What made the training fail, if something did.
     pub fn take_failure(&self) -> Option<TrainerError> {
-        self.failure.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.failure
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
     }
 
     /// Images a second since the last call; 0 in the first.
     pub fn images_per_s(&self, images: usize) -> f64 {
-        let mut last = self.last_step.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = self
+            .last_step
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         let seconds = last.replace(now).map(|last| (now - last).as_secs_f64());
         seconds.map_or(0.0, |seconds| images as f64 / seconds)
@@ -132,10 +143,8 @@ impl Session {
     }
 
     fn fail_diverged(&self, step: u64, loss: f32) {
-        let checkpoint = match self.checkpoints.newest() {
-            Ok(Some(point)) => point.folder_name(),
-            _ => "none yet".into(),
-        };
+        // Which checkpoint is the newest is known once their threads have ended.
+        let checkpoint = String::new();
         self.fail(TrainerError::Diverged {
             step,
             loss,
@@ -157,14 +166,19 @@ impl Session {
         if step.is_multiple_of(self.settings.steps_per_epoch) {
             return;
         }
-        let late = self.deadline.is_some_and(|deadline| Instant::now() >= deadline);
+        let late = self
+            .deadline
+            .is_some_and(|deadline| Instant::now() >= deadline);
         let reason = match () {
             () if self.stop.is_requested() || self.dashboard.should_stop() => Pause::Requested,
             () if late => Pause::TimeLimit,
             () => return,
         };
         let record = model.clone().into_record();
-        match self.checkpoints.save_pause(step, record, optimizer.to_record()) {
+        match self
+            .checkpoints
+            .save_pause(step, record, optimizer.to_record())
+        {
             Ok(path) => {
                 *self.pause.lock().unwrap_or_else(PoisonError::into_inner) = Some((reason, path));
                 self.interrupter.stop(Some("paused"));

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use apt_data::{EvalLoader, ImageDataset, LoaderSettings, Progress, Splits, TrainLoader};
 use apt_vit_model::ExecutionMode;
+use burn::lr_scheduler::module_lr_scheduler::ModuleLrScheduler;
 use burn::module::Module;
 use burn::prelude::*;
 use burn::train::checkpoint::{
@@ -122,13 +123,18 @@ struct Images {
 }
 
 fn load_images(config: &ExperimentConfig, options: &TrainOptions) -> Result<Images, TrainerError> {
-    let Splits { train, test } = config.data.load(options.data.as_deref(), options.progress)?;
+    let Splits { train, test } = config
+        .data
+        .load(options.data.as_deref(), options.progress)?;
     let held_out = config.train.held_out;
     if train.len() <= held_out {
         return Err(TrainerError::Field {
             field: "train.held_out".into(),
             found: held_out.to_string(),
-            expected: format!("must be below the {} training images there are", train.len()),
+            expected: format!(
+                "must be below the {} training images there are",
+                train.len()
+            ),
         });
     }
     let (train, held_out) = train.hold_out(held_out, config.seed);
@@ -227,7 +233,14 @@ fn fit(
             options.time_limit,
             steps_done,
         ));
-        launch(run, model.with_session(session.clone()), images, from, options, &session)?;
+        launch(
+            run,
+            model.with_session(session.clone()),
+            images,
+            from,
+            options,
+            &session,
+        )?;
         if let Some((reason, checkpoint)) = session.pause() {
             return Ok(Outcome::Paused {
                 reason,
@@ -288,7 +301,10 @@ fn launch(
         settings.steps_per_epoch as u64,
     )?;
     let renderer: Box<dyn MetricsRenderer> = match options.dashboard {
-        true => Box::new(TuiMetricsRendererWrapper::new(session.dashboard.clone(), None)),
+        true => Box::new(TuiMetricsRendererWrapper::new(
+            session.dashboard.clone(),
+            None,
+        )),
         false => Box::new(PlainRenderer::new()),
     };
     let pruned_accuracy = ReportMetric::new("pruned_accuracy", true);
@@ -296,8 +312,7 @@ fn launch(
     let best = |metric: &ReportMetric| {
         MetricCheckpointingStrategy::new(metric, Aggregate::Mean, Direction::Highest, Split::Valid)
     };
-    let [for_model, for_optimizer, for_scheduler] =
-        run.checkpoints().checkpointers(from.as_ref());
+    let [for_model, for_optimizer, for_scheduler] = run.checkpoints().checkpointers(from.as_ref());
     let mut training = SupervisedTraining::new(run.path(), Arc::new(loader), Arc::new(held_out))
         .with_application_logger(None)
         .with_interrupter(session.interrupter.clone())
@@ -348,21 +363,23 @@ fn launch(
 
     let optimizer = build_optimizer(&config.optimizer, &model);
     let schedule = WarmupSchedule::new(&config.optimizer, &config.schedule, settings.steps);
-    let result = training.launch(Learner::new(model, optimizer, burn_schedule(schedule)));
+    let result = training.launch(Learner::new(
+        model,
+        optimizer,
+        ModuleLrScheduler::new(schedule),
+    ));
     drop(result.renderer);
-    if let Some(error) = session.take_failure() {
+    if let Some(mut error) = session.take_failure() {
+        if let TrainerError::Diverged { checkpoint, .. } = &mut error {
+            let newest = run.checkpoints().newest()?;
+            *checkpoint = newest.map_or("none yet".into(), |set| set.folder_name());
+        }
         return Err(error);
     }
     match result.error {
         Some(error) => Err(TrainerError::Training(error.to_string())),
         None => Ok(()),
     }
-}
-
-fn burn_schedule(
-    schedule: WarmupSchedule,
-) -> burn::lr_scheduler::module_lr_scheduler::ModuleLrScheduler {
-    burn::lr_scheduler::module_lr_scheduler::ModuleLrScheduler::new(schedule)
 }
 
 /// Measures the best pruned checkpoint on the test images, dense and pruned.
@@ -383,7 +400,14 @@ fn summarize(
         workers: config.train.workers,
     };
     let modes = [ExecutionMode::Dense, ExecutionMode::Drop];
-    let evaluations = evaluate(&model, &images.test, &modes, &settings, &options.device, |_| ())?;
+    let evaluations = evaluate(
+        &model,
+        &images.test,
+        &modes,
+        &settings,
+        &options.device,
+        |_| (),
+    )?;
     let [dense, pruned]: [Evaluation; 2] = evaluations
         .try_into()
         .map_err(|_| TrainerError::Training("the evaluation has another number of modes".into()))?;

@@ -82,7 +82,9 @@ impl Golden {
             activation: Activation::Gelu,
         };
         let layers = json["agent_layers"].as_array().unwrap().iter();
-        let layers: Vec<usize> = layers.map(|layer| layer.as_u64().unwrap() as usize).collect();
+        let layers: Vec<usize> = layers
+            .map(|layer| layer.as_u64().unwrap() as usize)
+            .collect();
         let threshold = json["threshold"].as_f64().unwrap();
 
         let vit = config.init(&device).unwrap();
@@ -92,7 +94,9 @@ impl Golden {
             layers: layers.clone(),
             threshold,
         };
-        let mut agents = agents.init(config.hidden_size, config.num_layers, &device).unwrap();
+        let mut agents = agents
+            .init(config.hidden_size, config.num_layers, &device)
+            .unwrap();
         let weights = read_tensors(&folder.join("agent.safetensors"));
         for (agent, layer) in agents.agents.iter_mut().zip(&layers) {
             for (part, linear) in [
@@ -103,7 +107,10 @@ impl Golden {
             ] {
                 let weight = &weights[&format!("agent.{layer}.{part}.weight")];
                 let value = tensor::<2>(weight, &device).transpose();
-                linear.weight = linear.weight.clone().transform_for_load(value, ParamId::new());
+                linear.weight = linear
+                    .weight
+                    .clone()
+                    .transform_for_load(value, ParamId::new());
                 let bias = tensor::<1>(&weights[&format!("agent.{layer}.{part}.bias")], &device);
                 let old = linear.bias.take();
                 linear.bias = old.map(|param| param.transform_for_load(bias, ParamId::new()));
@@ -146,7 +153,11 @@ impl Golden {
     }
 
     fn indices(&self, name: &str) -> Vec<usize> {
-        self.expected[name].values.iter().map(|&value| value as usize).collect()
+        self.expected[name]
+            .values
+            .iter()
+            .map(|&value| value as usize)
+            .collect()
     }
 
     fn run(&self, mode: ExecutionMode) -> apt_vit_model::VitOutput {
@@ -161,19 +172,34 @@ impl Golden {
 
     fn stream_0(&self) -> DensePass {
         let images = self.images().inner();
-        stream_0(&self.vit.valid(), &self.agents.valid(), images, &self.targets())
+        stream_0(
+            &self.vit.valid(),
+            &self.agents.valid(),
+            images,
+            &self.targets(),
+        )
     }
 
     fn check<const D: usize>(&self, name: &str, actual: Tensor<D>) {
         let array = &self.expected[name];
-        assert_eq!(actual.dims().as_slice(), array.shape, "{}: shape of {name}", self.name);
+        assert_eq!(
+            actual.dims().as_slice(),
+            array.shape,
+            "{}: shape of {name}",
+            self.name
+        );
         let actual: Vec<f64> = actual.into_data().iter::<f64>().collect();
         self.check_values(name, &actual);
     }
 
     fn check_values(&self, name: &str, actual: &[f64]) {
         let expected = &self.expected[name].values;
-        assert_eq!(actual.len(), expected.len(), "{}: length of {name}", self.name);
+        assert_eq!(
+            actual.len(),
+            expected.len(),
+            "{}: length of {name}",
+            self.name
+        );
         for (index, (a, e)) in actual.iter().zip(expected).enumerate() {
             let close = (a - e).abs() <= TOLERANCE + TOLERANCE * e.abs();
             assert!(close, "{}: {name}[{index}] = {a}, expected {e}", self.name);
@@ -203,7 +229,12 @@ fn golden_mask_logits_keep_masks_and_agent_logits() {
         assert_eq!(output.trace.len(), golden.layers.len());
         for entry in output.trace {
             let layer = entry.layer;
-            let kept: Vec<f64> = entry.kept.iter().flatten().map(|&kept| f64::from(kept)).collect();
+            let kept: Vec<f64> = entry
+                .kept
+                .iter()
+                .flatten()
+                .map(|&kept| f64::from(kept))
+                .collect();
             golden.check_values(&format!("mask.keep.{layer}"), &kept);
             let images = entry.kept.len() as i32;
             let logits = entry.logits.unwrap().reshape([images, -1, 2]);
@@ -219,7 +250,12 @@ fn golden_drop_logits_and_token_counts() {
         golden.check("drop.logits", output.logits);
         let images = golden.targets().len();
         let counts: Vec<f64> = (0..images)
-            .flat_map(|image| output.trace.iter().map(move |entry| entry.left[image] as f64))
+            .flat_map(|image| {
+                output
+                    .trace
+                    .iter()
+                    .map(move |entry| entry.left[image] as f64)
+            })
             .collect();
         golden.check_values("drop.tokens", &counts);
     }
@@ -230,15 +266,23 @@ fn golden_mask_and_drop_agree_also_where_cls_stands_alone() {
     struct Scripted(Vec<Vec<Vec<bool>>>, Vec<usize>);
     impl apt_vit_model::TokenReducer for Scripted {
         fn placement(&self, layer: usize) -> Option<apt_vit_model::Placement> {
-            self.1.contains(&layer).then_some(apt_vit_model::Placement::AfterBlock)
+            self.1
+                .contains(&layer)
+                .then_some(apt_vit_model::Placement::AfterBlock)
         }
         fn reduce(&self, seen: &apt_vit_model::Observation<'_>) -> apt_vit_model::Reduction {
-            let step = self.1.iter().position(|&layer| layer == seen.layer).unwrap();
+            let step = self
+                .1
+                .iter()
+                .position(|&layer| layer == seen.layer)
+                .unwrap();
             let slots = 0..seen.sequences.batch();
             let keep = slots.flat_map(|slot| {
                 let image = &self.0[step][seen.sequences.image(slot)];
                 let positions = seen.sequences.positions(slot).iter();
-                positions.map(|&position| image[position]).collect::<Vec<_>>()
+                positions
+                    .map(|&position| image[position])
+                    .collect::<Vec<_>>()
             });
             apt_vit_model::Reduction {
                 keep: keep.collect(),
@@ -266,7 +310,10 @@ fn golden_mask_and_drop_agree_also_where_cls_stands_alone() {
                 mode,
                 reducer: Some(&reducer),
             };
-            golden.vit.valid().forward(golden.images().inner(), settings)
+            golden
+                .vit
+                .valid()
+                .forward(golden.images().inner(), settings)
         };
         let (mask, drop) = (run(ExecutionMode::Mask), run(ExecutionMode::Drop));
         assert_eq!(drop.trace[0].left[0], 1);
@@ -279,7 +326,13 @@ fn golden_mask_and_drop_agree_also_where_cls_stands_alone() {
 }
 
 fn flat<const D: usize>(param: &Param<Tensor<D>>, grads: &Gradients) -> Vec<f64> {
-    param.val().grad(grads).unwrap().into_data().iter::<f64>().collect()
+    param
+        .val()
+        .grad(grads)
+        .unwrap()
+        .into_data()
+        .iter::<f64>()
+        .collect()
 }
 
 /// `[in, out]` as PyTorch has it, `[out, in]`.
@@ -349,11 +402,21 @@ fn golden_stream_1_loss_and_gradients_masked_and_dropped() {
         for mode in [ExecutionMode::Mask, ExecutionMode::Drop] {
             let agents = golden.agents.valid();
             let (images, targets) = (golden.images(), golden.targets());
-            let pass = stream_1(&golden.vit, &agents, golden.threshold, mode, images, &targets);
+            let pass = stream_1(
+                &golden.vit,
+                &agents,
+                golden.threshold,
+                mode,
+                images,
+                &targets,
+            );
             golden.check("stream1.loss", pass.loss.clone());
             let grads = pass.loss.backward();
             let prefix = "stream1.grad.";
-            let names = golden.expected.keys().filter_map(|key| key.strip_prefix(prefix));
+            let names = golden
+                .expected
+                .keys()
+                .filter_map(|key| key.strip_prefix(prefix));
             let names: Vec<&str> = names.collect();
             assert!(!names.is_empty());
             for name in names {
@@ -377,9 +440,16 @@ fn golden_stream_2_rewards_labels_losses_and_gradients() {
             let layer = observed.layer;
             let cuts = golden.indices(&format!("stream2.cut.{layer}"));
             let pass = stream_2(&vit, agent, &dense, observed, &cuts, &targets);
-            let rewards: Vec<f64> = pass.rewards.iter().map(|&reward| f64::from(reward)).collect();
+            let rewards: Vec<f64> = pass
+                .rewards
+                .iter()
+                .map(|&reward| f64::from(reward))
+                .collect();
             golden.check_values(&format!("stream2.reward.{layer}"), &rewards);
-            assert_eq!(pass.labels, golden.indices(&format!("stream2.label.{layer}")));
+            assert_eq!(
+                pass.labels,
+                golden.indices(&format!("stream2.label.{layer}"))
+            );
             golden.check(&format!("stream2.loss.{layer}"), pass.loss.clone());
 
             let grads = pass.loss.backward();
@@ -400,9 +470,21 @@ fn golden_stream_2_rewards_labels_losses_and_gradients() {
                 golden.check_values(key, &gradient);
                 checked += 1;
             }
-            assert!(checked > 0, "{}: no agent gradients at layer {layer}", golden.name);
+            assert!(
+                checked > 0,
+                "{}: no agent gradients at layer {layer}",
+                golden.name
+            );
             // No gradient flows from an agent's loss into the model.
-            assert!(golden.vit.blocks[0].mlp.expand.weight.val().grad(&grads).is_none());
+            assert!(
+                golden.vit.blocks[0]
+                    .mlp
+                    .expand
+                    .weight
+                    .val()
+                    .grad(&grads)
+                    .is_none()
+            );
         }
     }
 }

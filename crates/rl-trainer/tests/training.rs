@@ -49,7 +49,9 @@ warmup_steps = 2
 static ONE_AT_A_TIME: std::sync::Mutex<()> = std::sync::Mutex::new(());
 
 fn alone() -> std::sync::MutexGuard<'static, ()> {
-    ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    ONE_AT_A_TIME
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 fn config(overrides: &[&str]) -> ExperimentConfig {
@@ -95,19 +97,40 @@ fn a_training_ends_with_a_summary_metrics_and_events() {
     let Outcome::Finished(summary) = outcome else {
         panic!("{outcome:?}");
     };
-    assert_eq!((summary.steps, summary.image_passes, summary.test_images), (8, 96, 20));
+    assert_eq!(
+        (summary.steps, summary.image_passes, summary.test_images),
+        (8, 96, 20)
+    );
     assert_eq!(summary.tokens_per_layer.len(), 2);
     assert!(summary.layers[0].foreground_kept.is_some());
     let text = std::fs::read_to_string(out.join("summary.json")).unwrap();
     let json: serde_json::Value = serde_json::from_str(&text).unwrap();
-    for key in ["dense_accuracy", "pruned_accuracy", "flops_share", "images_per_s", "seconds", "device"] {
+    for key in [
+        "dense_accuracy",
+        "pruned_accuracy",
+        "flops_share",
+        "images_per_s",
+        "seconds",
+        "device",
+    ] {
         assert!(!json[key].is_null(), "{key}");
     }
     let metrics = std::fs::read_to_string(out.join("metrics.jsonl")).unwrap();
-    for key in ["\"loss\"", "\"reward/1\"", "\"positive/0\"", "\"keep_rate/1\"", "\"learning_rate\"", "\"images_per_s\"", "\"valid\""] {
+    for key in [
+        "\"loss\"",
+        "\"reward/1\"",
+        "\"positive/0\"",
+        "\"keep_rate/1\"",
+        "\"learning_rate\"",
+        "\"images_per_s\"",
+        "\"valid\"",
+    ] {
         assert!(metrics.contains(key), "{key}");
     }
-    assert_eq!(std::fs::read_dir(out.join("tensorboard")).unwrap().count(), 1);
+    assert_eq!(
+        std::fs::read_dir(out.join("tensorboard")).unwrap().count(),
+        1
+    );
 }
 
 #[test]
@@ -120,8 +143,11 @@ fn the_same_seed_gives_the_same_weights_and_another_seed_others() {
         final_weights(&out)
     };
     let first = run("first", &[]);
-    assert_eq!(first, run("second", &["train.workers=0"]));
-    assert_ne!(first, run("third", &["seed=8"]));
+    assert!(
+        first == run("second", &["train.workers=0"]),
+        "other weights"
+    );
+    assert!(first != run("third", &["seed=8"]), "the same weights");
 }
 
 #[test]
@@ -154,19 +180,29 @@ fn a_paused_training_resumed_ends_where_the_unbroken_one_ends() {
     };
     // Each of these makes one step, within the first epoch and then within the second.
     let outcome = train(config(&[]), &broken, &hurried).unwrap();
-    assert!(matches!(outcome, Outcome::Paused { step: 1, .. }), "{outcome:?}");
+    assert!(
+        matches!(outcome, Outcome::Paused { step: 1, .. }),
+        "{outcome:?}"
+    );
     let mut steps = Vec::new();
     while let Outcome::Paused { step, .. } = resume(&broken, &hurried).unwrap() {
         steps.push(step);
     }
     assert_eq!(steps, [2, 3, 5, 6, 7]);
-    assert_eq!(final_weights(&unbroken), final_weights(&broken));
+    assert!(
+        final_weights(&unbroken) == final_weights(&broken),
+        "other weights"
+    );
 
     let lines = |out: &Path| {
         let text = std::fs::read_to_string(out.join("metrics.jsonl")).unwrap();
-        let lines = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        let lines = text
+            .lines()
+            .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
         let lines = lines.filter(|line| line["average"].is_null());
-        lines.map(|line| (line["step"].clone(), line["loss"].clone())).collect::<Vec<_>>()
+        lines
+            .map(|line| (line["step"].clone(), line["loss"].clone()))
+            .collect::<Vec<_>>()
     };
     assert_eq!(lines(&unbroken), lines(&broken));
 }
@@ -178,8 +214,11 @@ fn resuming_a_finished_run_only_measures_it_again() {
     let out = folder.path().join("run");
     train(config(&[]), &out, &options()).unwrap();
     let before = final_weights(&out);
-    assert!(matches!(resume(&out, &options()).unwrap(), Outcome::Finished(_)));
-    assert_eq!(before, final_weights(&out));
+    assert!(matches!(
+        resume(&out, &options()).unwrap(),
+        Outcome::Finished(_)
+    ));
+    assert!(before == final_weights(&out), "other weights");
 }
 
 #[test]
@@ -187,27 +226,34 @@ fn a_loss_that_is_no_number_stops_the_training_and_keeps_the_last_checkpoint() {
     let _alone = alone();
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("run");
-    let overrides = ["optimizer.kind=sgd", "optimizer.learning_rate=1e38", "train.clip_norm=1e30", "train.steps_per_epoch=1"];
+    let overrides = [
+        "optimizer.kind=sgd",
+        "optimizer.learning_rate=1e38",
+        "train.clip_norm=1e30",
+        "train.steps_per_epoch=1",
+    ];
     let error = train(config(&overrides), &out, &options()).unwrap_err();
     let message = error.to_string();
     assert!(matches!(error, TrainerError::Diverged { .. }), "{message}");
-    assert!(message.contains("learning_rate") && message.contains("epoch 1"), "{message}");
+    assert!(
+        message.contains("learning_rate") && message.contains("epoch 1"),
+        "{message}"
+    );
     let run = RunFolder::open(&out).unwrap();
     let checkpoint = run.checkpoint(Choice::Last).unwrap();
     run.load_model(&checkpoint, &Device::default()).unwrap();
 }
 
-#[cfg(target_os = "linux")]
 #[test]
-fn a_full_disk_during_a_checkpoint_is_an_error_that_keeps_the_last_one() {
+fn a_checkpoint_that_cannot_be_written_is_an_error_that_keeps_the_last_one() {
     let _alone = alone();
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("run");
-    // What the second epoch's checkpoint is written to has no room.
-    let checkpoints = out.join("checkpoints");
-    std::fs::create_dir_all(&checkpoints).unwrap();
-    std::os::unix::fs::symlink("/dev/full", checkpoints.join("model-2.bpk.partial")).unwrap();
-    let message = train(config(&[]), &out, &options()).unwrap_err().to_string();
+    // Something else stands where the second epoch's checkpoint is to go.
+    std::fs::create_dir_all(out.join("checkpoints/model-2.bpk/in-the-way")).unwrap();
+    let message = train(config(&[]), &out, &options())
+        .unwrap_err()
+        .to_string();
     assert!(message.contains("model-2.bpk"), "{message}");
     let run = RunFolder::open(&out).unwrap();
     let checkpoint = run.checkpoint(Choice::Last).unwrap();
@@ -221,7 +267,11 @@ fn a_damaged_checkpoint_is_refused_by_name() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("run");
     train(config(&[]), &out, &options()).unwrap();
-    let file = RunFolder::open(&out).unwrap().checkpoint(Choice::Last).unwrap().file("model");
+    let file = RunFolder::open(&out)
+        .unwrap()
+        .checkpoint(Choice::Last)
+        .unwrap()
+        .file("model");
     let bytes = std::fs::read(&file).unwrap();
     std::fs::write(&file, &bytes[..bytes.len() / 2]).unwrap();
     let message = resume(&out, &options()).unwrap_err().to_string();
@@ -234,7 +284,9 @@ fn a_folder_that_holds_a_run_is_not_overwritten() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("run");
     train(config(&[]), &out, &options()).unwrap();
-    let message = train(config(&[]), &out, &options()).unwrap_err().to_string();
+    let message = train(config(&[]), &out, &options())
+        .unwrap_err()
+        .to_string();
     assert!(message.contains("--resume"), "{message}");
 }
 
@@ -243,8 +295,13 @@ fn a_run_folder_that_cannot_be_written_is_an_error() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("file");
     std::fs::write(&file, "").unwrap();
-    let message = train(config(&[]), &file.join("run"), &options()).unwrap_err().to_string();
-    assert!(message.contains("file/run") && message.contains("create"), "{message}");
+    let message = train(config(&[]), &file.join("run"), &options())
+        .unwrap_err()
+        .to_string();
+    assert!(
+        message.contains("file/run") && message.contains("create"),
+        "{message}"
+    );
 }
 
 #[test]
@@ -252,7 +309,12 @@ fn early_stopping_ends_a_training_that_does_not_improve() {
     let _alone = alone();
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("run");
-    let overrides = ["train.steps=80", "train.steps_per_epoch=2", "train.patience=2", "optimizer.learning_rate=1e-9"];
+    let overrides = [
+        "train.steps=80",
+        "train.steps_per_epoch=2",
+        "train.patience=2",
+        "optimizer.learning_rate=1e-9",
+    ];
     let Outcome::Finished(summary) = train(config(&overrides), &out, &options()).unwrap() else {
         panic!("paused");
     };

@@ -253,3 +253,6 @@ pub(crate) enum Then<T> {
 fn kernels_for<B: FusedOps>(tensor: &FloatTensor<B>) -> Option<&'static dyn Kernels<B>> {
     B::KERNELS.filter(|_| tensor.dtype() == DType::F32)
 }
+
+#[cfg(all(test, feature = "flex"))]
+mod tests;

@@ -16,19 +16,19 @@ struct Tiles {
 
 impl Tiles {
     /// Tiles of a product of `[rows, depth]` and `[depth, columns]`: enough of them to keep many
-    /// threads busy where there is much to do, but none so small that `gemm` packs its factors
-    /// for too little work.
+    /// threads busy where there is much to do, but large enough that packing, which `gemm` does
+    /// for each, stays small beside the product. Columns are cut where a kernel of `gemm` ends.
     fn new([rows, columns]: [usize; 2], depth: usize, tallest: usize, narrowest: usize) -> Self {
         const WORK: usize = 8_000_000;
         const MOST: usize = 32;
         let tasks = (2 * rows * columns * depth).div_ceil(WORK).min(MOST);
-        let down = rows.div_ceil(tallest);
-        let across = tasks.div_ceil(down).min(columns.div_ceil(narrowest));
+        let down = rows.div_ceil(tallest).max(1);
+        let across = tasks.div_ceil(down).min(columns.div_ceil(narrowest)).max(1);
         Self {
             rows,
             columns,
-            row_size: rows.div_ceil(down).next_multiple_of(8),
-            column_size: columns.div_ceil(across).next_multiple_of(16),
+            row_size: rows.div_ceil(down).next_multiple_of(8).max(8),
+            column_size: columns.div_ceil(across).next_multiple_of(64).max(64),
         }
     }
 
@@ -60,7 +60,7 @@ pub(super) fn forward(
     let mut linear = Buffer::new(rows * outputs);
     let mut activated = matches!(then, Then::Gelu { keep: true }).then(|| Buffer::new(rows * outputs));
     let (target, copy) = (linear.writer(), activated.as_mut().map(Buffer::writer));
-    let tiles = Tiles::new([rows, outputs], depth, 256, 128);
+    let tiles = Tiles::new([rows, outputs], depth, 768, 128);
     parallel(tiles.count(), 2 * rows * depth * outputs, |index| {
         let [row, rows, column, columns] = tiles.tile(index);
         let starts = (row..row + rows).map(|row| row * outputs + column);
@@ -132,8 +132,8 @@ pub(super) fn backward(
     let [of_input, of_weight, of_bias] = buffers.each_mut().map(|b| b.as_mut().map(Buffer::writer));
 
     // One after the other in one go: the tiles of the input's gradient, then the weight's.
-    let first = Tiles::new([rows, depth], outputs, 256, 128);
-    let second = Tiles::new([depth, outputs], rows, 512, 48);
+    let first = Tiles::new([rows, depth], outputs, 768, 128);
+    let second = Tiles::new([depth, outputs], rows, 384, 64);
     let split = if of_input.is_some() { first.count() } else { 0 };
     let end = split + if wanted[1] || wanted[2] { second.count() } else { 0 };
     parallel(end, 2 * wanted.iter().filter(|w| **w).count() * rows * depth * outputs, |index| {

@@ -84,6 +84,9 @@ pub(super) unsafe fn product(
     mode: Target,
 ) {
     debug_assert_eq!(a.columns, b.rows);
+    if a.rows == 0 || a.columns == 0 || b.columns == 0 {
+        return;
+    }
     let end = |m: Matrix<'_>| (m.rows - 1) * m.row_stride + (m.columns - 1) * m.column_stride;
     assert!(end(a) < a.values.len() && end(b) < b.values.len());
     // SAFETY: both factors lie within their slices; the caller answers for the target.

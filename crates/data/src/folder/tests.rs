@@ -1,0 +1,160 @@
+use super::*;
+use crate::samples::{class_folders, jpeg, picture, png, tar_gz, write_files};
+use std::path::Path;
+
+const CLASSES: [&str; 3] = ["ant", "bee", "cat"];
+const HELD: HoldOut = HoldOut {
+    fraction: 0.25,
+    seed: 1,
+};
+
+fn load_path(path: &Path) -> Result<Splits, DataError> {
+    load(Tree::open(path, Progress::Hidden)?, HELD, Progress::Hidden)
+}
+
+/// Loads the files from a folder and from an archive.
+fn load_both(files: &[(String, Vec<u8>)]) -> [Result<Splits, DataError>; 2] {
+    let folder = tempfile::tempdir().unwrap();
+    write_files(&folder.path().join("set"), files);
+    let archive = folder.path().join("set.tgz");
+    std::fs::write(&archive, tar_gz(files)).unwrap();
+    [load_path(&folder.path().join("set")), load_path(&archive)]
+}
+
+fn errors(files: &[(String, Vec<u8>)]) -> [String; 2] {
+    load_both(files).map(|loaded| loaded.expect_err("bad files were accepted").to_string())
+}
+
+fn nested(files: Vec<(String, Vec<u8>)>) -> Vec<(String, Vec<u8>)> {
+    let nest = |(name, bytes)| (format!("pets/{name}"), bytes);
+    files.into_iter().map(nest).collect()
+}
+
+#[test]
+fn folder_and_archive_with_and_without_an_enclosing_folder_give_the_same_images() {
+    let files = class_folders(&CLASSES, 4, 2);
+    let loaded = [load_both(&files), load_both(&nested(files.clone()))];
+    for splits in loaded.into_iter().flatten().map(Result::unwrap) {
+        assert_eq!(splits.train.class_names(), CLASSES);
+        assert_eq!((splits.train.len(), splits.test.len()), (12, 6));
+        assert_eq!(splits.test.name(4), "test/bee/001.png");
+        assert_eq!(splits.test.label(4), 1);
+        assert_eq!(splits.test.image(4).unwrap(), picture(8, 8, 51));
+    }
+}
+
+#[test]
+fn the_first_images_show_every_class() {
+    let [splits, _] = load_both(&class_folders(&CLASSES, 4, 1));
+    let train = splits.unwrap().train;
+    let labels: Vec<_> = (0..3).map(|i| train.label(i)).collect();
+    assert_eq!(labels, [0, 1, 2]);
+}
+
+#[test]
+fn a_missing_test_split_is_held_out_and_disjoint() {
+    for splits in load_both(&class_folders(&CLASSES, 4, 0)) {
+        let splits = splits.unwrap();
+        assert_eq!((splits.train.len(), splits.test.len()), (9, 3));
+        let names = |set: &ImageDataset| (0..set.len()).map(|i| set.name(i)).collect::<Vec<_>>();
+        let train = names(&splits.train);
+        assert!(names(&splits.test).iter().all(|name| !train.contains(name)));
+    }
+}
+
+#[test]
+fn class_folders_need_no_train_folder() {
+    let files: Vec<_> = class_folders(&CLASSES, 4, 0)
+        .into_iter()
+        .map(|(name, bytes)| (name.replace("train/", ""), bytes))
+        .collect();
+    for files in [nested(files.clone()), files] {
+        for splits in load_both(&files) {
+            let splits = splits.unwrap();
+            assert_eq!(splits.train.class_names(), CLASSES);
+            assert_eq!(splits.train.len() + splits.test.len(), 12);
+        }
+    }
+}
+
+#[test]
+fn large_images_are_decoded_when_asked_for() {
+    let large = picture(80, 70, 9);
+    let mut files = class_folders(&CLASSES, 2, 1);
+    files.push(("test/cat/large.JPEG".into(), jpeg(&large)));
+    files.push(("test/cat/large.png".into(), png(&large)));
+    let folder = tempfile::tempdir().unwrap();
+    write_files(folder.path(), &files);
+    let archive = folder.path().join("set.tgz");
+    std::fs::write(&archive, tar_gz(&files)).unwrap();
+    for path in [folder.path(), &archive] {
+        let test = load_path(path).unwrap().test;
+        let last = test.len() - 1;
+        assert_eq!(test.name(last), "test/cat/large.png");
+        assert_eq!(test.image(last).unwrap(), large);
+        assert_eq!(test.image(last - 1).unwrap().width, 80);
+    }
+}
+
+#[test]
+fn hidden_and_text_files_are_skipped() {
+    let mut files = class_folders(&CLASSES, 2, 1);
+    for name in ["train/ant/.x.png", "train/ant/notes.txt", "README.md"] {
+        files.push((name.into(), b"text".to_vec()));
+    }
+    for splits in load_both(&files) {
+        assert_eq!(splits.unwrap().train.len(), 6);
+    }
+}
+
+#[test]
+fn a_file_that_is_no_image_is_named() {
+    let mut files = class_folders(&CLASSES, 2, 1);
+    files.push(("train/bee/broken.jpg".into(), b"no image".to_vec()));
+    for error in errors(&files) {
+        assert!(error.contains("train/bee/broken.jpg"), "{error}");
+    }
+}
+
+#[test]
+fn a_class_without_images_is_named() {
+    let mut files = class_folders(&CLASSES, 2, 1);
+    files.push(("train/dog/photo.webp".into(), b"webp".to_vec()));
+    for error in errors(&files) {
+        assert!(error.contains("train/dog"), "{error}");
+        assert!(error.contains("photo.webp"), "{error}");
+    }
+}
+
+#[test]
+fn an_empty_class_folder_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    write_files(folder.path(), &class_folders(&CLASSES, 2, 1));
+    std::fs::create_dir(folder.path().join("test/bat")).unwrap();
+    let error = load_path(folder.path()).unwrap_err().to_string();
+    assert!(error.contains("test/bat"), "{error}");
+}
+
+#[test]
+fn a_test_class_that_training_lacks_is_named() {
+    let mut files = class_folders(&CLASSES, 2, 1);
+    files.push(("test/wolf/1.png".into(), png(&picture(4, 4, 0))));
+    for error in errors(&files) {
+        assert!(error.contains("\"wolf\""), "{error}");
+        assert!(error.contains("ant, bee, cat"), "{error}");
+    }
+}
+
+#[test]
+fn one_class_is_not_enough() {
+    for error in errors(&class_folders(&["ant"], 2, 1)) {
+        assert!(error.contains("one class only, \"ant\""), "{error}");
+    }
+}
+
+#[test]
+fn a_folder_without_images_tells_what_it_found() {
+    for error in errors(&[("notes.txt".into(), b"text".to_vec())]) {
+        assert!(error.contains("found notes.txt"), "{error}");
+    }
+}

@@ -1,0 +1,203 @@
+//! The kernels against the composed operations, forwards and backwards.
+
+use std::sync::Arc;
+
+use burn::backend::autodiff::checkpoint::strategy::NoCheckpointing;
+use burn::backend::ops::FloatTensorOps;
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Autodiff, AutodiffBackend, Flex, FloatDType, TensorData, TensorMetadata};
+use burn::tensor::{Distribution, Shape, Tolerance, read_sync};
+use proptest::prelude::*;
+
+use super::{FusedOps, Spans, composed};
+
+type Diff = Autodiff<Flex, NoCheckpointing>;
+
+/// Normal values, the same for the same seed.
+fn normal(shape: &[usize], seed: u64) -> TensorData {
+    use burn::tensor::Device;
+    Device::flex().seed(seed);
+    let distribution = Distribution::Normal(0.0, 1.0);
+    read(Flex::float_random(Shape::from(shape.to_vec()), distribution, &Default::default(), FloatDType::F32))
+}
+
+fn read(tensor: FloatTensor<Flex>) -> TensorData {
+    read_sync(Flex::float_into_data(tensor)).unwrap()
+}
+
+/// The output of an operation, and the gradients of its inputs for a random gradient of the
+/// output.
+fn run<const N: usize>(
+    inputs: &[TensorData; N],
+    operation: impl Fn([FloatTensor<Diff>; N]) -> FloatTensor<Diff>,
+) -> Vec<TensorData> {
+    let leaf = |data: &TensorData| {
+        let tensor = Flex::float_from_data(data.clone(), &Default::default());
+        Diff::float_set_require_grad(Diff::from_inner(tensor), true)
+    };
+    let inputs = inputs.each_ref().map(leaf);
+    let output = operation(inputs.clone());
+    let weights = normal(&output.shape()[..], 77);
+    let weights = Flex::float_from_data(weights, &Default::default());
+    let mut results = vec![read(output.primitive().clone())];
+    let loss = Diff::float_sum(Diff::float_mul(output, Diff::from_inner(weights)));
+    let gradients = Diff::backward(loss);
+    results.extend(inputs.iter().map(|input| read(Diff::grad(input, &gradients).unwrap())));
+    results
+}
+
+fn assert_close(fused: &[TensorData], composed: &[TensorData]) {
+    for (fused, composed) in fused.iter().zip(composed) {
+        fused.assert_approx_eq(composed, Tolerance::<f32>::rel_abs(1e-5, 2e-5));
+    }
+}
+
+/// Sequences of these lengths, of whose rows those are hidden that `hidden` says; the first of
+/// each stays visible.
+fn spans(lengths: &[usize], hidden: Option<u64>) -> Arc<Spans> {
+    let mut starts = vec![0];
+    for length in lengths {
+        starts.push(starts[starts.len() - 1] + length);
+    }
+    let visible = hidden.map(|pattern| {
+        let rows = 0..starts[starts.len() - 1];
+        rows.map(|row| starts.contains(&row) || pattern >> (row % 61) & 1 == 0).collect()
+    });
+    Arc::new(Spans { starts, visible })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn attention_is_what_burn_makes_of_it(
+        lengths in prop::collection::vec(prop_oneof![Just(1), 1usize..40, 60usize..70], 1..6),
+        heads in 1usize..4,
+        width in prop_oneof![1usize..40, Just(64)],
+        hidden in prop::option::of(any::<u64>()),
+        seed: u64,
+    ) {
+        let spans = spans(&lengths, hidden);
+        let rows: usize = lengths.iter().sum();
+        let qkv = [normal(&[rows, 3 * heads * width], seed)];
+        let fused = run(&qkv, |[qkv]| Diff::packed_attention(qkv, spans.clone(), heads));
+        let composed = run(&qkv, |[qkv]| composed::attention::<Diff>(qkv, &spans, heads));
+        assert_close(&fused, &composed);
+    }
+
+    #[test]
+    fn linear_layers_are_what_burn_makes_of_them(
+        rows in prop_oneof![1usize..70, 700usize..900],
+        inputs in 1usize..70,
+        outputs in prop_oneof![1usize..70, 120usize..200],
+        seed: u64,
+    ) {
+        let shapes: [&[usize]; 4] = [&[rows, inputs], &[inputs, outputs], &[outputs], &[rows, outputs]];
+        let [input, weight, bias, residual] = [0, 1, 2, 3].map(|i| normal(shapes[i], seed ^ i as u64));
+        let layer = [input, weight, bias];
+        let fused = run(&layer, |[x, w, b]| Diff::fused_linear(x, w, b));
+        assert_close(&fused, &run(&layer, composed::linear::<Diff>));
+        let fused = run(&layer, |[x, w, b]| Diff::fused_linear_gelu(x, w, b));
+        assert_close(&fused, &run(&layer, composed::linear_gelu::<Diff>));
+        let [input, weight, bias] = layer;
+        let layer = [input, weight, bias, residual];
+        let fused = run(&layer, |[x, w, b, r]| Diff::fused_linear_add(x, w, b, r));
+        let composed = run(&layer, |[x, w, b, r]| composed::linear_add::<Diff>([x, w, b], r));
+        assert_close(&fused, &composed);
+    }
+
+    #[test]
+    fn layer_norm_is_what_burn_makes_of_it(
+        rows in prop_oneof![1usize..70, 1000usize..1100],
+        columns in 2usize..150,
+        seed: u64,
+    ) {
+        let shapes: [&[usize]; 3] = [&[rows, columns], &[columns], &[columns]];
+        let inputs = [0, 1, 2].map(|i| normal(shapes[i], seed ^ i as u64));
+        let fused = run(&inputs, |[x, g, b]| Diff::fused_layer_norm(x, g, b, 1e-6));
+        let composed = run(&inputs, |inputs| composed::layer_norm::<Diff>(inputs, 1e-6));
+        // A row of two columns may have next to no variance.
+        if columns > 4 {
+            assert_close(&fused, &composed);
+        }
+    }
+}
+
+/// Everything in one: a block's work on 8 sequences.
+fn block(inputs: &[TensorData; 6]) -> Vec<TensorData> {
+    let spans = spans(&[197, 65, 300, 1, 30, 197, 99, 111], None);
+    run(inputs, |[x, gamma, beta, wide, narrow, bias]| {
+        let normed = Diff::fused_layer_norm(x.clone(), gamma, beta, 1e-6);
+        let qkv = Diff::fused_linear_gelu(normed, wide, bias.clone());
+        let heads = Diff::packed_attention(qkv, spans.clone(), 2);
+        let bias = Diff::float_slice(bias, &[(0..96).into()]);
+        Diff::fused_linear_add(heads, narrow, bias, x)
+    })
+}
+
+#[test]
+fn results_do_not_depend_on_the_number_of_threads() {
+    let shapes: [&[usize]; 6] = [&[1000, 96], &[96], &[96], &[96, 288], &[96, 96], &[288]];
+    let inputs = [0, 1, 2, 3, 4, 5].map(|i| normal(shapes[i], i as u64));
+    let expected = block(&inputs);
+    for threads in [1, 2, 5] {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        let results = pool.install(|| block(&inputs));
+        for (result, expected) in results.iter().zip(&expected) {
+            result.assert_eq(expected, true);
+        }
+    }
+}
+
+#[test]
+fn long_sequences_are_cut_into_blocks_of_queries() {
+    let spans = spans(&[1500, 3], Some(0x5555));
+    let qkv = [normal(&[1503, 3 * 2 * 16], 5)];
+    let fused = run(&qkv, |[qkv]| Diff::packed_attention(qkv, spans.clone(), 2));
+    let composed = run(&qkv, |[qkv]| composed::attention::<Diff>(qkv, &spans, 2));
+    assert_close(&fused, &composed);
+}
+
+#[test]
+fn views_are_read_in_place() {
+    let [input, weight, bias] = [normal(&[9, 14], 1), normal(&[6, 10], 2), normal(&[12], 3)];
+    let operation = |fused: bool| {
+        run(&[input.clone(), weight.clone(), bias.clone()], |[input, weight, bias]| {
+            let input = Diff::float_slice(input, &[(1..8).into(), (2..12).into()]);
+            let weight = Diff::float_transpose(weight);
+            let bias = Diff::float_slice(bias, &[(3..9).into()]);
+            match fused {
+                true => Diff::fused_linear_gelu(input, weight, bias),
+                false => composed::linear_gelu::<Diff>([input, weight, bias]),
+            }
+        })
+    };
+    assert_close(&operation(true), &operation(false));
+}
+
+#[test]
+fn constants_get_no_gradient() {
+    let constant = |data: &TensorData| {
+        Diff::from_inner(Flex::float_from_data(data.clone(), &Default::default()))
+    };
+    let data = [normal(&[5, 4], 1), normal(&[4, 6], 2), normal(&[6], 3)];
+    let [input, weight, bias] = data.each_ref().map(constant);
+    let weight = Diff::float_set_require_grad(weight, true);
+    let output = Diff::fused_linear_gelu(input.clone(), weight.clone(), bias.clone());
+    let gradients = Diff::backward(Diff::float_sum(output));
+    assert!(Diff::grad(&weight, &gradients).is_some());
+    assert!(Diff::grad(&input, &gradients).is_none());
+    assert!(Diff::grad(&bias, &gradients).is_none());
+}
+
+#[test]
+fn other_floats_than_32_bits_are_composed() {
+    let double = |shape: &[usize], seed| {
+        let data = normal(shape, seed).convert::<f64>();
+        Flex::float_from_data(data, &Default::default())
+    };
+    let layer = [double(&[5, 4], 1), double(&[4, 6], 2), double(&[6], 3)];
+    let [input, weight, bias] = layer.clone();
+    let fused = Flex::fused_linear_gelu(input, weight, bias);
+    read(fused).assert_eq(&read(composed::linear_gelu::<Flex>(layer)), true);
+}
