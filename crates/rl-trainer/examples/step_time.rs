@@ -3,7 +3,7 @@ use std::time::Instant;
 
 use apt_pruning_agent::{KeepRate, PruningAgentsConfig, RandomReducer};
 use apt_rl_trainer::counterfactual::{choose_cuts, cross_entropy, stream_0, stream_2};
-use apt_vit_model::{ExecutionMode, RunSettings, VitPreset};
+use apt_vit_model::{ExecutionMode, RunSettings, VitConfig, VitPreset};
 use burn::module::Module;
 use burn::prelude::*;
 use burn::tensor::Distribution;
@@ -32,6 +32,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut config = VitPreset::from_name(&preset)?.config();
     config.dropout = 0.0;
     let vit = config.init(&device)?;
+    let dropping = VitConfig { dropout: 0.1, ..config.clone() }.init(&device)?;
     let layers = vec![2, 5, 8];
     let agents = PruningAgentsConfig {
         layers: layers.clone(),
@@ -49,7 +50,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
 
     println!(
-        "{:32} {:>10} {:>10} {:>10} {:>10}",
+        "{:34} {:>10} {:>10} {:>10} {:>10}",
         "ms", "best", "median", "best CPU", "images/s"
     );
     let time = |name: &str, run: &mut dyn FnMut()| {
@@ -69,7 +70,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         cpu.sort_by(f64::total_cmp);
         let (best, median) = (times[0], times[repeats / 2]);
         println!(
-            "{name:32} {best:10.2} {median:10.2} {:10.2} {:10.1}",
+            "{name:34} {best:10.2} {median:10.2} {:10.2} {:10.1}",
             cpu[0],
             batch as f64 / best * 1e3
         );
@@ -128,6 +129,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             .val()
             .grad(&grads)
             .map(|grad| grad.into_data());
+    });
+    time("dense forward + backward, dropout", &mut || {
+        let logits = dropping.forward(images.clone(), RunSettings::DENSE).logits;
+        let grads = cross_entropy(logits, &targets).backward();
+        let _ = dropping.head.weight.val().grad(&grads).map(|grad| grad.into_data());
     });
     time("stream 0", &mut || {
         stream_0(&valid, &valid_agents, plain.clone(), &targets)

@@ -327,7 +327,7 @@ impl ExperimentConfig {
                 });
             }
         }
-        if train.steps % train.steps_per_epoch != 0 {
+        if !train.steps.is_multiple_of(train.steps_per_epoch) {
             return Err(TrainerError::Field {
                 field: "train.steps".into(),
                 found: train.steps.to_string(),
@@ -337,6 +337,7 @@ impl ExperimentConfig {
                 ),
             });
         }
+        self.input.transform.validate()?;
         let positive = [
             ("train.clip_norm", f64::from(train.clip_norm)),
             ("optimizer.learning_rate", self.optimizer.learning_rate),

@@ -88,7 +88,7 @@ fn cases() -> impl Strategy<Value = (VitConfig, usize, Pattern)> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig::with_cases(256))]
 
     #[test]
     fn mask_and_drop_give_the_same_logits_and_gradients(

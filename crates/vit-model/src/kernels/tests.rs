@@ -6,7 +6,7 @@ use burn::backend::autodiff::checkpoint::strategy::NoCheckpointing;
 use burn::backend::ops::FloatTensorOps;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, AutodiffBackend, Flex, FloatDType, TensorData, TensorMetadata};
-use burn::tensor::{Distribution, Shape, Tolerance, read_sync};
+use burn::tensor::{Distribution, Shape, read_sync};
 use proptest::prelude::*;
 
 use super::{FusedOps, Spans, composed};
@@ -46,9 +46,16 @@ fn run<const N: usize>(
     results
 }
 
+/// To 1e-5 of the largest value.
 fn assert_close(fused: &[TensorData], composed: &[TensorData]) {
     for (fused, composed) in fused.iter().zip(composed) {
-        fused.assert_approx_eq(composed, Tolerance::<f32>::rel_abs(1e-5, 2e-5));
+        let (fused, composed) = (fused.as_slice::<f32>(), composed.as_slice::<f32>());
+        let (fused, composed) = (fused.unwrap(), composed.unwrap());
+        let largest = composed.iter().fold(1.0, |largest: f32, value| largest.max(value.abs()));
+        for (index, (fused, composed)) in fused.iter().zip(composed).enumerate() {
+            let error = (fused - composed).abs();
+            assert!(error <= 1e-5 * largest, "value {index} is {fused}, not {composed}");
+        }
     }
 }
 
@@ -109,17 +116,14 @@ proptest! {
     #[test]
     fn layer_norm_is_what_burn_makes_of_it(
         rows in prop_oneof![1usize..70, 1000usize..1100],
-        columns in 2usize..150,
+        columns in 8usize..150,
         seed: u64,
     ) {
         let shapes: [&[usize]; 3] = [&[rows, columns], &[columns], &[columns]];
         let inputs = [0, 1, 2].map(|i| normal(shapes[i], seed ^ i as u64));
         let fused = run(&inputs, |[x, g, b]| Diff::fused_layer_norm(x, g, b, 1e-6));
         let composed = run(&inputs, |inputs| composed::layer_norm::<Diff>(inputs, 1e-6));
-        // A row of two columns may have next to no variance.
-        if columns > 4 {
-            assert_close(&fused, &composed);
-        }
+        assert_close(&fused, &composed);
     }
 }
 

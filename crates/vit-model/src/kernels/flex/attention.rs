@@ -116,7 +116,7 @@ fn attend(
         // SAFETY: the scratch is ours and has `queries` rows of `stride` values.
         unsafe { product(scores.as_mut_ptr(), stride, query, key.transposed(), Target::Write) };
         let target = output.at(row * heads.hidden + head * heads.width);
-        vectorised(#[inline(always)] || {
+        vectorised!({
             for (query, scores) in scores.chunks_exact_mut(stride).enumerate() {
                 hide(scores, spans, start, tokens);
                 let shift = heads.scale * max(scores);
@@ -202,7 +202,7 @@ fn differentiate(
                 product(weights.as_mut_ptr(), stride, query, key.transposed(), Target::Write);
                 product(scores.as_mut_ptr(), stride, gradient, value.transposed(), Target::Write);
             }
-            vectorised(#[inline(always)] || {
+            vectorised!({
                 let rows = weights.chunks_exact_mut(stride).zip(scores.chunks_exact_mut(stride));
                 for (query, (weights, scores)) in rows.enumerate() {
                     hide(weights, spans, start, tokens);

@@ -77,7 +77,7 @@ pub(super) fn forward(
         // SAFETY: the tile is ours, and holds the bias.
         unsafe { product(target.at(row * outputs + column), outputs, input, weight, Target::Add) };
         if let Then::Gelu { .. } = then {
-            vectorised(#[inline(always)] || {
+            vectorised!({
                 for start in starts {
                     // SAFETY: the tile is ours in both buffers, and written in the first.
                     let values = unsafe {
@@ -111,7 +111,7 @@ pub(super) fn gelu_backward(gradient: &mut [f32], before: &[f32]) {
         let before = &before[start..length.min(start + CHUNK)];
         // SAFETY: no other task has this part.
         let gradient = unsafe { gradient.part(start, before.len()) };
-        vectorised(#[inline(always)] || {
+        vectorised!({
             let pairs = gradient.iter_mut().zip(before);
             pairs.for_each(|(gradient, &before)| *gradient *= gelu_slope(before));
         });
@@ -161,7 +161,7 @@ pub(super) fn backward(
             let mut rows = rows.map(|row| &row[..columns]);
             // SAFETY: only the tasks of the first row of tiles come here, each with its columns.
             let sums = unsafe { target.write(column, rows.next().unwrap_or(&[])) };
-            vectorised(#[inline(always)] || {
+            vectorised!({
                 for row in rows {
                     sums.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
                 }

@@ -31,7 +31,7 @@ pub(super) fn forward(
     let mut statistics = Buffer::new(rows * 2);
     let writers = (output.writer(), statistics.writer());
     parallel(rows.div_ceil(size), WORK * rows * columns, |task| {
-        vectorised(#[inline(always)] || {
+        vectorised!({
             for index in task * size..rows.min((task + 1) * size) {
                 let input = row(input, index);
                 let mean = sum_of([input], |[value]| value) / columns as f32;
@@ -71,7 +71,7 @@ pub(super) fn backward(
         // SAFETY: no other task has these sums.
         let sums = unsafe { writer.part(task * 2 * columns, 2 * columns) };
         let (of_gamma, of_beta) = sums.split_at_mut(columns);
-        vectorised(#[inline(always)] || {
+        vectorised!({
             for index in task * size..rows.min((task + 1) * size) {
                 let (input, gradient) = (row(input, index), row(gradient, index));
                 let &[mean, scale] = row(statistics, index) else {
