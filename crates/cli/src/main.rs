@@ -14,6 +14,11 @@ use std::process::ExitCode;
 use args::{Args, Command};
 use clap::{CommandFactory, Parser};
 
+/// Every tensor is an allocation; this allocator keeps freed pages for the next one, where the
+/// system's gives large ones back and has them zeroed again.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// What a command ended with; errors end with 1, and wrong usage with 2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {

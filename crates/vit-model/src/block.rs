@@ -30,19 +30,19 @@ impl Mlp {
 
     /// `residual + mlp(tokens)`.
     fn forward_onto(&self, tokens: Tensor<2>, residual: Tensor<2>) -> Tensor<2> {
-        match self.dropout.prob == 0.0 || !tokens.device().is_autodiff() {
-            true => kernels::linear_add(&self.contract, self.inner(tokens), residual),
-            false => residual + self.forward(tokens),
-        }
+        let inner = self.inner(tokens);
+        kernels::linear_add(&self.contract, inner, Some(&self.dropout), residual)
     }
 
     /// `[rows, hidden]` to `[rows, mlp]`.
     fn inner(&self, tokens: Tensor<2>) -> Tensor<2> {
-        let inner = match self.activation {
-            Activation::Gelu => kernels::linear_gelu(&self.expand, tokens),
-            Activation::GeluTanh => gelu_approximate(kernels::linear(&self.expand, tokens)),
-        };
-        self.dropout.forward(inner)
+        match self.activation {
+            Activation::Gelu => kernels::linear_gelu(&self.expand, tokens, &self.dropout),
+            Activation::GeluTanh => {
+                let inner = gelu_approximate(kernels::linear(&self.expand, tokens));
+                self.dropout.forward(inner)
+            }
+        }
     }
 }
 

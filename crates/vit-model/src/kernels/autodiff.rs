@@ -11,7 +11,7 @@ use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind, unary};
 use burn::backend::tensor::FloatTensor;
 
-use super::{FusedOps, Kernels, Spans, Then, composed, kernels_for};
+use super::{FusedOps, Kernels, Mask, Spans, Then, composed, kernels_for};
 
 impl<B: FusedOps, C: CheckpointStrategy> FusedOps for Autodiff<B, C> {
     fn packed_attention(
@@ -43,10 +43,11 @@ impl<B: FusedOps, C: CheckpointStrategy> FusedOps for Autodiff<B, C> {
             return composed::linear::<Self>([input, weight, bias]);
         };
         let [(input, a), (weight, b), (bias, c)] = [input, weight, bias].map(|t| t.into_parts());
-        let output = kernels.linear(&input, &weight, &bias, Then::End).0;
+        let output = kernels.linear(&input, &weight, &bias, Then::End, None).0;
         match LinearBackward.prepare::<C>([a, b, c]).compute_bound().stateful() {
             OpsKind::Tracked(prep) => {
-                prep.finish(LinearState { kernels, input, weight, before_gelu: None }, output)
+                let state = LinearState { kernels, input, weight, before_gelu: None, mask: None };
+                prep.finish(state, output)
             }
             OpsKind::UnTracked(prep) => prep.finish(output),
         }
@@ -56,16 +57,18 @@ impl<B: FusedOps, C: CheckpointStrategy> FusedOps for Autodiff<B, C> {
         input: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
+        dropout: Option<f64>,
     ) -> FloatTensor<Self> {
         let Some(kernels) = kernels_for::<B>(input.primitive()) else {
-            return composed::linear_gelu::<Self>([input, weight, bias]);
+            return composed::linear_gelu::<Self>([input, weight, bias], dropout);
         };
         let [(input, a), (weight, b), (bias, c)] = [input, weight, bias].map(|t| t.into_parts());
-        let run = |keep| kernels.linear(&input, &weight, &bias, Then::Gelu { keep });
+        let mask = dropout.map(|probability| kernels.mask(probability));
+        let run = |keep| kernels.linear(&input, &weight, &bias, Then::Gelu { keep }, mask);
         match LinearBackward.prepare::<C>([a, b, c]).compute_bound().stateful() {
             OpsKind::Tracked(prep) => {
                 let (output, before_gelu) = run(true);
-                prep.finish(LinearState { kernels, input, weight, before_gelu }, output)
+                prep.finish(LinearState { kernels, input, weight, before_gelu, mask }, output)
             }
             OpsKind::UnTracked(prep) => prep.finish(run(false).0),
         }
@@ -76,16 +79,18 @@ impl<B: FusedOps, C: CheckpointStrategy> FusedOps for Autodiff<B, C> {
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
         residual: FloatTensor<Self>,
+        dropout: Option<f64>,
     ) -> FloatTensor<Self> {
         let Some(kernels) = kernels_for::<B>(input.primitive()) else {
-            return composed::linear_add::<Self>([input, weight, bias], residual);
+            return composed::linear_add::<Self>([input, weight, bias], residual, dropout);
         };
         let [(input, a), (weight, b), (bias, c), (residual, d)] =
             [input, weight, bias, residual].map(|t| t.into_parts());
-        let output = kernels.linear(&input, &weight, &bias, Then::Add(&residual)).0;
+        let mask = dropout.map(|probability| kernels.mask(probability));
+        let output = kernels.linear(&input, &weight, &bias, Then::Add(&residual), mask).0;
         match LinearAddBackward.prepare::<C>([a, b, c, d]).compute_bound().stateful() {
             OpsKind::Tracked(prep) => {
-                prep.finish(LinearState { kernels, input, weight, before_gelu: None }, output)
+                prep.finish(LinearState { kernels, input, weight, before_gelu: None, mask }, output)
             }
             OpsKind::UnTracked(prep) => prep.finish(output),
         }
@@ -140,6 +145,7 @@ struct LinearState<B: FusedOps> {
     input: FloatTensor<B>,
     weight: FloatTensor<B>,
     before_gelu: Option<FloatTensor<B>>,
+    mask: Option<Mask>,
 }
 
 impl<B: FusedOps> LinearState<B> {
@@ -149,10 +155,10 @@ impl<B: FusedOps> LinearState<B> {
         gradient: FloatTensor<B>,
         grads: &mut Gradients,
     ) {
-        let Self { kernels, input, weight, before_gelu } = self;
+        let Self { kernels, input, weight, before_gelu, mask } = self;
         let wanted = [0, 1, 2].map(|parent| parents[parent].is_some());
         let before_gelu = before_gelu.as_ref();
-        let results = kernels.linear_backward(&input, &weight, before_gelu, gradient, wanted);
+        let results = kernels.linear_backward(&input, &weight, before_gelu, mask, gradient, wanted);
         for (parent, gradient) in parents.iter().zip(results) {
             if let (Some(parent), Some(gradient)) = (parent, gradient) {
                 grads.register::<B>(*parent, gradient);

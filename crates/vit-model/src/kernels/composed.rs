@@ -4,7 +4,7 @@
 use burn::backend::ops::AttentionModuleOptions;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, TensorData, TensorMetadata};
-use burn::tensor::{Shape, Slice};
+use burn::tensor::{Distribution, Shape, Slice};
 
 use super::Spans;
 
@@ -67,17 +67,31 @@ pub(super) fn linear<B: Backend>(
     B::linear(input, weight, Some(bias))
 }
 
-/// Exact GELU of a linear layer.
-pub(super) fn linear_gelu<B: Backend>(layer: [FloatTensor<B>; 3]) -> FloatTensor<B> {
-    B::gelu(linear::<B>(layer))
+/// Exact GELU of a linear layer, then dropout.
+pub(super) fn linear_gelu<B: Backend>(
+    layer: [FloatTensor<B>; 3],
+    dropout: Option<f64>,
+) -> FloatTensor<B> {
+    drop_values::<B>(B::gelu(linear::<B>(layer)), dropout)
 }
 
-/// A linear layer added to `residual`.
+/// A linear layer, after dropout added to `residual`.
 pub(super) fn linear_add<B: Backend>(
     layer: [FloatTensor<B>; 3],
     residual: FloatTensor<B>,
+    dropout: Option<f64>,
 ) -> FloatTensor<B> {
-    B::float_add(residual, linear::<B>(layer))
+    B::float_add(residual, drop_values::<B>(linear::<B>(layer), dropout))
+}
+
+/// Dropout with this probability, as Burn's module does it.
+fn drop_values<B: Backend>(tensor: FloatTensor<B>, dropout: Option<f64>) -> FloatTensor<B> {
+    let Some(probability) = dropout else {
+        return tensor;
+    };
+    let keep = Distribution::Bernoulli(1.0 - probability);
+    let kept = B::float_random(tensor.shape(), keep, &tensor.device(), tensor.dtype().into());
+    B::float_mul_scalar(B::float_mul(tensor, kept), (1.0 / (1.0 - probability)).into())
 }
 
 /// Each row normalised, times gamma, plus beta.

@@ -17,7 +17,7 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{
     Backend, DType, Dispatch, DispatchTensor, TensorMetadata, backend_extension,
 };
-use burn::nn::{LayerNorm, Linear};
+use burn::nn::{Dropout, LayerNorm, Linear};
 use burn::tensor::Tensor;
 use burn::tensor::activation::gelu;
 
@@ -35,23 +35,35 @@ pub(crate) fn linear(layer: &Linear, input: Tensor<2>) -> Tensor<2> {
     }
 }
 
-/// A linear layer and exact GELU.
-pub(crate) fn linear_gelu(layer: &Linear, input: Tensor<2>) -> Tensor<2> {
-    match parts(layer) {
-        Some([weight, bias]) => {
-            fused(Dispatch::fused_linear_gelu(input.into_dispatch(), weight, bias))
-        }
-        None => gelu(layer.forward(input)),
-    }
+/// A linear layer, exact GELU, dropout.
+pub(crate) fn linear_gelu(layer: &Linear, input: Tensor<2>, dropout: &Dropout) -> Tensor<2> {
+    let Some([weight, bias]) = parts(layer) else {
+        return dropout.forward(gelu(layer.forward(input)));
+    };
+    let dropout = probability(dropout, &input);
+    fused(Dispatch::fused_linear_gelu(input.into_dispatch(), weight, bias, dropout))
 }
 
-/// `residual` plus a linear layer of `input`.
-pub(crate) fn linear_add(layer: &Linear, input: Tensor<2>, residual: Tensor<2>) -> Tensor<2> {
-    let (input, add) = (input.into_dispatch(), residual.clone().into_dispatch());
-    match parts(layer) {
-        Some([weight, bias]) => fused(Dispatch::fused_linear_add(input, weight, bias, add)),
-        None => residual + layer.forward(fused(input)),
-    }
+/// `residual` plus a linear layer of `input`, after dropout.
+pub(crate) fn linear_add(
+    layer: &Linear,
+    input: Tensor<2>,
+    dropout: Option<&Dropout>,
+    residual: Tensor<2>,
+) -> Tensor<2> {
+    let Some([weight, bias]) = parts(layer) else {
+        let output = layer.forward(input);
+        return residual + dropout.map_or(output.clone(), |dropout| dropout.forward(output));
+    };
+    let dropout = dropout.and_then(|dropout| probability(dropout, &input));
+    let (input, residual) = (input.into_dispatch(), residual.into_dispatch());
+    fused(Dispatch::fused_linear_add(input, weight, bias, residual, dropout))
+}
+
+/// The probability with which dropout drops, where it does anything (as [`Dropout`] decides it).
+fn probability(dropout: &Dropout, input: &Tensor<2>) -> Option<f64> {
+    let drops = dropout.training.is_enabled() && input.device().is_autodiff();
+    (drops && dropout.prob > 0.0).then_some(dropout.prob)
 }
 
 /// Weight and bias, where there is one.
@@ -120,7 +132,7 @@ pub(crate) trait FusedOps: Backend {
         bias: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
         match kernels_for::<Self>(&input) {
-            Some(kernels) => kernels.linear(&input, &weight, &bias, Then::End).0,
+            Some(kernels) => kernels.linear(&input, &weight, &bias, Then::End, None).0,
             None => composed::linear::<Self>([input, weight, bias]),
         }
     }
@@ -130,13 +142,14 @@ pub(crate) trait FusedOps: Backend {
         input: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
+        dropout: Option<f64>,
     ) -> FloatTensor<Self> {
         match kernels_for::<Self>(&input) {
             Some(kernels) => {
-                let then = Then::Gelu { keep: false };
-                kernels.linear(&input, &weight, &bias, then).0
+                let mask = dropout.map(|probability| kernels.mask(probability));
+                kernels.linear(&input, &weight, &bias, Then::Gelu { keep: false }, mask).0
             }
-            None => composed::linear_gelu::<Self>([input, weight, bias]),
+            None => composed::linear_gelu::<Self>([input, weight, bias], dropout),
         }
     }
 
@@ -146,10 +159,14 @@ pub(crate) trait FusedOps: Backend {
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
         residual: FloatTensor<Self>,
+        dropout: Option<f64>,
     ) -> FloatTensor<Self> {
         match kernels_for::<Self>(&input) {
-            Some(kernels) => kernels.linear(&input, &weight, &bias, Then::Add(&residual)).0,
-            None => composed::linear_add::<Self>([input, weight, bias], residual),
+            Some(kernels) => {
+                let mask = dropout.map(|probability| kernels.mask(probability));
+                kernels.linear(&input, &weight, &bias, Then::Add(&residual), mask).0
+            }
+            None => composed::linear_add::<Self>([input, weight, bias], residual, dropout),
         }
     }
 
@@ -195,14 +212,18 @@ pub(crate) trait Kernels<B: Backend>: Debug + Sync {
         num_heads: usize,
     ) -> FloatTensor<B>;
 
+    /// Draws a new dropout mask from the backend's random numbers.
+    fn mask(&self, probability: f64) -> Mask;
+
     /// A linear layer's output, given to what comes then, and what GELU was applied to where
-    /// that is to be kept.
+    /// that is to be kept. Dropout is applied after GELU, and before anything is added.
     fn linear(
         &self,
         input: &FloatTensor<B>,
         weight: &FloatTensor<B>,
         bias: &FloatTensor<B>,
         then: Then<&FloatTensor<B>>,
+        mask: Option<Mask>,
     ) -> (FloatTensor<B>, Option<FloatTensor<B>>);
 
     /// The gradients of input, weight and bias where they are `wanted`, given that of the output;
@@ -212,6 +233,7 @@ pub(crate) trait Kernels<B: Backend>: Debug + Sync {
         input: &FloatTensor<B>,
         weight: &FloatTensor<B>,
         before_gelu: Option<&FloatTensor<B>>,
+        mask: Option<Mask>,
         gradient: FloatTensor<B>,
         wanted: [bool; 3],
     ) -> [Option<FloatTensor<B>>; 3];
@@ -247,6 +269,15 @@ pub(crate) enum Then<T> {
     },
     /// It is added to this.
     Add(T),
+}
+
+/// A dropout mask of any shape: never stored, but computed from its seed wherever it is needed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Mask {
+    /// Equal seeds give equal masks.
+    pub seed: [u32; 2],
+    /// How likely a value is dropped.
+    pub probability: f64,
 }
 
 /// The backend's kernels, if it has any for such a tensor.

@@ -6,19 +6,21 @@ use burn::backend::autodiff::checkpoint::strategy::NoCheckpointing;
 use burn::backend::ops::FloatTensorOps;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, AutodiffBackend, Flex, FloatDType, TensorData, TensorMetadata};
-use burn::tensor::{Distribution, Shape, read_sync};
+use burn::tensor::read_sync;
 use proptest::prelude::*;
+use rand::rngs::ChaCha8Rng;
+use rand::{RngExt, SeedableRng};
 
 use super::{FusedOps, Spans, composed};
 
 type Diff = Autodiff<Flex, NoCheckpointing>;
 
-/// Normal values, the same for the same seed.
+/// Values of mean 0 and variance 1, the same for the same seed.
 fn normal(shape: &[usize], seed: u64) -> TensorData {
-    use burn::tensor::Device;
-    Device::flex().seed(seed);
-    let distribution = Distribution::Normal(0.0, 1.0);
-    read(Flex::float_random(Shape::from(shape.to_vec()), distribution, &Default::default(), FloatDType::F32))
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let mut value = || (0..3).map(|_| rng.random_range(-1.0..1.0)).sum::<f32>();
+    let values = (0..shape.iter().product()).map(|_: usize| value()).collect();
+    TensorData::new(values, shape.to_vec())
 }
 
 fn read(tensor: FloatTensor<Flex>) -> TensorData {
@@ -104,12 +106,12 @@ proptest! {
         let layer = [input, weight, bias];
         let fused = run(&layer, |[x, w, b]| Diff::fused_linear(x, w, b));
         assert_close(&fused, &run(&layer, composed::linear::<Diff>));
-        let fused = run(&layer, |[x, w, b]| Diff::fused_linear_gelu(x, w, b));
-        assert_close(&fused, &run(&layer, composed::linear_gelu::<Diff>));
+        let fused = run(&layer, |[x, w, b]| Diff::fused_linear_gelu(x, w, b, None));
+        assert_close(&fused, &run(&layer, |layer| composed::linear_gelu::<Diff>(layer, None)));
         let [input, weight, bias] = layer;
         let layer = [input, weight, bias, residual];
-        let fused = run(&layer, |[x, w, b, r]| Diff::fused_linear_add(x, w, b, r));
-        let composed = run(&layer, |[x, w, b, r]| composed::linear_add::<Diff>([x, w, b], r));
+        let fused = run(&layer, |[x, w, b, r]| Diff::fused_linear_add(x, w, b, r, None));
+        let composed = run(&layer, |[x, w, b, r]| composed::linear_add::<Diff>([x, w, b], r, None));
         assert_close(&fused, &composed);
     }
 
@@ -132,10 +134,10 @@ fn block(inputs: &[TensorData; 6]) -> Vec<TensorData> {
     let spans = spans(&[197, 65, 300, 1, 30, 197, 99, 111], None);
     run(inputs, |[x, gamma, beta, wide, narrow, bias]| {
         let normed = Diff::fused_layer_norm(x.clone(), gamma, beta, 1e-6);
-        let qkv = Diff::fused_linear_gelu(normed, wide, bias.clone());
+        let qkv = Diff::fused_linear_gelu(normed, wide, bias.clone(), None);
         let heads = Diff::packed_attention(qkv, spans.clone(), 2);
         let bias = Diff::float_slice(bias, &[(0..96).into()]);
-        Diff::fused_linear_add(heads, narrow, bias, x)
+        Diff::fused_linear_add(heads, narrow, bias, x, None)
     })
 }
 
@@ -171,8 +173,8 @@ fn views_are_read_in_place() {
             let weight = Diff::float_transpose(weight);
             let bias = Diff::float_slice(bias, &[(3..9).into()]);
             match fused {
-                true => Diff::fused_linear_gelu(input, weight, bias),
-                false => composed::linear_gelu::<Diff>([input, weight, bias]),
+                true => Diff::fused_linear_gelu(input, weight, bias, None),
+                false => composed::linear_gelu::<Diff>([input, weight, bias], None),
             }
         })
     };
@@ -187,7 +189,7 @@ fn constants_get_no_gradient() {
     let data = [normal(&[5, 4], 1), normal(&[4, 6], 2), normal(&[6], 3)];
     let [input, weight, bias] = data.each_ref().map(constant);
     let weight = Diff::float_set_require_grad(weight, true);
-    let output = Diff::fused_linear_gelu(input.clone(), weight.clone(), bias.clone());
+    let output = Diff::fused_linear_gelu(input.clone(), weight.clone(), bias.clone(), None);
     let gradients = Diff::backward(Diff::float_sum(output));
     assert!(Diff::grad(&weight, &gradients).is_some());
     assert!(Diff::grad(&input, &gradients).is_none());
@@ -202,6 +204,48 @@ fn other_floats_than_32_bits_are_composed() {
     };
     let layer = [double(&[5, 4], 1), double(&[4, 6], 2), double(&[6], 3)];
     let [input, weight, bias] = layer.clone();
-    let fused = Flex::fused_linear_gelu(input, weight, bias);
-    read(fused).assert_eq(&read(composed::linear_gelu::<Flex>(layer)), true);
+    let fused = Flex::fused_linear_gelu(input, weight, bias, None);
+    read(fused).assert_eq(&read(composed::linear_gelu::<Flex>(layer, None)), true);
+}
+
+/// What dropout did to `plain` so that it became `dropped`: 0 or the factor of what is kept.
+fn mask(dropped: &TensorData, plain: &TensorData) -> FloatTensor<Diff> {
+    let [dropped, plain] = [dropped, plain].map(|data| data.as_slice::<f32>().unwrap());
+    let factor = |(dropped, plain): (&f32, &f32)| {
+        let factor = if *dropped == 0.0 { 0.0 } else { 1.0 / 0.7 };
+        assert!((dropped - plain * factor).abs() < 1e-5, "{plain} became {dropped}");
+        factor
+    };
+    let mask: Vec<f32> = dropped.iter().zip(plain).map(factor).collect();
+    let share = mask.iter().filter(|factor| **factor == 0.0).count() as f64 / mask.len() as f64;
+    assert!((share - 0.3).abs() < 0.02, "{share} are dropped");
+    let mask = TensorData::new(mask, [300, 60]);
+    Diff::from_inner(Flex::float_from_data(mask, &Default::default()))
+}
+
+#[test]
+fn dropout_is_a_mask_forwards_and_backwards() {
+    let shapes: [&[usize]; 3] = [&[300, 60], &[60, 60], &[60]];
+    let layer = [0, 1, 2].map(|i| normal(shapes[i], i as u64));
+    let scaled = |[x, w, b]: [FloatTensor<Diff>; 3]| [Diff::float_mul_scalar(x, 0.1.into()), w, b];
+
+    let fused = run(&layer, |layer| {
+        let [x, w, b] = scaled(layer);
+        Diff::fused_linear_gelu(x, w, b, Some(0.3))
+    });
+    let gelu = |layer| composed::linear_gelu::<Diff>(scaled(layer), None);
+    let mask_of_gelu = mask(&fused[0], &run(&layer, gelu)[0]);
+    let composed = run(&layer, |layer| Diff::float_mul(gelu(layer), mask_of_gelu.clone()));
+    assert_close(&fused, &composed);
+
+    let zeros = || Diff::float_zeros([300, 60].into(), &Default::default(), FloatDType::F32);
+    let fused = run(&layer, |layer| {
+        let [x, w, b] = scaled(layer);
+        Diff::fused_linear_add(x, w, b, zeros(), Some(0.3))
+    });
+    let linear = |layer| composed::linear::<Diff>(scaled(layer));
+    let mask_of_linear = mask(&fused[0], &run(&layer, linear)[0]);
+    let composed = run(&layer, |layer| Diff::float_mul(linear(layer), mask_of_linear.clone()));
+    assert_close(&fused, &composed);
+    assert_ne!(read(mask_of_gelu.into_primitive()), read(mask_of_linear.into_primitive()));
 }

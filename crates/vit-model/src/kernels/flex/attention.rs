@@ -115,18 +115,9 @@ fn attend(
     with_scratch(queries * stride, |scores| {
         // SAFETY: the scratch is ours and has `queries` rows of `stride` values.
         unsafe { product(scores.as_mut_ptr(), stride, query, key.transposed(), Target::Write) };
-        let target = output.at(row * heads.hidden + head * heads.width);
-        vectorised!({
-            for (query, scores) in scores.chunks_exact_mut(stride).enumerate() {
-                hide(scores, spans, start, tokens);
-                let shift = heads.scale * max(scores);
-                let sum = exp_scores(scores, heads.scale, shift);
-                // SAFETY: no other task has this head of this query.
-                unsafe { log_sums.at(head * qkv.rows + row + query).write(shift + sum.ln()) };
-                let factor = sum.recip();
-                scores.iter_mut().for_each(|weight| *weight *= factor);
-            }
-        });
+        // SAFETY: no other task has this head of these queries.
+        let log_sums = unsafe { log_sums.fill(head * qkv.rows + row, queries, 0.0) };
+        softmax(scores, tokens, visible(spans, start, tokens), heads.scale, log_sums);
         let weights = Matrix {
             values: scores,
             rows: queries,
@@ -134,18 +125,75 @@ fn attend(
             row_stride: stride,
             column_stride: 1,
         };
+        let target = output.at(row * heads.hidden + head * heads.width);
         // SAFETY: no other task writes these columns of these rows.
         unsafe { product(target, heads.hidden, weights, value, Target::Write) };
     });
 }
 
+/// Which keys of a sequence are visible, if any are not.
+fn visible(spans: &Spans, start: usize, tokens: usize) -> Option<&[bool]> {
+    spans.visible.as_ref().map(|visible| &visible[start..start + tokens])
+}
+
 /// Scores of hidden keys, and of those beyond the sequence's end, become minus infinity.
 #[inline(always)]
-fn hide(scores: &mut [f32], spans: &Spans, start: usize, tokens: usize) {
-    scores[tokens..].fill(f32::NEG_INFINITY);
-    if let Some(visible) = &spans.visible {
-        for (score, visible) in scores.iter_mut().zip(&visible[start..start + tokens]) {
-            *score = if *visible { *score } else { f32::NEG_INFINITY };
+fn hide(scores: &mut [f32], tokens: usize, visible: Option<&[bool]>) {
+    let (scores, beyond) = scores.split_at_mut(tokens);
+    beyond.fill(f32::NEG_INFINITY);
+    for (score, visible) in scores.iter_mut().zip(visible.unwrap_or_default()) {
+        *score = if *visible { *score } else { f32::NEG_INFINITY };
+    }
+}
+
+vectorised! {
+    /// Turns the scores of some queries into weights; tells the logarithm of each denominator.
+    fn softmax(
+        scores: &mut [f32],
+        tokens: usize,
+        visible: Option<&[bool]>,
+        scale: f32,
+        log_sums: &mut [f32],
+    ) {
+        let stride = tokens.next_multiple_of(LANES);
+        for (scores, log_sum) in scores.chunks_exact_mut(stride).zip(log_sums) {
+            hide(scores, tokens, visible);
+            let shift = scale * max(scores);
+            let sum = exp_scores(scores, scale, shift);
+            *log_sum = shift + sum.ln();
+            let factor = sum.recip();
+            for weight in scores {
+                *weight *= factor;
+            }
+        }
+    }
+}
+
+vectorised! {
+    /// From the scores of some queries and the gradients of their weights: the weights, and the
+    /// gradients of the scores.
+    fn softmax_backward(
+        scores: &mut [f32],
+        gradients: &mut [f32],
+        tokens: usize,
+        visible: Option<&[bool]>,
+        scale: f32,
+        log_sums: &[f32],
+        output: Matrix<'_>,
+        of_output: Matrix<'_>,
+    ) {
+        let stride = tokens.next_multiple_of(LANES);
+        let rows = scores.chunks_exact_mut(stride).zip(gradients.chunks_exact_mut(stride));
+        for (query, ((weights, gradients), &log_sum)) in rows.zip(log_sums).enumerate() {
+            hide(weights, tokens, visible);
+            exp_scores(weights, scale, log_sum);
+            let row = |m: Matrix<'_>| query * m.row_stride..query * m.row_stride + m.columns;
+            let rows = [&output.values[row(output)], &of_output.values[row(of_output)]];
+            let mean = sum_of(rows, |[output, gradient]| output * gradient);
+            gradients[tokens..].fill(0.0);
+            for (gradient, weight) in gradients.iter_mut().zip(weights) {
+                *gradient = (*gradient - mean) * *weight * scale;
+            }
         }
     }
 }
@@ -202,21 +250,16 @@ fn differentiate(
                 product(weights.as_mut_ptr(), stride, query, key.transposed(), Target::Write);
                 product(scores.as_mut_ptr(), stride, gradient, value.transposed(), Target::Write);
             }
-            vectorised!({
-                let rows = weights.chunks_exact_mut(stride).zip(scores.chunks_exact_mut(stride));
-                for (query, (weights, scores)) in rows.enumerate() {
-                    hide(weights, spans, start, tokens);
-                    scores[tokens..].fill(0.0);
-                    let shift = log_sums.values[head * qkv.rows + row + query];
-                    exp_scores(weights, heads.scale, shift);
-                    let [output, gradient] = [output, gradient]
-                        .map(|matrix| &matrix.values[query * matrix.row_stride..][..heads.width]);
-                    let mean = sum_of([output, gradient], |[o, g]| o * g);
-                    for (score, weight) in scores.iter_mut().zip(weights) {
-                        *score = (*score - mean) * *weight * heads.scale;
-                    }
-                }
-            });
+            softmax_backward(
+                weights,
+                scores,
+                tokens,
+                visible(spans, start, tokens),
+                heads.scale,
+                &log_sums.values[head * qkv.rows + row..][..queries],
+                output,
+                gradient,
+            );
             let matrix = |values| Matrix {
                 values,
                 rows: queries,

@@ -92,6 +92,21 @@ impl<'a> Writer<'a> {
         part.write_copy_of_slice(values)
     }
 
+    /// Writes `value` to each of `length` values from `index` on, and returns them.
+    ///
+    /// # Safety
+    ///
+    /// Nobody else uses this part meanwhile.
+    pub unsafe fn fill(self, index: usize, length: usize, value: f32) -> &'a mut [f32] {
+        assert!(index + length <= self.length);
+        for index in index..index + length {
+            // SAFETY: within the buffer, and exclusive by the caller's promise.
+            unsafe { self.at(index).write(value) };
+        }
+        // SAFETY: as above, and written.
+        unsafe { self.part(index, length) }
+    }
+
     /// The `length` values from `index` on.
     ///
     /// # Safety

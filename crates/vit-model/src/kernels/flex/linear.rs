@@ -2,9 +2,10 @@
 //! output while it is in the cache.
 
 use super::buffer::{Buffer, Writer};
-use super::math::{gelu, gelu_slope, vectorised};
+use super::dropout::drop_values;
+use super::math::{gelu_in_place, gelu_slopes, vectorised};
 use super::matrix::{Matrix, Target, product};
-use super::{Then, parallel};
+use super::{Mask, Then, parallel};
 
 /// How a matrix is cut into tasks.
 struct Tiles {
@@ -55,41 +56,46 @@ pub(super) fn forward(
     weight: Matrix<'_>,
     bias: &[f32],
     then: Then<Matrix<'_>>,
+    mask: Option<Mask>,
 ) -> (Vec<f32>, Option<Vec<f32>>) {
     let (rows, depth, outputs) = (input.rows, input.columns, weight.columns);
     let mut linear = Buffer::new(rows * outputs);
-    let mut activated = matches!(then, Then::Gelu { keep: true }).then(|| Buffer::new(rows * outputs));
+    let keeps = matches!(then, Then::Gelu { keep: true });
+    let mut activated = keeps.then(|| Buffer::new(rows * outputs));
     let (target, copy) = (linear.writer(), activated.as_mut().map(Buffer::writer));
     let tiles = Tiles::new([rows, outputs], depth, 768, 128);
     parallel(tiles.count(), 2 * rows * depth * outputs, |index| {
         let [row, rows, column, columns] = tiles.tile(index);
-        let starts = (row..row + rows).map(|row| row * outputs + column);
-        for (row, start) in (row..).zip(starts.clone()) {
+        for row in row..row + rows {
             // SAFETY: no other task has this tile.
-            let sums = unsafe { target.write(start, &bias[column..column + columns]) };
-            if let Then::Add(other) = then {
-                let other = other.block(row, 1, column, columns).values.iter();
-                sums.iter_mut().zip(other).for_each(|(sum, other)| *sum += other);
-            }
+            unsafe { target.write(row * outputs + column, &bias[column..column + columns]) };
         }
         let input = input.block(row, rows, 0, depth);
         let weight = weight.block(0, depth, column, columns);
         // SAFETY: the tile is ours, and holds the bias.
         unsafe { product(target.at(row * outputs + column), outputs, input, weight, Target::Add) };
-        if let Then::Gelu { .. } = then {
-            vectorised!({
-                for start in starts {
-                    // SAFETY: the tile is ours in both buffers, and written in the first.
-                    let values = unsafe {
-                        let values = target.part(start, columns);
-                        match copy {
-                            Some(copy) => copy.write(start, values),
-                            None => values,
-                        }
-                    };
-                    values.iter_mut().for_each(|value| *value = gelu(*value));
+        if matches!((then, mask), (Then::End, None)) {
+            return;
+        }
+        for row in row..row + rows {
+            let start = row * outputs + column;
+            // SAFETY: the tile is ours in both buffers, and written in the first.
+            let values = unsafe {
+                let values = target.part(start, columns);
+                match copy {
+                    Some(copy) => copy.write(start, values),
+                    None => values,
                 }
-            });
+            };
+            if let Then::Gelu { .. } = then {
+                gelu_in_place(values);
+            }
+            if let Some(mask) = mask {
+                drop_values(values, start, mask);
+            }
+            if let Then::Add(other) = then {
+                add_rows(values, other.block(row, 1, column, columns));
+            }
         }
     });
     // SAFETY: the tiles cover both buffers.
@@ -101,21 +107,39 @@ pub(super) fn forward(
     }
 }
 
-/// Turns the gradient of a GELU's output into that of its input, which was `before`.
-pub(super) fn gelu_backward(gradient: &mut [f32], before: &[f32]) {
+/// Turns the gradient of what [`forward`] returns into that of the linear layer's output: undoes
+/// dropout, and GELU, which was applied to `before_gelu`.
+pub(super) fn activation_backward(
+    gradient: &mut [f32],
+    before_gelu: Option<&[f32]>,
+    mask: Option<Mask>,
+) {
     const CHUNK: usize = 16 * 1024;
     let length = gradient.len();
     let gradient = Writer::new(gradient);
     parallel(length.div_ceil(CHUNK), 32 * length, |index| {
         let start = index * CHUNK;
-        let before = &before[start..length.min(start + CHUNK)];
+        let end = length.min(start + CHUNK);
         // SAFETY: no other task has this part.
-        let gradient = unsafe { gradient.part(start, before.len()) };
-        vectorised!({
-            let pairs = gradient.iter_mut().zip(before);
-            pairs.for_each(|(gradient, &before)| *gradient *= gelu_slope(before));
-        });
+        let gradient = unsafe { gradient.part(start, end - start) };
+        if let Some(mask) = mask {
+            drop_values(gradient, start, mask);
+        }
+        if let Some(before) = before_gelu {
+            gelu_slopes(gradient, &before[start..end]);
+        }
     });
+}
+
+vectorised! {
+    /// Adds each row to the sums.
+    fn add_rows(sums: &mut [f32], rows: Matrix<'_>) {
+        for row in rows.values.chunks(rows.row_stride).take(rows.rows) {
+            for (sum, value) in sums.iter_mut().zip(row) {
+                *sum += value;
+            }
+        }
+    }
 }
 
 /// The gradients of input, weight and bias, given that of the linear layer's output (its rows
@@ -157,15 +181,8 @@ pub(super) fn backward(
             unsafe { product(target, outputs, input, gradient, Target::Write) };
         }
         if let (Some(target), 0) = (of_bias, row) {
-            let rows = gradient.values.chunks(gradient.row_stride).take(rows);
-            let mut rows = rows.map(|row| &row[..columns]);
             // SAFETY: only the tasks of the first row of tiles come here, each with its columns.
-            let sums = unsafe { target.write(column, rows.next().unwrap_or(&[])) };
-            vectorised!({
-                for row in rows {
-                    sums.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
-                }
-            });
+            add_rows(unsafe { target.fill(column, columns, 0.0) }, gradient);
         }
     });
     // SAFETY: the tiles cover every buffer.

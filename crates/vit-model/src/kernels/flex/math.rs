@@ -1,18 +1,50 @@
-//! Functions of single values and short reductions, written so that the compiler vectorises
-//! them: no branch, and sums and maxima in [`LANES`] independent lanes. To be called within
-//! [`vectorised!`].
+//! Vector code without intrinsics: loops that the compiler vectorises, since nothing in them
+//! branches and sums run in [`LANES`] independent lanes, compiled for several instruction sets.
 
 /// Values that are worked on at once: a vector of AVX-512, two of AVX2, four of NEON.
 pub(super) const LANES: usize = 16;
 
-/// Evaluates a block with the widest vectors of this machine. A macro, since the closure it makes
-/// must be inlined to be compiled for them.
+/// Defines a function that runs with the widest vectors of the machine it is called on.
+///
+/// What it calls has to be `#[inline(always)]` (or a closure of a few operations) to be compiled
+/// with it.
 macro_rules! vectorised {
-    ($block:expr) => {
-        pulp::Arch::new().dispatch(
+    (
+        $(#[$meta:meta])*
+        $visibility:vis fn $name:ident($($argument:ident: $type:ty),* $(,)?) $body:block
+    ) => {
+        $(#[$meta])*
+        #[allow(clippy::too_many_arguments)]
+        $visibility fn $name($($argument: $type),*) {
             #[inline(always)]
-            || $block,
-        )
+            fn anywhere($($argument: $type),*) $body
+
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,avx2,fma")]
+                fn avx512($($argument: $type),*) {
+                    anywhere($($argument),*)
+                }
+                #[target_feature(enable = "avx2,fma")]
+                fn avx2($($argument: $type),*) {
+                    anywhere($($argument),*)
+                }
+                if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+                    let wide = is_x86_feature_detected!("avx512f")
+                        && is_x86_feature_detected!("avx512vl")
+                        && is_x86_feature_detected!("avx512dq")
+                        && is_x86_feature_detected!("avx512bw");
+                    // SAFETY: this machine has the instructions.
+                    return unsafe {
+                        match wide {
+                            true => avx512($($argument),*),
+                            false => avx2($($argument),*),
+                        }
+                    };
+                }
+            }
+            anywhere($($argument),*)
+        }
     };
 }
 pub(super) use vectorised;
@@ -108,31 +140,48 @@ fn normal(x: f32) -> (f32, f32) {
     (if x < 0.0 { tail } else { 1.0 - tail }, density)
 }
 
-/// `x` times the probability that a normal variable is below `x`.
-#[inline(always)]
-pub(super) fn gelu(x: f32) -> f32 {
-    x * normal(x).0
+vectorised! {
+    /// Replaces each value by exact GELU of it: `x` times the probability that a normal variable
+    /// is below `x`.
+    pub(super) fn gelu_in_place(values: &mut [f32]) {
+        for value in values {
+            *value *= normal(*value).0;
+        }
+    }
 }
 
-/// The derivative of [`gelu`].
-#[inline(always)]
-pub(super) fn gelu_slope(x: f32) -> f32 {
-    const HEIGHT: f32 = 0.398_942_3; // of the normal density: 1 / sqrt(2 pi)
-    let (below, density) = normal(x);
-    (x * density).mul_add(HEIGHT, below)
+vectorised! {
+    /// Multiplies each gradient by the derivative of GELU at the input.
+    pub(super) fn gelu_slopes(gradients: &mut [f32], inputs: &[f32]) {
+        const HEIGHT: f32 = 0.398_942_3; // of the normal density: 1 / sqrt(2 pi)
+        for (gradient, &x) in gradients.iter_mut().zip(inputs) {
+            let (below, density) = normal(x);
+            *gradient *= (x * density).mul_add(HEIGHT, below);
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    vectorised! {
+        fn exp_all(values: &mut [f32]) {
+            for value in values {
+                *value = exp(*value);
+            }
+        }
+    }
+
     #[test]
     fn exp_is_as_exact_as_floats_are() {
-        for step in -86_999..=20_000 {
-            let x = step as f32 * 1e-3;
-            let expected = f64::from(x).exp();
-            let error = (f64::from(vectorised!(exp(x))) - expected).abs() / expected;
-            assert!(error < 2e-7, "exp({x}) is off by {error:e}");
+        let inputs: Vec<f32> = (-86_999..=20_000).map(|step| step as f32 * 1e-3).collect();
+        let mut outputs = inputs.clone();
+        exp_all(&mut outputs);
+        for (input, output) in inputs.into_iter().zip(outputs) {
+            let expected = f64::from(input).exp();
+            let error = (f64::from(output) - expected).abs() / expected;
+            assert!(error < 2e-7, "exp({input}) is off by {error:e}");
         }
         assert_eq!(exp(f32::NEG_INFINITY), 0.0);
         assert_eq!(exp(-1e9), 0.0);
@@ -146,10 +195,12 @@ mod tests {
         let mut below = 0.0;
         for index in -10_000..10_000 {
             let x = f64::from(index) * step;
-            let (gelu, slope) = vectorised!((gelu(x as f32), gelu_slope(x as f32)));
-            assert!((f64::from(gelu) - x * below).abs() < 1e-6, "gelu({x}) = {gelu}");
+            let [mut value, mut slope] = [[x as f32], [1.0]];
+            gelu_in_place(&mut value);
+            gelu_slopes(&mut slope, &[x as f32]);
+            assert!((f64::from(value[0]) - x * below).abs() < 1e-6, "gelu({x}) = {value:?}");
             let expected = below + x * density(x);
-            assert!((f64::from(slope) - expected).abs() < 1e-6, "slope at {x}: {slope}");
+            assert!((f64::from(slope[0]) - expected).abs() < 1e-6, "slope at {x}: {slope:?}");
             below += step / 6.0 * (density(x) + 4.0 * density(x + step / 2.0) + density(x + step));
         }
     }
@@ -158,7 +209,7 @@ mod tests {
     fn sums_have_every_term() {
         for length in 0..70 {
             let row: Vec<f32> = (0..length).map(|index| index as f32).collect();
-            let twice = vectorised!(sum_of([&row, &row], |[a, b]| a + b));
+            let twice = sum_of([&row, &row], |[a, b]| a + b);
             assert_eq!(twice, (length * length.max(1) - length) as f32);
         }
     }

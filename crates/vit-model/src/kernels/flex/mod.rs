@@ -1,11 +1,12 @@
 //! Kernels for Flex, Burn's CPU backend: matrix products by `gemm`, everything around them
-//! vectorised (`pulp` picks the instruction set at run time) and in parallel (`rayon`).
+//! vectorised for the machine it runs on and in parallel (`rayon`).
 //!
 //! Results do not depend on the number of threads: work is cut by shape alone, and what is
 //! summed is summed in one order.
 
 mod attention;
 mod buffer;
+mod dropout;
 mod linear;
 mod math;
 mod matrix;
@@ -14,10 +15,12 @@ mod norm;
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use burn::backend::Flex;
-use burn::backend::flex::FlexTensor;
+use burn::backend::flex::{FlexDevice, FlexTensor};
+use burn::backend::ops::FloatTensorOps;
+use burn::backend::{Flex, FloatDType};
+use burn::tensor::{Distribution, Shape};
 
-use super::{FusedOps, Kernels, Spans, Then};
+use super::{FusedOps, Kernels, Mask, Spans, Then};
 use buffer::tensor;
 use matrix::Matrix;
 
@@ -29,6 +32,17 @@ impl FusedOps for Flex {
 struct FlexKernels;
 
 impl Kernels<Flex> for FlexKernels {
+    fn mask(&self, probability: f64) -> Mask {
+        let shape = Shape::from([4]);
+        let uniform = Distribution::Uniform(0.0, 65536.0);
+        let random = Flex::float_random(shape, uniform, &FlexDevice, FloatDType::F32);
+        let bits = |index: usize| random.storage::<f32>()[index] as u32;
+        Mask {
+            seed: [bits(0) << 16 | bits(1), bits(2) << 16 | bits(3)],
+            probability,
+        }
+    }
+
     fn attention(
         &self,
         qkv: &FlexTensor,
@@ -64,6 +78,7 @@ impl Kernels<Flex> for FlexKernels {
         weight: &FlexTensor,
         bias: &FlexTensor,
         then: Then<&FlexTensor>,
+        mask: Option<Mask>,
     ) -> (FlexTensor, Option<FlexTensor>) {
         let other = match then {
             Then::Add(other) => Some(other.to_contiguous()),
@@ -76,7 +91,7 @@ impl Kernels<Flex> for FlexKernels {
         };
         let (input, weight) = (Matrix::new(input), Matrix::new(weight));
         let shape = [input.rows, weight.columns];
-        let (output, kept) = linear::forward(input, weight, &vector(bias), then);
+        let (output, kept) = linear::forward(input, weight, &vector(bias), then, mask);
         (tensor(output, shape), kept.map(|kept| tensor(kept, shape)))
     }
 
@@ -85,13 +100,15 @@ impl Kernels<Flex> for FlexKernels {
         input: &FlexTensor,
         weight: &FlexTensor,
         before_gelu: Option<&FlexTensor>,
+        mask: Option<Mask>,
         gradient: FlexTensor,
         wanted: [bool; 3],
     ) -> [Option<FlexTensor>; 3] {
         let mut contiguous = gradient.to_contiguous();
         drop(gradient);
-        if let Some(before) = before_gelu {
-            linear::gelu_backward(contiguous.storage_mut(), before.storage());
+        if before_gelu.is_some() || mask.is_some() {
+            let before = before_gelu.map(|before| before.storage());
+            linear::activation_backward(contiguous.storage_mut(), before, mask);
         }
         let (input, weight) = (Matrix::new(input), Matrix::new(weight));
         let [of_input, of_weight, of_bias] =

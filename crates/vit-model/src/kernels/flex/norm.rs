@@ -13,11 +13,6 @@ fn rows_at_once(rows: usize) -> usize {
     rows.div_ceil(64).max(16)
 }
 
-/// Rows of a contiguous matrix.
-fn row<'a>(matrix: Matrix<'a>, row: usize) -> &'a [f32] {
-    &matrix.values[row * matrix.columns..][..matrix.columns]
-}
-
 /// Output, `[rows, columns]`, and each row's mean and reciprocal standard deviation, `[rows, 2]`.
 pub(super) fn forward(
     input: Matrix<'_>,
@@ -31,25 +26,39 @@ pub(super) fn forward(
     let mut statistics = Buffer::new(rows * 2);
     let writers = (output.writer(), statistics.writer());
     parallel(rows.div_ceil(size), WORK * rows * columns, |task| {
-        vectorised!({
-            for index in task * size..rows.min((task + 1) * size) {
-                let input = row(input, index);
-                let mean = sum_of([input], |[value]| value) / columns as f32;
-                let variance = sum_of([input], |[value]| (value - mean) * (value - mean));
-                let scale = (variance / columns as f32 + epsilon).sqrt().recip();
-                // SAFETY: no other task has this row.
-                let output = unsafe {
-                    writers.1.write(index * 2, &[mean, scale]);
-                    writers.0.write(index * columns, input)
-                };
-                for ((value, gamma), beta) in output.iter_mut().zip(gamma).zip(beta) {
-                    *value = ((*value - mean) * scale).mul_add(*gamma, *beta);
-                }
-            }
-        });
+        let [start, end] = [task, task + 1].map(|task| rows.min(task * size));
+        let input = &input.values[start * columns..end * columns];
+        // SAFETY: no other task has these rows.
+        let (output, statistics) = unsafe {
+            let statistics = writers.1.fill(start * 2, (end - start) * 2, 0.0);
+            (writers.0.write(start * columns, input), statistics)
+        };
+        normalise(output, statistics, gamma, beta, epsilon);
     });
     // SAFETY: the tasks cover all rows.
     unsafe { (output.filled(), statistics.filled()) }
+}
+
+vectorised! {
+    /// Normalises rows, and tells the mean and reciprocal standard deviation of each.
+    fn normalise(
+        rows: &mut [f32],
+        statistics: &mut [f32],
+        gamma: &[f32],
+        beta: &[f32],
+        epsilon: f32,
+    ) {
+        let columns = gamma.len();
+        for (row, statistics) in rows.chunks_exact_mut(columns).zip(statistics.chunks_exact_mut(2)) {
+            let mean = sum_of([&*row], |[value]| value) / columns as f32;
+            let variance = sum_of([&*row], |[value]| (value - mean) * (value - mean));
+            let scale = (variance / columns as f32 + epsilon).sqrt().recip();
+            statistics.copy_from_slice(&[mean, scale]);
+            for ((value, gamma), beta) in row.iter_mut().zip(gamma).zip(beta) {
+                *value = ((*value - mean) * scale).mul_add(*gamma, *beta);
+            }
+        }
+    }
 }
 
 /// The gradients of input, gamma and beta, given that of the output.
@@ -64,42 +73,58 @@ pub(super) fn backward(
     let tasks = rows.div_ceil(size);
     let mut result = Buffer::new(rows * columns);
     let target = result.writer();
-    // The sums of each task: gamma's gradient, then beta's.
+    // What each task sums: gamma's gradient, then beta's.
     let mut sums = vec![0.0; tasks * 2 * columns];
     let writer = Writer::new(&mut sums);
     parallel(tasks, WORK * rows * columns, |task| {
-        // SAFETY: no other task has these sums.
-        let sums = unsafe { writer.part(task * 2 * columns, 2 * columns) };
-        let (of_gamma, of_beta) = sums.split_at_mut(columns);
-        vectorised!({
-            for index in task * size..rows.min((task + 1) * size) {
-                let (input, gradient) = (row(input, index), row(gradient, index));
-                let &[mean, scale] = row(statistics, index) else {
-                    unreachable!("two statistics a row")
-                };
-                // SAFETY: no other task has this row.
-                let output = unsafe { target.write(index * columns, input) };
-                output.iter_mut().for_each(|value| *value = (*value - mean) * scale);
-                let sums = of_gamma.iter_mut().zip(of_beta.iter_mut());
-                for (((of_gamma, of_beta), normed), gradient) in sums.zip(&*output).zip(gradient) {
-                    *of_gamma = gradient.mul_add(*normed, *of_gamma);
-                    *of_beta += gradient;
-                }
-                let mean = sum_of([gradient, gamma], |[g, gamma]| g * gamma) / columns as f32;
-                let slope = sum_of([gradient, gamma, &*output], |[g, gamma, x]| g * gamma * x) / columns as f32;
-                let inputs = output.iter_mut().zip(gradient).zip(gamma);
-                for ((value, gradient), gamma) in inputs {
-                    *value = scale * (gradient * gamma - mean - *value * slope);
-                }
-            }
-        });
+        let [start, end] = [task, task + 1].map(|task| rows.min(task * size));
+        let part = |matrix: Matrix<'_>| start * matrix.columns..end * matrix.columns;
+        // SAFETY: no other task has these sums and these rows.
+        let (sums, rows) = unsafe {
+            let sums = writer.part(task * 2 * columns, 2 * columns);
+            (sums, target.write(start * columns, &input.values[part(input)]))
+        };
+        let statistics = &statistics.values[part(statistics)];
+        differentiate(rows, sums, statistics, gamma, &gradient.values[part(gradient)]);
     });
-    let mut totals = [vec![0.0; columns], vec![0.0; columns]];
-    for sums in sums.chunks(columns).enumerate() {
-        let total = &mut totals[sums.0 % 2];
-        total.iter_mut().zip(sums.1).for_each(|(total, sum)| *total += sum);
+    let mut totals = vec![0.0; 2 * columns];
+    for sums in sums.chunks(2 * columns) {
+        totals.iter_mut().zip(sums).for_each(|(total, sum)| *total += sum);
     }
-    let [of_gamma, of_beta] = totals;
+    let of_beta = totals.split_off(columns);
     // SAFETY: the tasks cover all rows.
-    [unsafe { result.filled() }, of_gamma, of_beta]
+    [unsafe { result.filled() }, totals, of_beta]
+}
+
+vectorised! {
+    /// Replaces rows of the input by their gradient, and adds to gamma's and beta's.
+    fn differentiate(
+        rows: &mut [f32],
+        sums: &mut [f32],
+        statistics: &[f32],
+        gamma: &[f32],
+        gradients: &[f32],
+    ) {
+        let columns = gamma.len();
+        let (of_gamma, of_beta) = sums.split_at_mut(columns);
+        let gradients = gradients.chunks_exact(columns);
+        let rows = rows.chunks_exact_mut(columns).zip(gradients);
+        for ((row, gradient), statistics) in rows.zip(statistics.chunks_exact(2)) {
+            let (mean, scale) = (statistics[0], statistics[1]);
+            for value in row.iter_mut() {
+                *value = (*value - mean) * scale;
+            }
+            let sums = of_gamma.iter_mut().zip(of_beta.iter_mut());
+            for (((of_gamma, of_beta), normed), gradient) in sums.zip(&*row).zip(gradient) {
+                *of_gamma = gradient.mul_add(*normed, *of_gamma);
+                *of_beta += gradient;
+            }
+            let mean = sum_of([gradient, gamma], |[g, gamma]| g * gamma) / columns as f32;
+            let slope = sum_of([gradient, gamma, &*row], |[g, gamma, x]| g * gamma * x);
+            let slope = slope / columns as f32;
+            for ((value, gradient), gamma) in row.iter_mut().zip(gradient).zip(gamma) {
+                *value = scale * (gradient * gamma - mean - *value * slope);
+            }
+        }
+    }
 }
