@@ -36,7 +36,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let trace = vit.forward(images.clone(), settings).trace;
         println!("{name}:");
         for entry in &trace {
-            println!("  after block {}: {:?} tokens left", entry.layer, entry.left);
+            println!(
+                "  after block {}: {:?} tokens left",
+                entry.layer, entry.left
+            );
         }
         let share = vit_flops(&config, &trace, 0) as f64 / vit_flops(&config, &[], 0) as f64;
         println!("  FLOPs of the first image: {:.0}% of dense", 100.0 * share);

@@ -32,7 +32,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut config = VitPreset::from_name(&preset)?.config();
     config.dropout = 0.0;
     let vit = config.init(&device)?;
-    let dropping = VitConfig { dropout: 0.1, ..config.clone() }.init(&device)?;
+    let dropping = VitConfig {
+        dropout: 0.1,
+        ..config.clone()
+    }
+    .init(&device)?;
     let layers = vec![2, 5, 8];
     let agents = PruningAgentsConfig {
         layers: layers.clone(),
@@ -133,7 +137,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     time("dense forward + backward, dropout", &mut || {
         let logits = dropping.forward(images.clone(), RunSettings::DENSE).logits;
         let grads = cross_entropy(logits, &targets).backward();
-        let _ = dropping.head.weight.val().grad(&grads).map(|grad| grad.into_data());
+        let _ = dropping
+            .head
+            .weight
+            .val()
+            .grad(&grads)
+            .map(|grad| grad.into_data());
     });
     time("stream 0", &mut || {
         stream_0(&valid, &valid_agents, plain.clone(), &targets)

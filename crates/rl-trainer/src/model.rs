@@ -227,6 +227,7 @@ impl TrainStep for PruningVit {
                 GradientsParams::from_grads(grads, self)
             }
         };
+        values.insert("gradient_norm".into(), session.gradient_norm());
         values.insert("images_per_s".into(), session.images_per_s(targets.len()));
         TrainOutput {
             grads,
@@ -244,6 +245,7 @@ impl TrainStep for PruningVit {
             return self;
         };
         let (model, norm) = clip_global_norm(self, &mut grads, session.settings.clip_norm);
+        session.set_gradient_norm(norm);
         if !norm.is_finite() {
             session.diverged(norm);
             return model;

@@ -1,5 +1,5 @@
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -59,6 +59,8 @@ pub(crate) struct Session {
     pub stop: StopRequest,
     pub deadline: Option<Instant>,
     steps_done: AtomicU64,
+    /// Bits of the joint gradient norm of the last update; 0 before the first.
+    gradient_norm: AtomicU32,
     last_step: Mutex<Option<Instant>>,
     pause: Mutex<Option<(Pause, PathBuf)>>,
     failure: Mutex<Option<TrainerError>>,
@@ -89,6 +91,7 @@ impl Session {
             stop,
             deadline: time_limit.map(|limit| Instant::now() + limit),
             steps_done: AtomicU64::new(steps_done),
+            gradient_norm: AtomicU32::new(0),
             last_step: Mutex::new(None),
             pause: Mutex::new(None),
             failure: Mutex::new(None),
@@ -129,6 +132,15 @@ impl Session {
         let now = Instant::now();
         let seconds = last.replace(now).map(|last| (now - last).as_secs_f64());
         seconds.map_or(0.0, |seconds| images as f64 / seconds)
+    }
+
+    pub fn set_gradient_norm(&self, norm: f32) {
+        self.gradient_norm.store(norm.to_bits(), Ordering::Relaxed);
+    }
+
+    /// The joint gradient norm of the last update, before clipping.
+    pub fn gradient_norm(&self) -> f64 {
+        f64::from(f32::from_bits(self.gradient_norm.load(Ordering::Relaxed)))
     }
 
     pub fn check_loss(&self, loss: f64, batch: u64) {

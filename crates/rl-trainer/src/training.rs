@@ -351,6 +351,7 @@ fn launch(
             ReportMetric::new("flops_share", false),
         ))
         .metric_train_numeric(ReportMetric::new("images_per_s", true))
+        .metric_train_numeric(ReportMetric::new("gradient_norm", false))
         .metric_train_numeric(LearningRateMetric::new());
     for layer in &config.agents.layers {
         let metric = |name: &str, higher| ReportMetric::new(&format!("{name}/{layer}"), higher);

@@ -43,8 +43,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let vit = config.init(&device)?;
     let size = config.image_size;
     let images = Tensor::<4>::random([batch, 3, size, size], Distribution::Default, &device);
-    let half = EverySecond { layer: config.num_layers / 3 };
-    let dropped = RunSettings { mode: ExecutionMode::Drop, reducer: Some(&half) };
+    let half = EverySecond {
+        layer: config.num_layers / 3,
+    };
+    let dropped = RunSettings {
+        mode: ExecutionMode::Drop,
+        reducer: Some(&half),
+    };
 
     // In turns, so that both meet the same machine; the first round warms up.
     let mut times = [Vec::new(), Vec::new()];
@@ -56,7 +61,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             times.push(start.elapsed().as_secs_f64());
         }
     }
-    println!("{preset}, batch {batch}, images/s (median of {} runs)", times[0].len() - 1);
+    println!(
+        "{preset}, batch {batch}, images/s (median of {} runs)",
+        times[0].len() - 1
+    );
     for (name, times) in ["dense", "half dropped"].iter().zip(&mut times) {
         times.remove(0);
         times.sort_by(f64::total_cmp);

@@ -62,7 +62,10 @@ impl Attention {
         residual: Tensor<2>,
     ) -> (Tensor<2>, Tensor<2>) {
         let (heads, qkv) = self.heads(tokens, sequences);
-        (kernels::linear_add(&self.output, heads, None, residual), qkv)
+        (
+            kernels::linear_add(&self.output, heads, None, residual),
+            qkv,
+        )
     }
 
     /// The heads side by side, `[rows, hidden]`, and queries, keys and values.

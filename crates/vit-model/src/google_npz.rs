@@ -49,7 +49,10 @@ pub fn load_google_npz(
             permute_hwio(file.read("embedding/kernel", &[p, p, 3, d])?, p, d),
             [3 * p * p, d],
         ),
-        bias: set_bias(vit.embedding.projection.bias, file.read("embedding/bias", &[d])?),
+        bias: set_bias(
+            vit.embedding.projection.bias,
+            file.read("embedding/bias", &[d])?,
+        ),
     };
     let cls = file.read("cls", &[1, 1, d])?;
     vit.embedding.cls_token = set(vit.embedding.cls_token, cls, [1, 1, d]);
@@ -68,7 +71,11 @@ pub fn load_google_npz(
             biases.push(file.read(&format!("{attention}/{part}/bias"), &[heads, width])?);
         }
         block.attention.qkv = Linear {
-            weight: set(block.attention.qkv.weight, side_by_side(&kernels, d), [d, 3 * d]),
+            weight: set(
+                block.attention.qkv.weight,
+                side_by_side(&kernels, d),
+                [d, 3 * d],
+            ),
             bias: set_bias(block.attention.qkv.bias, biases.concat()),
         };
         let kernel = file.read(&format!("{attention}/out/kernel"), &[heads, width, d])?;
@@ -93,7 +100,10 @@ pub fn load_google_npz(
         vit.head = file.read_linear(vit.head, "head", [d, config.num_classes])?;
     }
     if file.contains("pre_logits/kernel") {
-        tracing::info!("{}: pre_logits of the pre-training is left out", path.display());
+        tracing::info!(
+            "{}: pre_logits of the pre-training is left out",
+            path.display()
+        );
     }
     Ok(vit)
 }
@@ -141,7 +151,11 @@ fn side_by_side(matrices: &[Vec<f32>], rows: usize) -> Vec<f32> {
 /// A square grid of vectors resized linearly, corner to corner.
 fn resize_grid(values: &[f32], from: usize, to: usize, width: usize) -> Vec<f32> {
     let mut resized = Vec::with_capacity(to * to * width);
-    let scale = if to > 1 { (from - 1) as f64 / (to - 1) as f64 } else { 0.0 };
+    let scale = if to > 1 {
+        (from - 1) as f64 / (to - 1) as f64
+    } else {
+        0.0
+    };
     let sample = |index: usize| {
         let position = index as f64 * scale;
         let low = (position.floor() as usize).min(from - 1);
@@ -152,7 +166,8 @@ fn resize_grid(values: &[f32], from: usize, to: usize, width: usize) -> Vec<f32>
         for column in 0..to {
             let (left, right, across) = sample(column);
             for channel in 0..width {
-                let at = |row: usize, column: usize| values[(row * from + column) * width + channel];
+                let at =
+                    |row: usize, column: usize| values[(row * from + column) * width + channel];
                 let upper = at(top, left) * (1.0 - across) + at(top, right) * across;
                 let lower = at(bottom, left) * (1.0 - across) + at(bottom, right) * across;
                 resized.push(upper * (1.0 - down) + lower * down);
@@ -180,7 +195,9 @@ impl NpzFile {
     }
 
     fn contains(&self, name: &str) -> bool {
-        self.archive.index_for_name(&format!("{name}.npy")).is_some()
+        self.archive
+            .index_for_name(&format!("{name}.npy"))
+            .is_some()
     }
 
     /// The shape and the values of an array, in row-major order.
@@ -202,7 +219,10 @@ impl NpzFile {
             path: path.clone(),
             reason: format!("tensor '{name}': {error}"),
         };
-        let entry = self.archive.by_name(&format!("{name}.npy")).map_err(|error| corrupt(&error))?;
+        let entry = self
+            .archive
+            .by_name(&format!("{name}.npy"))
+            .map_err(|error| corrupt(&error))?;
         // The shape is known before the data is read, so no entry can unpack to more than fits.
         let array = NpyFile::new(entry).map_err(|error| corrupt(&error))?;
         let shape: Vec<usize> = array.shape().iter().map(|&size| size as usize).collect();
@@ -223,10 +243,14 @@ impl NpzFile {
             found: dtype.descr(),
         };
         let values = match array.dtype() {
-            DType::Plain(kind) if kind.type_char() == TypeChar::Float && kind.num_bytes() == Some(4) => {
+            DType::Plain(kind)
+                if kind.type_char() == TypeChar::Float && kind.num_bytes() == Some(4) =>
+            {
                 array.into_vec::<f32>().map_err(|error| corrupt(&error))?
             }
-            DType::Plain(kind) if kind.type_char() == TypeChar::Float && kind.num_bytes() == Some(8) => {
+            DType::Plain(kind)
+                if kind.type_char() == TypeChar::Float && kind.num_bytes() == Some(8) =>
+            {
                 let values = array.into_vec::<f64>().map_err(|error| corrupt(&error))?;
                 values.into_iter().map(|value| value as f32).collect()
             }
@@ -255,7 +279,10 @@ impl NpzFile {
         if from == config.grid() {
             return Ok(values);
         }
-        tracing::info!("positions resized from a {from}x{from} grid to {0}x{0}", config.grid());
+        tracing::info!(
+            "positions resized from a {from}x{from} grid to {0}x{0}",
+            config.grid()
+        );
         let (cls, grid) = values.split_at(width);
         Ok([cls, &resize_grid(grid, from, config.grid(), width)].concat())
     }
@@ -267,7 +294,11 @@ impl NpzFile {
         width: usize,
     ) -> Result<LayerNorm, VitError> {
         let mut norm = norm;
-        norm.gamma = set(norm.gamma, self.read(&format!("{name}/scale"), &[width])?, [width]);
+        norm.gamma = set(
+            norm.gamma,
+            self.read(&format!("{name}/scale"), &[width])?,
+            [width],
+        );
         norm.beta = set_bias(norm.beta, self.read(&format!("{name}/bias"), &[width])?);
         Ok(norm)
     }
@@ -302,7 +333,10 @@ mod tests {
         let grid: Vec<f32> = (0..9).map(|value| value as f32).collect();
         let resized = resize_grid(&grid, 3, 5, 1);
         assert_eq!(resized.len(), 25);
-        assert_eq!([resized[0], resized[4], resized[20], resized[24]], [0.0, 2.0, 6.0, 8.0]);
+        assert_eq!(
+            [resized[0], resized[4], resized[20], resized[24]],
+            [0.0, 2.0, 6.0, 8.0]
+        );
         assert_eq!(resized[12], 4.0);
         assert_eq!(resized[1], 0.5);
     }

@@ -161,7 +161,11 @@ impl Sequences {
         let keep = self.legal(keep);
         let starts = self.starts();
         let kept_rows: Vec<Vec<usize>> = (0..self.batch())
-            .map(|slot| (starts[slot]..starts[slot + 1]).filter(|&row| keep[row]).collect())
+            .map(|slot| {
+                (starts[slot]..starts[slot + 1])
+                    .filter(|&row| keep[row])
+                    .collect()
+            })
             .collect();
         let mut slots: Vec<usize> = (0..self.batch()).collect();
         // A stable sort by length: long images first, and the order is the same every time.
@@ -177,7 +181,13 @@ impl Sequences {
             visible: vec![true; kept_rows.iter().map(Vec::len).sum()],
             tokens_per_image: self.tokens_per_image,
         };
-        (sequences, slots.iter().flat_map(|&slot| kept_rows[slot].iter().copied()).collect())
+        (
+            sequences,
+            slots
+                .iter()
+                .flat_map(|&slot| kept_rows[slot].iter().copied())
+                .collect(),
+        )
     }
 }
 

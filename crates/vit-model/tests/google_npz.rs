@@ -26,7 +26,9 @@ fn fitting() -> VitConfig {
 
 fn refusal(config: &VitConfig, path: &Path, head: CheckpointHead) -> String {
     let vit = config.init(&Device::default()).unwrap();
-    load_google_npz(vit, config, path, head).unwrap_err().to_string()
+    load_google_npz(vit, config, path, head)
+        .unwrap_err()
+        .to_string()
 }
 
 #[test]
@@ -36,8 +38,14 @@ fn a_tensor_of_another_shape_is_refused_with_both_shapes() {
         ..fitting()
     };
     let message = refusal(&config, &golden(), CheckpointHead::Load);
-    assert!(message.contains("encoderblock_0/MlpBlock_3/Dense_0/kernel"), "{message}");
-    assert!(message.contains("[48, 96]") && message.contains("[48, 192]"), "{message}");
+    assert!(
+        message.contains("encoderblock_0/MlpBlock_3/Dense_0/kernel"),
+        "{message}"
+    );
+    assert!(
+        message.contains("[48, 96]") && message.contains("[48, 192]"),
+        "{message}"
+    );
 }
 
 #[test]
@@ -47,7 +55,10 @@ fn a_missing_tensor_is_refused_by_name() {
         ..fitting()
     };
     let message = refusal(&config, &golden(), CheckpointHead::Load);
-    assert!(message.contains("encoderblock_10") && message.contains("missing"), "{message}");
+    assert!(
+        message.contains("encoderblock_10") && message.contains("missing"),
+        "{message}"
+    );
 }
 
 #[test]

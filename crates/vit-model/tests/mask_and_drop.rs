@@ -28,7 +28,10 @@ impl TokenReducer for Pattern {
             let positions = sequences.positions(slot).iter();
             positions.map(move |position| removed >> position & 1 == 0)
         });
-        Reduction { keep: slots.collect(), logits: None }
+        Reduction {
+            keep: slots.collect(),
+            logits: None,
+        }
     }
 }
 
@@ -40,20 +43,29 @@ struct Collect<'a> {
 
 impl ModuleVisitor for Collect<'_> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        self.found.push(param.val().grad(self.gradients).unwrap().into_data());
+        self.found
+            .push(param.val().grad(self.gradients).unwrap().into_data());
     }
 }
 
 /// Logits, and the gradients of a loss that weighs each of them otherwise.
 fn run(vit: &Vit, images: &Tensor<4>, mode: ExecutionMode, reducer: &Pattern) -> Vec<TensorData> {
-    let settings = RunSettings { mode, reducer: Some(reducer) };
+    let settings = RunSettings {
+        mode,
+        reducer: Some(reducer),
+    };
     let logits = vit.forward(images.clone(), settings).logits;
     let [images, classes] = logits.dims();
-    let weights: Vec<f32> = (0..images * classes).map(|i| (i as f32 * 1.7).sin()).collect();
+    let weights: Vec<f32> = (0..images * classes)
+        .map(|i| (i as f32 * 1.7).sin())
+        .collect();
     let weights = TensorData::new(weights, [images, classes]);
     let loss = (logits.clone() * Tensor::from_data(weights, &logits.device())).sum();
     let gradients = loss.backward();
-    let mut collect = Collect { gradients: &gradients, found: vec![logits.into_data()] };
+    let mut collect = Collect {
+        gradients: &gradients,
+        found: vec![logits.into_data()],
+    };
     vit.visit(&mut collect);
     collect.found
 }
@@ -80,8 +92,12 @@ fn cases() -> impl Strategy<Value = (VitConfig, usize, Pattern)> {
             // Nothing, a random half, or everything but CLS.
             let removed = prop_oneof![Just(0), any::<u64>(), Just(u64::MAX)];
             let removed = prop::collection::vec(prop::collection::vec(removed, batch), layers);
-            let pattern = (prop::collection::vec(placement, layers), removed)
-                .prop_map(|(placements, removed)| Pattern { placements, removed });
+            let pattern = (prop::collection::vec(placement, layers), removed).prop_map(
+                |(placements, removed)| Pattern {
+                    placements,
+                    removed,
+                },
+            );
             (Just(config), Just(batch), pattern)
         },
     )

@@ -25,9 +25,19 @@ impl<B: FusedOps, C: CheckpointStrategy> FusedOps for Autodiff<B, C> {
         let (qkv, node) = qkv.into_parts();
         let forward = kernels.attention(&qkv, &spans, num_heads);
         let output = forward.0.clone();
-        match AttentionBackward.prepare::<C>([node]).compute_bound().stateful() {
+        match AttentionBackward
+            .prepare::<C>([node])
+            .compute_bound()
+            .stateful()
+        {
             OpsKind::Tracked(prep) => {
-                let state = AttentionState { kernels, qkv, forward, spans, num_heads };
+                let state = AttentionState {
+                    kernels,
+                    qkv,
+                    forward,
+                    spans,
+                    num_heads,
+                };
                 prep.finish(state, output)
             }
             OpsKind::UnTracked(prep) => prep.finish(output),
@@ -44,9 +54,19 @@ impl<B: FusedOps, C: CheckpointStrategy> FusedOps for Autodiff<B, C> {
         };
         let [(input, a), (weight, b), (bias, c)] = [input, weight, bias].map(|t| t.into_parts());
         let output = kernels.linear(&input, &weight, &bias, Then::End, None).0;
-        match LinearBackward.prepare::<C>([a, b, c]).compute_bound().stateful() {
+        match LinearBackward
+            .prepare::<C>([a, b, c])
+            .compute_bound()
+            .stateful()
+        {
             OpsKind::Tracked(prep) => {
-                let state = LinearState { kernels, input, weight, before_gelu: None, mask: None };
+                let state = LinearState {
+                    kernels,
+                    input,
+                    weight,
+                    before_gelu: None,
+                    mask: None,
+                };
                 prep.finish(state, output)
             }
             OpsKind::UnTracked(prep) => prep.finish(output),
@@ -65,10 +85,23 @@ impl<B: FusedOps, C: CheckpointStrategy> FusedOps for Autodiff<B, C> {
         let [(input, a), (weight, b), (bias, c)] = [input, weight, bias].map(|t| t.into_parts());
         let mask = dropout.map(|probability| kernels.mask(probability));
         let run = |keep| kernels.linear(&input, &weight, &bias, Then::Gelu { keep }, mask);
-        match LinearBackward.prepare::<C>([a, b, c]).compute_bound().stateful() {
+        match LinearBackward
+            .prepare::<C>([a, b, c])
+            .compute_bound()
+            .stateful()
+        {
             OpsKind::Tracked(prep) => {
                 let (output, before_gelu) = run(true);
-                prep.finish(LinearState { kernels, input, weight, before_gelu, mask }, output)
+                prep.finish(
+                    LinearState {
+                        kernels,
+                        input,
+                        weight,
+                        before_gelu,
+                        mask,
+                    },
+                    output,
+                )
             }
             OpsKind::UnTracked(prep) => prep.finish(run(false).0),
         }
@@ -87,11 +120,24 @@ impl<B: FusedOps, C: CheckpointStrategy> FusedOps for Autodiff<B, C> {
         let [(input, a), (weight, b), (bias, c), (residual, d)] =
             [input, weight, bias, residual].map(|t| t.into_parts());
         let mask = dropout.map(|probability| kernels.mask(probability));
-        let output = kernels.linear(&input, &weight, &bias, Then::Add(&residual), mask).0;
-        match LinearAddBackward.prepare::<C>([a, b, c, d]).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => {
-                prep.finish(LinearState { kernels, input, weight, before_gelu: None, mask }, output)
-            }
+        let output = kernels
+            .linear(&input, &weight, &bias, Then::Add(&residual), mask)
+            .0;
+        match LinearAddBackward
+            .prepare::<C>([a, b, c, d])
+            .compute_bound()
+            .stateful()
+        {
+            OpsKind::Tracked(prep) => prep.finish(
+                LinearState {
+                    kernels,
+                    input,
+                    weight,
+                    before_gelu: None,
+                    mask,
+                },
+                output,
+            ),
             OpsKind::UnTracked(prep) => prep.finish(output),
         }
     }
@@ -107,10 +153,20 @@ impl<B: FusedOps, C: CheckpointStrategy> FusedOps for Autodiff<B, C> {
         };
         let [(input, a), (gamma, b), (beta, c)] = [input, gamma, beta].map(|t| t.into_parts());
         let (output, statistics) = kernels.layer_norm(&input, &gamma, &beta, epsilon);
-        match LayerNormBackward.prepare::<C>([a, b, c]).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => {
-                prep.finish(LayerNormState { kernels, input, gamma, statistics }, output)
-            }
+        match LayerNormBackward
+            .prepare::<C>([a, b, c])
+            .compute_bound()
+            .stateful()
+        {
+            OpsKind::Tracked(prep) => prep.finish(
+                LayerNormState {
+                    kernels,
+                    input,
+                    gamma,
+                    statistics,
+                },
+                output,
+            ),
             OpsKind::UnTracked(prep) => prep.finish(output),
         }
     }
@@ -132,7 +188,13 @@ impl<B: FusedOps> Backward<B, 1> for AttentionBackward {
     type State = AttentionState<B>;
 
     fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
-        let AttentionState { kernels, qkv, forward, spans, num_heads } = ops.state;
+        let AttentionState {
+            kernels,
+            qkv,
+            forward,
+            spans,
+            num_heads,
+        } = ops.state;
         unary::<B, _>(ops.parents, ops.node, grads, |gradient| {
             kernels.attention_backward(&qkv, &forward, &gradient, &spans, num_heads)
         });
@@ -155,7 +217,13 @@ impl<B: FusedOps> LinearState<B> {
         gradient: FloatTensor<B>,
         grads: &mut Gradients,
     ) {
-        let Self { kernels, input, weight, before_gelu, mask } = self;
+        let Self {
+            kernels,
+            input,
+            weight,
+            before_gelu,
+            mask,
+        } = self;
         let wanted = [0, 1, 2].map(|parent| parents[parent].is_some());
         let before_gelu = before_gelu.as_ref();
         let results = kernels.linear_backward(&input, &weight, before_gelu, mask, gradient, wanted);
@@ -212,7 +280,12 @@ impl<B: FusedOps> Backward<B, 3> for LayerNormBackward {
 
     fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
         let gradient = grads.consume::<B>(&ops.node);
-        let LayerNormState { kernels, input, gamma, statistics } = ops.state;
+        let LayerNormState {
+            kernels,
+            input,
+            gamma,
+            statistics,
+        } = ops.state;
         let results = kernels.layer_norm_backward(&input, &gamma, &statistics, &gradient);
         for (parent, gradient) in ops.parents.into_iter().zip(results) {
             if let Some(parent) = parent {

@@ -40,7 +40,10 @@ pub(super) fn attention<B: Backend>(
         let options = AttentionModuleOptions::default();
         let heads = B::attention(query, key, value, None, bias, options);
         let heads = B::float_swap_dims(heads, 1, 2);
-        outputs.push(B::float_reshape(heads, Shape::from([count * tokens, hidden])));
+        outputs.push(B::float_reshape(
+            heads,
+            Shape::from([count * tokens, hidden]),
+        ));
     }
     match outputs.len() {
         1 => outputs.remove(0),
@@ -61,9 +64,7 @@ fn runs(spans: &Spans) -> Vec<(usize, usize, usize)> {
 }
 
 /// `input * weight + bias`.
-pub(super) fn linear<B: Backend>(
-    [input, weight, bias]: [FloatTensor<B>; 3],
-) -> FloatTensor<B> {
+pub(super) fn linear<B: Backend>([input, weight, bias]: [FloatTensor<B>; 3]) -> FloatTensor<B> {
     B::linear(input, weight, Some(bias))
 }
 
@@ -90,8 +91,16 @@ fn drop_values<B: Backend>(tensor: FloatTensor<B>, dropout: Option<f64>) -> Floa
         return tensor;
     };
     let keep = Distribution::Bernoulli(1.0 - probability);
-    let kept = B::float_random(tensor.shape(), keep, &tensor.device(), tensor.dtype().into());
-    B::float_mul_scalar(B::float_mul(tensor, kept), (1.0 / (1.0 - probability)).into())
+    let kept = B::float_random(
+        tensor.shape(),
+        keep,
+        &tensor.device(),
+        tensor.dtype().into(),
+    );
+    B::float_mul_scalar(
+        B::float_mul(tensor, kept),
+        (1.0 / (1.0 - probability)).into(),
+    )
 }
 
 /// Each row normalised, times gamma, plus beta.

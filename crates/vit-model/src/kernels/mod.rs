@@ -14,9 +14,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{
-    Backend, DType, Dispatch, DispatchTensor, TensorMetadata, backend_extension,
-};
+use burn::backend::{Backend, DType, Dispatch, DispatchTensor, TensorMetadata, backend_extension};
 use burn::nn::{Dropout, LayerNorm, Linear};
 use burn::tensor::Tensor;
 use burn::tensor::activation::gelu;
@@ -24,7 +22,11 @@ use burn::tensor::activation::gelu;
 /// Attention within each image, heads side by side: `[rows, 3 * hidden]` (queries, keys and
 /// values) to `[rows, hidden]`.
 pub(crate) fn attention(qkv: Tensor<2>, spans: Arc<Spans>, num_heads: usize) -> Tensor<2> {
-    fused(Dispatch::packed_attention(qkv.into_dispatch(), spans, num_heads))
+    fused(Dispatch::packed_attention(
+        qkv.into_dispatch(),
+        spans,
+        num_heads,
+    ))
 }
 
 /// A linear layer, `[rows, inputs]` to `[rows, outputs]`.
@@ -41,7 +43,12 @@ pub(crate) fn linear_gelu(layer: &Linear, input: Tensor<2>, dropout: &Dropout) -
         return dropout.forward(gelu(layer.forward(input)));
     };
     let dropout = probability(dropout, &input);
-    fused(Dispatch::fused_linear_gelu(input.into_dispatch(), weight, bias, dropout))
+    fused(Dispatch::fused_linear_gelu(
+        input.into_dispatch(),
+        weight,
+        bias,
+        dropout,
+    ))
 }
 
 /// `residual` plus a linear layer of `input`, after dropout.
@@ -57,7 +64,9 @@ pub(crate) fn linear_add(
     };
     let dropout = dropout.and_then(|dropout| probability(dropout, &input));
     let (input, residual) = (input.into_dispatch(), residual.into_dispatch());
-    fused(Dispatch::fused_linear_add(input, weight, bias, residual, dropout))
+    fused(Dispatch::fused_linear_add(
+        input, weight, bias, residual, dropout,
+    ))
 }
 
 /// The probability with which dropout drops, where it does anything (as [`Dropout`] decides it).
@@ -69,7 +78,10 @@ fn probability(dropout: &Dropout, input: &Tensor<2>) -> Option<f64> {
 /// Weight and bias, where there is one.
 fn parts(layer: &Linear) -> Option<[DispatchTensor; 2]> {
     let bias = layer.bias.as_ref()?;
-    Some([layer.weight.val().into_dispatch(), bias.val().into_dispatch()])
+    Some([
+        layer.weight.val().into_dispatch(),
+        bias.val().into_dispatch(),
+    ])
 }
 
 fn fused(tensor: DispatchTensor) -> Tensor<2> {
@@ -82,7 +94,12 @@ pub(crate) fn layer_norm(norm: &LayerNorm, epsilon: f64, input: Tensor<2>) -> Te
         return norm.forward(input);
     };
     let (gamma, beta) = (norm.gamma.val().into_dispatch(), beta.val().into_dispatch());
-    fused(Dispatch::fused_layer_norm(input.into_dispatch(), gamma, beta, epsilon))
+    fused(Dispatch::fused_layer_norm(
+        input.into_dispatch(),
+        gamma,
+        beta,
+        epsilon,
+    ))
 }
 
 /// Whose rows a packed matrix holds: the shape of a batch of sequences of any lengths.
@@ -98,7 +115,9 @@ pub(crate) struct Spans {
 impl Spans {
     /// First row and length of each sequence.
     pub fn iter(&self) -> impl Iterator<Item = (usize, usize)> + '_ {
-        self.starts.windows(2).map(|pair| (pair[0], pair[1] - pair[0]))
+        self.starts
+            .windows(2)
+            .map(|pair| (pair[0], pair[1] - pair[0]))
     }
 }
 
@@ -147,7 +166,9 @@ pub(crate) trait FusedOps: Backend {
         match kernels_for::<Self>(&input) {
             Some(kernels) => {
                 let mask = dropout.map(|probability| kernels.mask(probability));
-                kernels.linear(&input, &weight, &bias, Then::Gelu { keep: false }, mask).0
+                kernels
+                    .linear(&input, &weight, &bias, Then::Gelu { keep: false }, mask)
+                    .0
             }
             None => composed::linear_gelu::<Self>([input, weight, bias], dropout),
         }
@@ -164,7 +185,9 @@ pub(crate) trait FusedOps: Backend {
         match kernels_for::<Self>(&input) {
             Some(kernels) => {
                 let mask = dropout.map(|probability| kernels.mask(probability));
-                kernels.linear(&input, &weight, &bias, Then::Add(&residual), mask).0
+                kernels
+                    .linear(&input, &weight, &bias, Then::Add(&residual), mask)
+                    .0
             }
             None => composed::linear_add::<Self>([input, weight, bias], residual, dropout),
         }

@@ -19,7 +19,9 @@ type Diff = Autodiff<Flex, NoCheckpointing>;
 fn normal(shape: &[usize], seed: u64) -> TensorData {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut value = || (0..3).map(|_| rng.random_range(-1.0..1.0)).sum::<f32>();
-    let values = (0..shape.iter().product()).map(|_: usize| value()).collect();
+    let values = (0..shape.iter().product())
+        .map(|_: usize| value())
+        .collect();
     TensorData::new(values, shape.to_vec())
 }
 
@@ -44,7 +46,11 @@ fn run<const N: usize>(
     let mut results = vec![read(output.primitive().clone())];
     let loss = Diff::float_sum(Diff::float_mul(output, Diff::from_inner(weights)));
     let gradients = Diff::backward(loss);
-    results.extend(inputs.iter().map(|input| read(Diff::grad(input, &gradients).unwrap())));
+    results.extend(
+        inputs
+            .iter()
+            .map(|input| read(Diff::grad(input, &gradients).unwrap())),
+    );
     results
 }
 
@@ -53,10 +59,15 @@ fn assert_close(fused: &[TensorData], composed: &[TensorData]) {
     for (fused, composed) in fused.iter().zip(composed) {
         let (fused, composed) = (fused.as_slice::<f32>(), composed.as_slice::<f32>());
         let (fused, composed) = (fused.unwrap(), composed.unwrap());
-        let largest = composed.iter().fold(1.0, |largest: f32, value| largest.max(value.abs()));
+        let largest = composed
+            .iter()
+            .fold(1.0, |largest: f32, value| largest.max(value.abs()));
         for (index, (fused, composed)) in fused.iter().zip(composed).enumerate() {
             let error = (fused - composed).abs();
-            assert!(error <= 1e-5 * largest, "value {index} is {fused}, not {composed}");
+            assert!(
+                error <= 1e-5 * largest,
+                "value {index} is {fused}, not {composed}"
+            );
         }
     }
 }
@@ -70,7 +81,8 @@ fn spans(lengths: &[usize], hidden: Option<u64>) -> Arc<Spans> {
     }
     let visible = hidden.map(|pattern| {
         let rows = 0..starts[starts.len() - 1];
-        rows.map(|row| starts.contains(&row) || pattern >> (row % 61) & 1 == 0).collect()
+        rows.map(|row| starts.contains(&row) || pattern >> (row % 61) & 1 == 0)
+            .collect()
     });
     Arc::new(Spans { starts, visible })
 }
@@ -147,7 +159,10 @@ fn results_do_not_depend_on_the_number_of_threads() {
     let inputs = [0, 1, 2, 3, 4, 5].map(|i| normal(shapes[i], i as u64));
     let expected = block(&inputs);
     for threads in [1, 2, 5] {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build()
+            .unwrap();
         let results = pool.install(|| block(&inputs));
         for (result, expected) in results.iter().zip(&expected) {
             result.assert_eq(expected, true);
@@ -168,15 +183,18 @@ fn long_sequences_are_cut_into_blocks_of_queries() {
 fn views_are_read_in_place() {
     let [input, weight, bias] = [normal(&[9, 14], 1), normal(&[6, 10], 2), normal(&[12], 3)];
     let operation = |fused: bool| {
-        run(&[input.clone(), weight.clone(), bias.clone()], |[input, weight, bias]| {
-            let input = Diff::float_slice(input, &[(1..8).into(), (2..12).into()]);
-            let weight = Diff::float_transpose(weight);
-            let bias = Diff::float_slice(bias, &[(3..9).into()]);
-            match fused {
-                true => Diff::fused_linear_gelu(input, weight, bias, None),
-                false => composed::linear_gelu::<Diff>([input, weight, bias], None),
-            }
-        })
+        run(
+            &[input.clone(), weight.clone(), bias.clone()],
+            |[input, weight, bias]| {
+                let input = Diff::float_slice(input, &[(1..8).into(), (2..12).into()]);
+                let weight = Diff::float_transpose(weight);
+                let bias = Diff::float_slice(bias, &[(3..9).into()]);
+                match fused {
+                    true => Diff::fused_linear_gelu(input, weight, bias, None),
+                    false => composed::linear_gelu::<Diff>([input, weight, bias], None),
+                }
+            },
+        )
     };
     assert_close(&operation(true), &operation(false));
 }
@@ -213,7 +231,10 @@ fn mask(dropped: &TensorData, plain: &TensorData) -> FloatTensor<Diff> {
     let [dropped, plain] = [dropped, plain].map(|data| data.as_slice::<f32>().unwrap());
     let factor = |(dropped, plain): (&f32, &f32)| {
         let factor = if *dropped == 0.0 { 0.0 } else { 1.0 / 0.7 };
-        assert!((dropped - plain * factor).abs() < 1e-5, "{plain} became {dropped}");
+        assert!(
+            (dropped - plain * factor).abs() < 1e-5,
+            "{plain} became {dropped}"
+        );
         factor
     };
     let mask: Vec<f32> = dropped.iter().zip(plain).map(factor).collect();
@@ -235,7 +256,9 @@ fn dropout_is_a_mask_forwards_and_backwards() {
     });
     let gelu = |layer| composed::linear_gelu::<Diff>(scaled(layer), None);
     let mask_of_gelu = mask(&fused[0], &run(&layer, gelu)[0]);
-    let composed = run(&layer, |layer| Diff::float_mul(gelu(layer), mask_of_gelu.clone()));
+    let composed = run(&layer, |layer| {
+        Diff::float_mul(gelu(layer), mask_of_gelu.clone())
+    });
     assert_close(&fused, &composed);
 
     let zeros = || Diff::float_zeros([300, 60].into(), &Default::default(), FloatDType::F32);
@@ -245,7 +268,12 @@ fn dropout_is_a_mask_forwards_and_backwards() {
     });
     let linear = |layer| composed::linear::<Diff>(scaled(layer));
     let mask_of_linear = mask(&fused[0], &run(&layer, linear)[0]);
-    let composed = run(&layer, |layer| Diff::float_mul(linear(layer), mask_of_linear.clone()));
+    let composed = run(&layer, |layer| {
+        Diff::float_mul(linear(layer), mask_of_linear.clone())
+    });
     assert_close(&fused, &composed);
-    assert_ne!(read(mask_of_gelu.into_primitive()), read(mask_of_linear.into_primitive()));
+    assert_ne!(
+        read(mask_of_gelu.into_primitive()),
+        read(mask_of_linear.into_primitive())
+    );
 }

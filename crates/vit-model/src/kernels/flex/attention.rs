@@ -42,7 +42,14 @@ impl Heads {
     }
 
     /// Queries, keys or values (part 0, 1 or 2) of one head, `[rows, width]`.
-    fn part(self, qkv: Matrix<'_>, part: usize, head: usize, row: usize, rows: usize) -> Matrix<'_> {
+    fn part(
+        self,
+        qkv: Matrix<'_>,
+        part: usize,
+        head: usize,
+        row: usize,
+        rows: usize,
+    ) -> Matrix<'_> {
         let column = part * self.hidden + head * self.width;
         qkv.block(row, rows, column, self.width)
     }
@@ -59,7 +66,13 @@ impl Heads {
             for head in 0..self.count {
                 for first in (0..tokens).step_by(size) {
                     let queries = size.min(tokens - first);
-                    tasks.push(Task { start, tokens, head, first, queries });
+                    tasks.push(Task {
+                        start,
+                        tokens,
+                        head,
+                        first,
+                        queries,
+                    });
                 }
             }
         }
@@ -106,7 +119,13 @@ fn attend(
     output: Writer<'_>,
     log_sums: Writer<'_>,
 ) {
-    let &Task { start, tokens, head, first, queries } = task;
+    let &Task {
+        start,
+        tokens,
+        head,
+        first,
+        queries,
+    } = task;
     let stride = tokens.next_multiple_of(LANES);
     let row = start + first;
     let query = heads.part(qkv, 0, head, row, queries);
@@ -114,10 +133,24 @@ fn attend(
     let value = heads.part(qkv, 2, head, start, tokens);
     with_scratch(queries * stride, |scores| {
         // SAFETY: the scratch is ours and has `queries` rows of `stride` values.
-        unsafe { product(scores.as_mut_ptr(), stride, query, key.transposed(), Target::Write) };
+        unsafe {
+            product(
+                scores.as_mut_ptr(),
+                stride,
+                query,
+                key.transposed(),
+                Target::Write,
+            )
+        };
         // SAFETY: no other task has this head of these queries.
         let log_sums = unsafe { log_sums.fill(head * qkv.rows + row, queries, 0.0) };
-        softmax(scores, tokens, visible(spans, start, tokens), heads.scale, log_sums);
+        softmax(
+            scores,
+            tokens,
+            visible(spans, start, tokens),
+            heads.scale,
+            log_sums,
+        );
         let weights = Matrix {
             values: scores,
             rows: queries,
@@ -133,7 +166,10 @@ fn attend(
 
 /// Which keys of a sequence are visible, if any are not.
 fn visible(spans: &Spans, start: usize, tokens: usize) -> Option<&[bool]> {
-    spans.visible.as_ref().map(|visible| &visible[start..start + tokens])
+    spans
+        .visible
+        .as_ref()
+        .map(|visible| &visible[start..start + tokens])
 }
 
 /// Scores of hidden keys, and of those beyond the sequence's end, become minus infinity.
@@ -226,29 +262,52 @@ fn differentiate(
     task: &Task,
     result: Writer<'_>,
 ) {
-    let &Task { start, tokens, head, .. } = task;
+    let &Task {
+        start,
+        tokens,
+        head,
+        ..
+    } = task;
     let stride = tokens.next_multiple_of(LANES);
     let column = head * heads.width;
     let key = heads.part(qkv, 1, head, start, tokens);
     let value = heads.part(qkv, 2, head, start, tokens);
-    let target = |part: usize, row: usize| {
-        result.at(row * qkv.columns + part * heads.hidden + column)
-    };
+    let target =
+        |part: usize, row: usize| result.at(row * qkv.columns + part * heads.hidden + column);
     let block = queries_at_once(2 * stride).min(tokens);
     with_scratch(2 * block * stride, |scratch| {
         for first in (0..tokens).step_by(block) {
             let queries = block.min(tokens - first);
             let row = start + first;
-            let mode = if first == 0 { Target::Write } else { Target::Add };
+            let mode = if first == 0 {
+                Target::Write
+            } else {
+                Target::Add
+            };
             let query = heads.part(qkv, 0, head, row, queries);
             let output = output.block(row, queries, column, heads.width);
             let gradient = gradient.block(row, queries, column, heads.width);
             let (weights, scores) = scratch.split_at_mut(block * stride);
-            let (weights, scores) = (&mut weights[..queries * stride], &mut scores[..queries * stride]);
+            let (weights, scores) = (
+                &mut weights[..queries * stride],
+                &mut scores[..queries * stride],
+            );
             // SAFETY: the scratch is ours and has `queries` rows of `stride` values in each half.
             unsafe {
-                product(weights.as_mut_ptr(), stride, query, key.transposed(), Target::Write);
-                product(scores.as_mut_ptr(), stride, gradient, value.transposed(), Target::Write);
+                product(
+                    weights.as_mut_ptr(),
+                    stride,
+                    query,
+                    key.transposed(),
+                    Target::Write,
+                );
+                product(
+                    scores.as_mut_ptr(),
+                    stride,
+                    gradient,
+                    value.transposed(),
+                    Target::Write,
+                );
             }
             softmax_backward(
                 weights,
@@ -274,7 +333,13 @@ fn differentiate(
                 let stride = qkv.columns;
                 product(target(0, row), stride, scores, key, Target::Write);
                 product(target(1, start), stride, scores.transposed(), query, mode);
-                product(target(2, start), stride, weights.transposed(), gradient, mode);
+                product(
+                    target(2, start),
+                    stride,
+                    weights.transposed(),
+                    gradient,
+                    mode,
+                );
             }
         }
     });

@@ -44,19 +44,29 @@ mod tests {
             let first = dropped(seed, probability);
             let second = dropped([seed[0] + 1, seed[1]], probability);
             let share = |pairs: &dyn Fn(usize) -> bool| {
-                (0..first.len() - 1).filter(|&index| pairs(index)).count() as f64 / first.len() as f64
+                (0..first.len() - 1).filter(|&index| pairs(index)).count() as f64
+                    / first.len() as f64
             };
             let close = |share: f64, expected: f64| (share - expected).abs() < 0.006;
             assert!(close(share(&|i| first[i]), probability));
             // Neighbours, and the same place in another mask, are independent.
-            assert!(close(share(&|i| first[i] && first[i + 1]), probability * probability));
-            assert!(close(share(&|i| first[i] && second[i]), probability * probability));
+            assert!(close(
+                share(&|i| first[i] && first[i + 1]),
+                probability * probability
+            ));
+            assert!(close(
+                share(&|i| first[i] && second[i]),
+                probability * probability
+            ));
         }
     }
 
     #[test]
     fn a_value_is_dropped_for_its_place_alone() {
-        let mask = Mask { seed: [3, 4], probability: 0.3 };
+        let mask = Mask {
+            seed: [3, 4],
+            probability: 0.3,
+        };
         let mut whole = vec![1.0; 1000];
         drop_values(&mut whole, 0, mask);
         let mut part = vec![1.0; 345];

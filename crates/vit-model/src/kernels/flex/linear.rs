@@ -46,7 +46,12 @@ impl Tiles {
         let row = index / self.across() * self.row_size;
         let column = index % self.across() * self.column_size;
         let rows = self.row_size.min(self.rows - row);
-        [row, rows, column, self.column_size.min(self.columns - column)]
+        [
+            row,
+            rows,
+            column,
+            self.column_size.min(self.columns - column),
+        ]
     }
 }
 
@@ -73,7 +78,15 @@ pub(super) fn forward(
         let input = input.block(row, rows, 0, depth);
         let weight = weight.block(0, depth, column, columns);
         // SAFETY: the tile is ours, and holds the bias.
-        unsafe { product(target.at(row * outputs + column), outputs, input, weight, Target::Add) };
+        unsafe {
+            product(
+                target.at(row * outputs + column),
+                outputs,
+                input,
+                weight,
+                Target::Add,
+            )
+        };
         if matches!((then, mask), (Then::End, None)) {
             return;
         }
@@ -159,32 +172,41 @@ pub(super) fn backward(
     let first = Tiles::new([rows, depth], outputs, 768, 128);
     let second = Tiles::new([depth, outputs], rows, 384, 64);
     let split = if of_input.is_some() { first.count() } else { 0 };
-    let end = split + if wanted[1] || wanted[2] { second.count() } else { 0 };
-    parallel(end, 2 * wanted.iter().filter(|w| **w).count() * rows * depth * outputs, |index| {
-        if index < split {
-            let [row, rows, column, columns] = first.tile(index);
-            let gradient = gradient.block(row, rows, 0, outputs);
-            let weight = weight.block(column, columns, 0, outputs).transposed();
-            if let Some(target) = of_input {
-                let target = target.at(row * depth + column);
-                // SAFETY: no other task has this tile.
-                unsafe { product(target, depth, gradient, weight, Target::Write) };
+    let end = split
+        + if wanted[1] || wanted[2] {
+            second.count()
+        } else {
+            0
+        };
+    parallel(
+        end,
+        2 * wanted.iter().filter(|w| **w).count() * rows * depth * outputs,
+        |index| {
+            if index < split {
+                let [row, rows, column, columns] = first.tile(index);
+                let gradient = gradient.block(row, rows, 0, outputs);
+                let weight = weight.block(column, columns, 0, outputs).transposed();
+                if let Some(target) = of_input {
+                    let target = target.at(row * depth + column);
+                    // SAFETY: no other task has this tile.
+                    unsafe { product(target, depth, gradient, weight, Target::Write) };
+                }
+                return;
             }
-            return;
-        }
-        let [row, down, column, columns] = second.tile(index - split);
-        let gradient = gradient.block(0, rows, column, columns);
-        if let Some(target) = of_weight {
-            let input = input.block(0, rows, row, down).transposed();
-            let target = target.at(row * outputs + column);
-            // SAFETY: no other task has this tile.
-            unsafe { product(target, outputs, input, gradient, Target::Write) };
-        }
-        if let (Some(target), 0) = (of_bias, row) {
-            // SAFETY: only the tasks of the first row of tiles come here, each with its columns.
-            add_rows(unsafe { target.fill(column, columns, 0.0) }, gradient);
-        }
-    });
+            let [row, down, column, columns] = second.tile(index - split);
+            let gradient = gradient.block(0, rows, column, columns);
+            if let Some(target) = of_weight {
+                let input = input.block(0, rows, row, down).transposed();
+                let target = target.at(row * outputs + column);
+                // SAFETY: no other task has this tile.
+                unsafe { product(target, outputs, input, gradient, Target::Write) };
+            }
+            if let (Some(target), 0) = (of_bias, row) {
+                // SAFETY: only the tasks of the first row of tiles come here, each with its columns.
+                add_rows(unsafe { target.fill(column, columns, 0.0) }, gradient);
+            }
+        },
+    );
     // SAFETY: the tiles cover every buffer.
     buffers.map(|buffer| buffer.map(|buffer| unsafe { buffer.filled() }))
 }

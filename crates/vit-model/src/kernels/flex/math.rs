@@ -198,9 +198,15 @@ mod tests {
             let [mut value, mut slope] = [[x as f32], [1.0]];
             gelu_in_place(&mut value);
             gelu_slopes(&mut slope, &[x as f32]);
-            assert!((f64::from(value[0]) - x * below).abs() < 1e-6, "gelu({x}) = {value:?}");
+            assert!(
+                (f64::from(value[0]) - x * below).abs() < 1e-6,
+                "gelu({x}) = {value:?}"
+            );
             let expected = below + x * density(x);
-            assert!((f64::from(slope[0]) - expected).abs() < 1e-6, "slope at {x}: {slope:?}");
+            assert!(
+                (f64::from(slope[0]) - expected).abs() < 1e-6,
+                "slope at {x}: {slope:?}"
+            );
             below += step / 6.0 * (density(x) + 4.0 * density(x + step / 2.0) + density(x + step));
         }
     }

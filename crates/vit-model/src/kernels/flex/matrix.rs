@@ -24,11 +24,14 @@ impl<'a> Matrix<'a> {
     pub fn new(tensor: &'a FlexTensor) -> Self {
         let layout = tensor.layout();
         let stride = |stride: isize| usize::try_from(stride).expect("a matrix that is not flipped");
-        let (rows, columns, row_stride, column_stride) = match (&layout.shape()[..], layout.strides()) {
-            (&[columns], &[across]) => (1, columns, columns, stride(across)),
-            (&[rows, columns], &[down, across]) => (rows, columns, stride(down), stride(across)),
-            (shape, _) => panic!("a matrix has two dimensions, not {shape:?}"),
-        };
+        let (rows, columns, row_stride, column_stride) =
+            match (&layout.shape()[..], layout.strides()) {
+                (&[columns], &[across]) => (1, columns, columns, stride(across)),
+                (&[rows, columns], &[down, across]) => {
+                    (rows, columns, stride(down), stride(across))
+                }
+                (shape, _) => panic!("a matrix has two dimensions, not {shape:?}"),
+            };
         Self {
             values: &tensor.storage::<f32>()[layout.start_offset()..],
             rows,

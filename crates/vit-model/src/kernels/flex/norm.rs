@@ -82,14 +82,26 @@ pub(super) fn backward(
         // SAFETY: no other task has these sums and these rows.
         let (sums, rows) = unsafe {
             let sums = writer.part(task * 2 * columns, 2 * columns);
-            (sums, target.write(start * columns, &input.values[part(input)]))
+            (
+                sums,
+                target.write(start * columns, &input.values[part(input)]),
+            )
         };
         let statistics = &statistics.values[part(statistics)];
-        differentiate(rows, sums, statistics, gamma, &gradient.values[part(gradient)]);
+        differentiate(
+            rows,
+            sums,
+            statistics,
+            gamma,
+            &gradient.values[part(gradient)],
+        );
     });
     let mut totals = vec![0.0; 2 * columns];
     for sums in sums.chunks(2 * columns) {
-        totals.iter_mut().zip(sums).for_each(|(total, sum)| *total += sum);
+        totals
+            .iter_mut()
+            .zip(sums)
+            .for_each(|(total, sum)| *total += sum);
     }
     let of_beta = totals.split_off(columns);
     // SAFETY: the tasks cover all rows.
