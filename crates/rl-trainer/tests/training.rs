@@ -292,6 +292,7 @@ fn a_folder_that_holds_a_run_is_not_overwritten() {
 
 #[test]
 fn a_run_folder_that_cannot_be_written_is_an_error() {
+    let _alone = alone();
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("file");
     std::fs::write(&file, "").unwrap();
