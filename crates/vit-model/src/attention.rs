@@ -106,3 +106,49 @@ pub(crate) fn cls_attention(qkv: &Tensor<2>, sequences: &Sequences, num_heads: u
     }
     mean
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::TokenBatch;
+    use burn::tensor::Distribution;
+
+    #[test]
+    fn cls_attention_is_the_first_row_of_the_softmax() {
+        let device = Device::default();
+        let (heads, width, tokens) = (2, 3, 5);
+        let qkv = Tensor::<3>::random(
+            [2, tokens, 3 * heads * width],
+            Distribution::Normal(0.0, 1.0),
+            &device,
+        );
+        let values: Vec<f32> = qkv.to_data().iter::<f32>().collect();
+        let hidden = [3, 9];
+        let keep: Vec<bool> = (0..2 * tokens).map(|row| !hidden.contains(&row)).collect();
+        let batch = TokenBatch::full(qkv).hide(&keep);
+        let weights = cls_attention(&batch.tokens, &batch.sequences, heads);
+
+        let value = |row: usize, column: usize| values[row * 3 * heads * width + column];
+        for image in 0..2 {
+            let rows = image * tokens..(image + 1) * tokens;
+            let mut expected = vec![0.0; tokens];
+            for head in 0..heads {
+                let score = |row: usize| {
+                    let columns = head * width..(head + 1) * width;
+                    let products = columns.map(|column| {
+                        value(image * tokens, column) * value(row, heads * width + column)
+                    });
+                    let score = products.sum::<f32>() / (width as f32).sqrt();
+                    if keep[row] { score.exp() } else { 0.0 }
+                };
+                let sum: f32 = rows.clone().map(score).sum();
+                for (expected, row) in expected.iter_mut().zip(rows.clone()) {
+                    *expected += score(row) / sum / heads as f32;
+                }
+            }
+            for (weight, expected) in weights[rows].iter().zip(&expected) {
+                assert!((weight - expected).abs() < 1e-6, "{weights:?} {expected:?}");
+            }
+        }
+    }
+}

@@ -282,6 +282,7 @@ pub(crate) trait Kernels<B: Backend>: Debug + Sync {
 
 /// What becomes of a linear layer's output, in the same kernel.
 #[derive(Clone, Copy, Debug)]
+#[cfg_attr(not(feature = "flex"), allow(dead_code))] // kernels alone read it
 pub(crate) enum Then<T> {
     /// Nothing.
     End,
@@ -296,6 +297,7 @@ pub(crate) enum Then<T> {
 
 /// A dropout mask of any shape: never stored, but computed from its seed wherever it is needed.
 #[derive(Clone, Copy, Debug)]
+#[cfg_attr(not(feature = "flex"), allow(dead_code))] // kernels alone read it
 pub(crate) struct Mask {
     /// Equal seeds give equal masks.
     pub seed: [u32; 2],

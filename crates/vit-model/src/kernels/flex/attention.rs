@@ -1,6 +1,8 @@
 //! Attention over packed sequences, one head of one sequence at a time: scores and weights stay
 //! in the cache, queries, keys and values are read where they stand.
 
+use burn::backend::flex::FlexTensor;
+
 use super::buffer::{Buffer, Writer, with_scratch};
 use super::math::{LANES, exp_scores, max, sum_of, vectorised};
 use super::matrix::{Matrix, Target, product};
@@ -20,20 +22,25 @@ struct Task {
     queries: usize,
 }
 
-/// The sizes of a call.
+/// What all tasks of a call share.
 #[derive(Clone, Copy)]
-struct Heads {
+struct Heads<'a> {
+    qkv: Matrix<'a>,
+    spans: &'a Spans,
     count: usize,
     width: usize,
     hidden: usize,
+    /// Of the scores.
     scale: f32,
 }
 
-impl Heads {
-    fn new(qkv: Matrix<'_>, count: usize) -> Self {
+impl<'a> Heads<'a> {
+    fn new(qkv: Matrix<'a>, spans: &'a Spans, count: usize) -> Self {
         let hidden = qkv.columns / 3;
         let width = hidden / count;
         Self {
+            qkv,
+            spans,
             count,
             width,
             hidden,
@@ -41,23 +48,23 @@ impl Heads {
         }
     }
 
-    /// Queries, keys or values (part 0, 1 or 2) of one head, `[rows, width]`.
-    fn part(
-        self,
-        qkv: Matrix<'_>,
-        part: usize,
-        head: usize,
-        row: usize,
-        rows: usize,
-    ) -> Matrix<'_> {
+    /// Queries, keys or values (part 0, 1 or 2) of some rows in one head, `[rows, width]`.
+    fn part(self, part: usize, head: usize, row: usize, rows: usize) -> Matrix<'a> {
         let column = part * self.hidden + head * self.width;
-        qkv.block(row, rows, column, self.width)
+        self.qkv.block(row, rows, column, self.width)
+    }
+
+    /// Which keys of a sequence are visible, if any are not.
+    fn visible(self, start: usize, tokens: usize) -> Option<&'a [bool]> {
+        let visible = self.spans.visible.as_ref();
+        visible.map(|visible| &visible[start..start + tokens])
     }
 
     /// All heads of all sequences, long sequences first, each with at most `limit(tokens)` of
     /// its queries.
-    fn tasks(self, spans: &Spans, limit: impl Fn(usize) -> usize) -> Vec<Task> {
-        let mut sequences: Vec<_> = spans.iter().filter(|&(_, tokens)| tokens > 0).collect();
+    fn tasks(self, limit: impl Fn(usize) -> usize) -> Vec<Task> {
+        let sequences = self.spans.iter().filter(|&(_, tokens)| tokens > 0);
+        let mut sequences: Vec<_> = sequences.collect();
         sequences.sort_by_key(|&(_, tokens)| std::cmp::Reverse(tokens));
         let mut tasks = Vec::new();
         for (start, tokens) in sequences {
@@ -80,8 +87,8 @@ impl Heads {
     }
 
     /// The floating-point operations of the forward pass.
-    fn work(self, spans: &Spans) -> usize {
-        let scores: usize = spans.iter().map(|(_, tokens)| tokens * tokens).sum();
+    fn work(self) -> usize {
+        let scores: usize = self.spans.iter().map(|(_, tokens)| tokens * tokens).sum();
         4 * scores * self.hidden
     }
 }
@@ -92,33 +99,30 @@ fn queries_at_once(stride: usize) -> usize {
 }
 
 /// Output, `[rows, hidden]`, and the logarithm of each softmax's denominator, `[heads, rows]`.
-pub(super) fn forward(qkv: Matrix<'_>, spans: &Spans, num_heads: usize) -> (Vec<f32>, Vec<f32>) {
-    let heads = Heads::new(qkv, num_heads);
+pub(super) fn forward(
+    qkv: Matrix<'_>,
+    spans: &Spans,
+    num_heads: usize,
+) -> (FlexTensor, FlexTensor) {
+    let heads = Heads::new(qkv, spans, num_heads);
     // Few heads in all are cut into blocks of queries, so that every thread has some.
     let few = (spans.starts.len() - 1) * num_heads < 32;
     let limit = |tokens: usize| match queries_at_once(tokens.next_multiple_of(LANES)) {
         limit if few => limit.min(64),
         limit => limit,
     };
-    let tasks = heads.tasks(spans, limit);
-    let mut output = Buffer::new(qkv.rows * heads.hidden);
-    let mut log_sums = Buffer::new(num_heads * qkv.rows);
+    let tasks = heads.tasks(limit);
+    let mut output = Buffer::new([qkv.rows, heads.hidden]);
+    let mut log_sums = Buffer::new([num_heads, qkv.rows]);
     let writers = (output.writer(), log_sums.writer());
-    parallel(tasks.len(), heads.work(spans), |task| {
-        attend(qkv, spans, heads, &tasks[task], writers.0, writers.1);
+    parallel(tasks.len(), heads.work(), |task| {
+        attend(heads, &tasks[task], writers.0, writers.1);
     });
     // SAFETY: the tasks cover each head of each query once.
     unsafe { (output.filled(), log_sums.filled()) }
 }
 
-fn attend(
-    qkv: Matrix<'_>,
-    spans: &Spans,
-    heads: Heads,
-    task: &Task,
-    output: Writer<'_>,
-    log_sums: Writer<'_>,
-) {
+fn attend(heads: Heads<'_>, task: &Task, output: Writer<'_>, log_sums: Writer<'_>) {
     let &Task {
         start,
         tokens,
@@ -128,48 +132,21 @@ fn attend(
     } = task;
     let stride = tokens.next_multiple_of(LANES);
     let row = start + first;
-    let query = heads.part(qkv, 0, head, row, queries);
-    let key = heads.part(qkv, 1, head, start, tokens);
-    let value = heads.part(qkv, 2, head, start, tokens);
+    let query = heads.part(0, head, row, queries);
+    let key = heads.part(1, head, start, tokens).transposed();
+    let value = heads.part(2, head, start, tokens);
     with_scratch(queries * stride, |scores| {
         // SAFETY: the scratch is ours and has `queries` rows of `stride` values.
-        unsafe {
-            product(
-                scores.as_mut_ptr(),
-                stride,
-                query,
-                key.transposed(),
-                Target::Write,
-            )
-        };
+        unsafe { product(scores.as_mut_ptr(), stride, query, key, Target::Write) };
         // SAFETY: no other task has this head of these queries.
-        let log_sums = unsafe { log_sums.fill(head * qkv.rows + row, queries, 0.0) };
-        softmax(
-            scores,
-            tokens,
-            visible(spans, start, tokens),
-            heads.scale,
-            log_sums,
-        );
-        let weights = Matrix {
-            values: scores,
-            rows: queries,
-            columns: tokens,
-            row_stride: stride,
-            column_stride: 1,
-        };
+        let log_sums = unsafe { log_sums.fill(head * heads.qkv.rows + row, queries, 0.0) };
+        let visible = heads.visible(start, tokens);
+        softmax(scores, tokens, visible, heads.scale, log_sums);
+        let weights = Matrix::of_rows(scores, tokens, stride);
         let target = output.at(row * heads.hidden + head * heads.width);
         // SAFETY: no other task writes these columns of these rows.
         unsafe { product(target, heads.hidden, weights, value, Target::Write) };
     });
-}
-
-/// Which keys of a sequence are visible, if any are not.
-fn visible(spans: &Spans, start: usize, tokens: usize) -> Option<&[bool]> {
-    spans
-        .visible
-        .as_ref()
-        .map(|visible| &visible[start..start + tokens])
 }
 
 /// Scores of hidden keys, and of those beyond the sequence's end, become minus infinity.
@@ -241,24 +218,22 @@ pub(super) fn backward(
     gradient: Matrix<'_>,
     spans: &Spans,
     num_heads: usize,
-) -> Vec<f32> {
-    let heads = Heads::new(qkv, num_heads);
-    let tasks = heads.tasks(spans, |tokens| tokens);
-    let mut result = Buffer::new(qkv.rows * qkv.columns);
+) -> FlexTensor {
+    let heads = Heads::new(qkv, spans, num_heads);
+    let tasks = heads.tasks(|tokens| tokens);
+    let mut result = Buffer::new([qkv.rows, qkv.columns]);
     let writer = result.writer();
-    parallel(tasks.len(), 5 * heads.work(spans) / 2, |task| {
-        differentiate(qkv, forward, gradient, spans, heads, &tasks[task], writer);
+    parallel(tasks.len(), 5 * heads.work() / 2, |task| {
+        differentiate(heads, forward, gradient, &tasks[task], writer);
     });
     // SAFETY: the tasks cover each head of each row once.
     unsafe { result.filled() }
 }
 
 fn differentiate(
-    qkv: Matrix<'_>,
+    heads: Heads<'_>,
     (output, log_sums): (Matrix<'_>, Matrix<'_>),
     gradient: Matrix<'_>,
-    spans: &Spans,
-    heads: Heads,
     task: &Task,
     result: Writer<'_>,
 ) {
@@ -268,78 +243,52 @@ fn differentiate(
         head,
         ..
     } = task;
+    let Heads { qkv, hidden, .. } = heads;
     let stride = tokens.next_multiple_of(LANES);
     let column = head * heads.width;
-    let key = heads.part(qkv, 1, head, start, tokens);
-    let value = heads.part(qkv, 2, head, start, tokens);
-    let target =
-        |part: usize, row: usize| result.at(row * qkv.columns + part * heads.hidden + column);
+    let key = heads.part(1, head, start, tokens);
+    let value = heads.part(2, head, start, tokens).transposed();
+    let target = |part: usize, row: usize| result.at(row * qkv.columns + part * hidden + column);
     let block = queries_at_once(2 * stride).min(tokens);
     with_scratch(2 * block * stride, |scratch| {
+        let (weights, scores) = scratch.split_at_mut(block * stride);
         for first in (0..tokens).step_by(block) {
             let queries = block.min(tokens - first);
             let row = start + first;
-            let mode = if first == 0 {
-                Target::Write
-            } else {
-                Target::Add
-            };
-            let query = heads.part(qkv, 0, head, row, queries);
+            let query = heads.part(0, head, row, queries);
             let output = output.block(row, queries, column, heads.width);
             let gradient = gradient.block(row, queries, column, heads.width);
-            let (weights, scores) = scratch.split_at_mut(block * stride);
-            let (weights, scores) = (
-                &mut weights[..queries * stride],
-                &mut scores[..queries * stride],
-            );
-            // SAFETY: the scratch is ours and has `queries` rows of `stride` values in each half.
+            let weights = &mut weights[..queries * stride];
+            let scores = &mut scores[..queries * stride];
+            // SAFETY: the scratch is ours; both have `queries` rows of `stride` values.
             unsafe {
-                product(
-                    weights.as_mut_ptr(),
-                    stride,
-                    query,
-                    key.transposed(),
-                    Target::Write,
-                );
-                product(
-                    scores.as_mut_ptr(),
-                    stride,
-                    gradient,
-                    value.transposed(),
-                    Target::Write,
-                );
+                let key = key.transposed();
+                product(weights.as_mut_ptr(), stride, query, key, Target::Write);
+                product(scores.as_mut_ptr(), stride, gradient, value, Target::Write);
             }
             softmax_backward(
                 weights,
                 scores,
                 tokens,
-                visible(spans, start, tokens),
+                heads.visible(start, tokens),
                 heads.scale,
                 &log_sums.values[head * qkv.rows + row..][..queries],
                 output,
                 gradient,
             );
-            let matrix = |values| Matrix {
-                values,
-                rows: queries,
-                columns: tokens,
-                row_stride: stride,
-                column_stride: 1,
+            let weights = Matrix::of_rows(weights, tokens, stride).transposed();
+            let scores = Matrix::of_rows(scores, tokens, stride);
+            let mode = match first {
+                0 => Target::Write,
+                _ => Target::Add,
             };
-            let (weights, scores) = (matrix(&*weights), matrix(&*scores));
             // SAFETY: no other task writes these columns of this sequence's rows, and what is
             // added to was written for the first block.
             unsafe {
                 let stride = qkv.columns;
                 product(target(0, row), stride, scores, key, Target::Write);
                 product(target(1, start), stride, scores.transposed(), query, mode);
-                product(
-                    target(2, start),
-                    stride,
-                    weights.transposed(),
-                    gradient,
-                    mode,
-                );
+                product(target(2, start), stride, weights, gradient, mode);
             }
         }
     });

@@ -9,44 +9,38 @@ use burn::backend::flex::{FlexTensor, Layout};
 use burn::backend::{Bytes, DType};
 use burn::tensor::Shape;
 
-/// A tensor of these values.
-pub(super) fn tensor<const D: usize>(values: Vec<f32>, shape: [usize; D]) -> FlexTensor {
-    let layout = Layout::contiguous(Shape::from(shape));
-    FlexTensor::new(Bytes::from_elems(values), layout, DType::F32)
-}
-
-/// Values that are still to be written.
+/// A tensor that is still to be written.
 pub(super) struct Buffer {
     values: Vec<f32>,
-    length: usize,
+    shape: Shape,
 }
 
 impl Buffer {
-    pub fn new(length: usize) -> Self {
+    pub fn new<const D: usize>(shape: [usize; D]) -> Self {
         Self {
-            values: Vec::with_capacity(length),
-            length,
+            values: Vec::with_capacity(shape.iter().product()),
+            shape: Shape::from(shape),
         }
     }
 
     pub fn writer(&mut self) -> Writer<'_> {
-        let unwritten = &mut self.values.spare_capacity_mut()[..self.length];
         Writer {
-            start: unwritten.as_mut_ptr().cast(),
-            length: self.length,
+            start: self.values.as_mut_ptr(),
+            length: self.shape.num_elements(),
             buffer: PhantomData,
         }
     }
 
-    /// The values.
+    /// The tensor.
     ///
     /// # Safety
     ///
-    /// All of them are written.
-    pub unsafe fn filled(mut self) -> Vec<f32> {
+    /// All of its values are written.
+    pub unsafe fn filled(mut self) -> FlexTensor {
         // SAFETY: the capacity is there, and the caller promises that the values are written.
-        unsafe { self.values.set_len(self.length) };
-        self.values
+        unsafe { self.values.set_len(self.shape.num_elements()) };
+        let bytes = Bytes::from_elems(self.values);
+        FlexTensor::new(bytes, Layout::contiguous(self.shape), DType::F32)
     }
 }
 

@@ -1,6 +1,8 @@
 //! Linear layers: what stands before and after the matrix product is done to one tile of the
 //! output while it is in the cache.
 
+use burn::backend::flex::FlexTensor;
+
 use super::buffer::{Buffer, Writer};
 use super::dropout::drop_values;
 use super::math::{gelu_in_place, gelu_slopes, vectorised};
@@ -62,11 +64,11 @@ pub(super) fn forward(
     bias: &[f32],
     then: Then<Matrix<'_>>,
     mask: Option<Mask>,
-) -> (Vec<f32>, Option<Vec<f32>>) {
+) -> (FlexTensor, Option<FlexTensor>) {
     let (rows, depth, outputs) = (input.rows, input.columns, weight.columns);
-    let mut linear = Buffer::new(rows * outputs);
+    let mut linear = Buffer::new([rows, outputs]);
     let keeps = matches!(then, Then::Gelu { keep: true });
-    let mut activated = keeps.then(|| Buffer::new(rows * outputs));
+    let mut activated = keeps.then(|| Buffer::new([rows, outputs]));
     let (target, copy) = (linear.writer(), activated.as_mut().map(Buffer::writer));
     let tiles = Tiles::new([rows, outputs], depth, 768, 128);
     parallel(tiles.count(), 2 * rows * depth * outputs, |index| {
@@ -162,10 +164,14 @@ pub(super) fn backward(
     weight: Matrix<'_>,
     gradient: Matrix<'_>,
     wanted: [bool; 3],
-) -> [Option<Vec<f32>>; 3] {
+) -> [Option<FlexTensor>; 3] {
     let (rows, depth, outputs) = (input.rows, weight.rows, weight.columns);
-    let lengths = [rows * depth, depth * outputs, outputs];
-    let mut buffers: [_; 3] = std::array::from_fn(|i| wanted[i].then(|| Buffer::new(lengths[i])));
+    let [wants_input, wants_weight, wants_bias] = wanted;
+    let mut buffers = [
+        wants_input.then(|| Buffer::new([rows, depth])),
+        wants_weight.then(|| Buffer::new([depth, outputs])),
+        wants_bias.then(|| Buffer::new([outputs])),
+    ];
     let [of_input, of_weight, of_bias] = buffers.each_mut().map(|b| b.as_mut().map(Buffer::writer));
 
     // One after the other in one go: the tiles of the input's gradient, then the weight's.
@@ -173,7 +179,7 @@ pub(super) fn backward(
     let second = Tiles::new([depth, outputs], rows, 384, 64);
     let split = if of_input.is_some() { first.count() } else { 0 };
     let end = split
-        + if wanted[1] || wanted[2] {
+        + if wants_weight || wants_bias {
             second.count()
         } else {
             0

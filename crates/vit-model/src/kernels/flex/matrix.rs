@@ -41,6 +41,17 @@ impl<'a> Matrix<'a> {
         }
     }
 
+    /// As many rows as `values` has, `row_stride` apart, of which the first `columns` values count.
+    pub fn of_rows(values: &'a [f32], columns: usize, row_stride: usize) -> Self {
+        Self {
+            values,
+            rows: values.len() / row_stride,
+            columns,
+            row_stride,
+            column_stride: 1,
+        }
+    }
+
     /// `rows` by `columns` values from `(row, column)` on.
     pub fn block(self, row: usize, rows: usize, column: usize, columns: usize) -> Self {
         debug_assert!(row + rows <= self.rows && column + columns <= self.columns);
@@ -86,8 +97,8 @@ pub(super) unsafe fn product(
     b: Matrix<'_>,
     mode: Target,
 ) {
-    debug_assert_eq!(a.columns, b.rows);
-    if a.rows == 0 || a.columns == 0 || b.columns == 0 {
+    assert!(a.columns == b.rows && a.columns > 0, "factors that fit");
+    if a.rows == 0 || b.columns == 0 {
         return;
     }
     let end = |m: Matrix<'_>| (m.rows - 1) * m.row_stride + (m.columns - 1) * m.column_stride;

@@ -21,7 +21,6 @@ use burn::backend::{Flex, FloatDType};
 use burn::tensor::{Distribution, Shape};
 
 use super::{FusedOps, Kernels, Mask, Spans, Then};
-use buffer::tensor;
 use matrix::Matrix;
 
 impl FusedOps for Flex {
@@ -49,11 +48,7 @@ impl Kernels<Flex> for FlexKernels {
         spans: &Spans,
         num_heads: usize,
     ) -> (FlexTensor, FlexTensor) {
-        let qkv = qkv.to_contiguous();
-        let qkv = Matrix::new(&qkv);
-        let (output, log_sums) = attention::forward(qkv, spans, num_heads);
-        let log_sums = tensor(log_sums, [num_heads, qkv.rows]);
-        (tensor(output, [qkv.rows, qkv.columns / 3]), log_sums)
+        attention::forward(Matrix::new(&qkv.to_contiguous()), spans, num_heads)
     }
 
     fn attention_backward(
@@ -65,11 +60,9 @@ impl Kernels<Flex> for FlexKernels {
         num_heads: usize,
     ) -> FlexTensor {
         let (qkv, gradient) = (qkv.to_contiguous(), gradient.to_contiguous());
-        let qkv = Matrix::new(&qkv);
         let forward = (Matrix::new(output), Matrix::new(log_sums));
-        let gradient = Matrix::new(&gradient);
-        let result = attention::backward(qkv, forward, gradient, spans, num_heads);
-        tensor(result, [qkv.rows, qkv.columns])
+        let (qkv, gradient) = (Matrix::new(&qkv), Matrix::new(&gradient));
+        attention::backward(qkv, forward, gradient, spans, num_heads)
     }
 
     fn linear(
@@ -90,9 +83,7 @@ impl Kernels<Flex> for FlexKernels {
             _ => Then::End,
         };
         let (input, weight) = (Matrix::new(input), Matrix::new(weight));
-        let shape = [input.rows, weight.columns];
-        let (output, kept) = linear::forward(input, weight, &vector(bias), then, mask);
-        (tensor(output, shape), kept.map(|kept| tensor(kept, shape)))
+        linear::forward(input, weight, &vector(bias), then, mask)
     }
 
     fn linear_backward(
@@ -111,13 +102,7 @@ impl Kernels<Flex> for FlexKernels {
             linear::activation_backward(contiguous.storage_mut(), before, mask);
         }
         let (input, weight) = (Matrix::new(input), Matrix::new(weight));
-        let [of_input, of_weight, of_bias] =
-            linear::backward(input, weight, Matrix::new(&contiguous), wanted);
-        [
-            of_input.map(|values| tensor(values, [input.rows, input.columns])),
-            of_weight.map(|values| tensor(values, [weight.rows, weight.columns])),
-            of_bias.map(|values| tensor(values, [weight.columns])),
-        ]
+        linear::backward(input, weight, Matrix::new(&contiguous), wanted)
     }
 
     fn layer_norm(
@@ -128,11 +113,12 @@ impl Kernels<Flex> for FlexKernels {
         epsilon: f64,
     ) -> (FlexTensor, FlexTensor) {
         let input = input.to_contiguous();
-        let input = Matrix::new(&input);
-        let (gamma, beta) = (vector(gamma), vector(beta));
-        let (output, statistics) = norm::forward(input, &gamma, &beta, epsilon as f32);
-        let statistics = tensor(statistics, [input.rows, 2]);
-        (tensor(output, [input.rows, input.columns]), statistics)
+        norm::forward(
+            Matrix::new(&input),
+            &vector(gamma),
+            &vector(beta),
+            epsilon as f32,
+        )
     }
 
     fn layer_norm_backward(
@@ -144,13 +130,7 @@ impl Kernels<Flex> for FlexKernels {
     ) -> [FlexTensor; 3] {
         let (input, gradient) = (input.to_contiguous(), gradient.to_contiguous());
         let (input, gradient) = (Matrix::new(&input), Matrix::new(&gradient));
-        let [of_input, of_gamma, of_beta] =
-            norm::backward(input, &vector(gamma), Matrix::new(statistics), gradient);
-        [
-            tensor(of_input, [input.rows, input.columns]),
-            tensor(of_gamma, [input.columns]),
-            tensor(of_beta, [input.columns]),
-        ]
+        norm::backward(input, &vector(gamma), Matrix::new(statistics), gradient)
     }
 }
 

@@ -1,5 +1,7 @@
 //! Layer norm over rows.
 
+use burn::backend::flex::FlexTensor;
+
 use super::buffer::{Buffer, Writer};
 use super::math::{sum_of, vectorised};
 use super::matrix::Matrix;
@@ -19,11 +21,11 @@ pub(super) fn forward(
     gamma: &[f32],
     beta: &[f32],
     epsilon: f32,
-) -> (Vec<f32>, Vec<f32>) {
+) -> (FlexTensor, FlexTensor) {
     let (rows, columns) = (input.rows, input.columns);
     let size = rows_at_once(rows);
-    let mut output = Buffer::new(rows * columns);
-    let mut statistics = Buffer::new(rows * 2);
+    let mut output = Buffer::new([rows, columns]);
+    let mut statistics = Buffer::new([rows, 2]);
     let writers = (output.writer(), statistics.writer());
     parallel(rows.div_ceil(size), WORK * rows * columns, |task| {
         let [start, end] = [task, task + 1].map(|task| rows.min(task * size));
@@ -67,11 +69,11 @@ pub(super) fn backward(
     gamma: &[f32],
     statistics: Matrix<'_>,
     gradient: Matrix<'_>,
-) -> [Vec<f32>; 3] {
+) -> [FlexTensor; 3] {
     let (rows, columns) = (input.rows, input.columns);
     let size = rows_at_once(rows);
     let tasks = rows.div_ceil(size);
-    let mut result = Buffer::new(rows * columns);
+    let mut result = Buffer::new([rows, columns]);
     let target = result.writer();
     // What each task sums: gamma's gradient, then beta's.
     let mut sums = vec![0.0; tasks * 2 * columns];
@@ -96,16 +98,20 @@ pub(super) fn backward(
             &gradient.values[part(gradient)],
         );
     });
-    let mut totals = vec![0.0; 2 * columns];
-    for sums in sums.chunks(2 * columns) {
-        totals
-            .iter_mut()
-            .zip(sums)
-            .for_each(|(total, sum)| *total += sum);
+    let mut totals = [Buffer::new([columns]), Buffer::new([columns])];
+    for (index, total) in totals.iter_mut().enumerate() {
+        // SAFETY: nobody else uses it.
+        let total = unsafe { total.writer().fill(0, columns, 0.0) };
+        for sums in sums.chunks(columns).skip(index).step_by(2) {
+            total
+                .iter_mut()
+                .zip(sums)
+                .for_each(|(total, sum)| *total += sum);
+        }
     }
-    let of_beta = totals.split_off(columns);
-    // SAFETY: the tasks cover all rows.
-    [unsafe { result.filled() }, totals, of_beta]
+    let [of_gamma, of_beta] = totals;
+    // SAFETY: the tasks cover all rows, and the totals are written.
+    [result, of_gamma, of_beta].map(|buffer| unsafe { buffer.filled() })
 }
 
 vectorised! {
