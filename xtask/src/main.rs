@@ -26,6 +26,9 @@ enum Task {
     /// Build, and run `aptvit infer`
     #[command(disable_help_flag = true)]
     Infer(Rest),
+    /// Build, and run `aptvit bench`
+    #[command(disable_help_flag = true)]
+    Bench(Rest),
     /// Run every test: units, properties, golden values, the program itself, examples in docs
     Test {
         /// Which backend the tests run on
@@ -61,6 +64,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Train(args) => aptvit("train", args.rest),
         Task::Eval(args) => aptvit("eval", args.rest),
         Task::Infer(args) => aptvit("infer", args.rest),
+        Task::Bench(args) => aptvit("bench", args.rest),
         Task::Test { backend, rest } => test(&backend, &rest),
         Task::Ci => {
             check(&["fmt", "--all", "--check"])?;

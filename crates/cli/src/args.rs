@@ -51,6 +51,9 @@ pub enum Command {
     /// Classify pictures, and show what the agents removed
     #[command(after_help = INFER_EXAMPLES)]
     Infer(Infer),
+    /// Time a model, dense and pruned, or its training step
+    #[command(after_help = BENCH_EXAMPLES)]
+    Bench(Bench),
     /// Download a data set into the cache
     Fetch(Fetch),
     /// Show backends and devices, a model's size and cost, or a run
@@ -83,6 +86,16 @@ const INFER_EXAMPLES: &str = "\
 Examples:
   aptvit infer --run runs/mine cat.jpg dog.png
   aptvit infer --run runs/mine photos/ --visualize pictures/ --top 3";
+
+const BENCH_EXAMPLES: &str = "\
+Examples:
+  aptvit bench
+  aptvit bench --model vit-b16 --batch 1,8 --keep 0.7,0.7,0.7 --ragged --json
+  aptvit bench --run runs/mine --batch 1,64
+  aptvit bench train --model vit-b16 --batch 4
+
+Dense and pruned passes take turns, so that their ratio holds on a machine that is busy otherwise.
+The pruned passes run real agents, which keep as many patches as --keep says.";
 
 const INFO_EXAMPLES: &str = "\
 Examples:
@@ -166,6 +179,68 @@ pub struct Infer {
     /// Write a picture for each image with the removed patches dimmed, layer by layer
     #[arg(long, value_name = "DIR")]
     pub visualize: Option<PathBuf>,
+}
+
+#[derive(Debug, Parser)]
+pub struct Bench {
+    /// What to time
+    #[arg(value_enum, default_value_t)]
+    pub what: Benched,
+    /// A model preset, with random weights
+    #[arg(
+        long,
+        value_name = "PRESET",
+        default_value = "vit-s16",
+        conflicts_with = "run"
+    )]
+    pub model: String,
+    /// The model and agents of a run's folder
+    #[arg(long, value_name = "DIR")]
+    pub run: Option<PathBuf>,
+    /// Images of a forward pass
+    #[arg(long, value_name = "N,..", default_value = "8", value_delimiter = ',', value_parser = at_least_one)]
+    pub batch: Vec<usize>,
+    /// Layer keep rate at each agent; one rate is for all
+    #[arg(
+        long,
+        value_name = "RATES",
+        default_value = "0.7",
+        value_delimiter = ','
+    )]
+    pub keep: Vec<f64>,
+    /// Blocks (0-based) after which an agent acts [default: the run's; 2,5,8 of a preset]
+    #[arg(
+        long,
+        value_name = "BLOCKS",
+        value_delimiter = ',',
+        conflicts_with = "run"
+    )]
+    pub layers: Vec<usize>,
+    /// Side of the images in pixels [default: the model's]
+    #[arg(long, value_name = "N", value_parser = at_least_one, conflicts_with = "run")]
+    pub image_size: Option<usize>,
+    /// Time too what keeps a different number of patches in each image, with the same mean
+    #[arg(long)]
+    pub ragged: bool,
+    /// Rounds before the clock counts
+    #[arg(long, value_name = "N", default_value = "2")]
+    pub warmup: usize,
+    /// Rounds that count
+    #[arg(long, value_name = "N", default_value = "10", value_parser = at_least_one)]
+    pub repeats: usize,
+    /// Random weights and images derive from it
+    #[arg(long, value_name = "N", default_value = "0")]
+    pub seed: u64,
+}
+
+/// What can be timed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Benched {
+    /// Forward passes, dense and pruned
+    #[default]
+    Inference,
+    /// The parts of a training step, each beside the way that saves less, and the whole
+    Train,
 }
 
 #[derive(Debug, Parser)]

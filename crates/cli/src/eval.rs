@@ -39,7 +39,7 @@ pub fn run(args: &Eval, global: &Global) -> Result<End> {
         normalization: run.description.normalization,
         workers: run.config.train.workers,
     };
-    let bar = progress_bar(test.len() as u64);
+    let bar = progress_bar(test.len() as u64, "images");
     let done = |images: usize| bar.set_position(images as u64);
     let evaluations = evaluate(&model, &test, &modes, &settings, &device, done)?;
     bar.finish_and_clear();
@@ -113,12 +113,14 @@ fn print(evaluations: &[Evaluation]) {
 }
 
 /// A bar with an estimate on stderr; hidden where that is no terminal.
-pub fn progress_bar(total: u64) -> ProgressBar {
+pub fn progress_bar(total: u64, unit: &str) -> ProgressBar {
     let bar = ProgressBar::new(total);
     if !std::io::stderr().is_terminal() {
         bar.set_draw_target(ProgressDrawTarget::hidden());
     }
-    if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos}/{len} images, left {eta}") {
+    if let Ok(style) =
+        ProgressStyle::with_template(&format!("{{bar:40}} {{pos}}/{{len}} {unit}, left {{eta}}"))
+    {
         bar.set_style(style);
     }
     bar

@@ -33,7 +33,7 @@ pub fn run(args: &Infer, global: &Global) -> Result<End> {
             .with_context(|| format!("{}: cannot create the folder", folder.display()))?;
     }
 
-    let bar = progress_bar(paths.len() as u64);
+    let bar = progress_bar(paths.len() as u64, "images");
     let mut results = Vec::new();
     for paths in paths.chunks(BATCH) {
         let mut values = vec![0.0; paths.len() * 3 * size * size];

@@ -1,6 +1,7 @@
 //! `aptvit`: train, evaluate and run Vision Transformers with pruning agents.
 
 mod args;
+mod bench;
 mod eval;
 mod fetch;
 mod infer;
@@ -28,7 +29,20 @@ enum End {
     Interrupted,
 }
 
+/// A reader that has seen enough, as in `aptvit info | head`, ends the program without a word.
+fn end_with_the_reader() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let message = panic.payload_as_str().unwrap_or_default();
+        if message.starts_with("failed printing to stdout") {
+            std::process::exit(141); // 128 + SIGPIPE
+        }
+        report(panic);
+    }));
+}
+
 fn main() -> ExitCode {
+    end_with_the_reader();
     let args = Args::parse();
     let filter = tracing_subscriber::EnvFilter::try_new(&args.global.log).unwrap_or_default();
     tracing_subscriber::fmt()
@@ -64,6 +78,7 @@ fn run(args: &Args) -> anyhow::Result<End> {
         Command::Train(train) => train::run(train, &args.global),
         Command::Eval(eval) => eval::run(eval, &args.global),
         Command::Infer(infer) => infer::run(infer, &args.global),
+        Command::Bench(bench) => bench::run(bench, &args.global),
         Command::Fetch(fetch) => fetch::run(fetch, &args.global),
         Command::Info(info) => info::run(info, &args.global),
         Command::Completions { shell } => {

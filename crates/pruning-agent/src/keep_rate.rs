@@ -47,14 +47,24 @@ impl From<KeepRate> for f64 {
 ///
 /// `scores` and the result have one entry a row.
 pub fn keep_top(sequences: &Sequences, scores: &[f32], rate: KeepRate) -> Vec<bool> {
+    keep_best(sequences, scores, |_, patches| rate.of(patches))
+}
+
+/// Keeps, in each slot, so many of the visible patches as `count` says for the slot and their
+/// number; otherwise like [`keep_top`].
+pub fn keep_best(
+    sequences: &Sequences,
+    scores: &[f32],
+    count: impl Fn(usize, usize) -> usize,
+) -> Vec<bool> {
     let mut keep = vec![false; sequences.num_rows()];
-    for rows in sequences.starts().windows(2) {
+    for (slot, rows) in sequences.starts().windows(2).enumerate() {
         let (cls, end) = (rows[0], rows[1]);
         keep[cls] = true;
         let mut patches: Vec<usize> = (cls + 1..end)
             .filter(|&row| sequences.visible()[row])
             .collect();
-        let count = rate.of(patches.len());
+        let count = count(slot, patches.len());
         patches.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]).then(a.cmp(&b)));
         for &row in &patches[..count] {
             keep[row] = true;

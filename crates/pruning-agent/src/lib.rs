@@ -7,10 +7,12 @@ mod cls_attention;
 mod error;
 mod keep_rate;
 mod random;
+mod ranked;
 
 pub use agent::{PruningAgent, PruningAgentConfig, agent_flops};
 pub use agents::{AgentReducer, PruningAgents, PruningAgentsConfig};
 pub use cls_attention::ClsAttentionReducer;
 pub use error::AgentError;
-pub use keep_rate::{KeepRate, keep_top};
+pub use keep_rate::{KeepRate, keep_best, keep_top};
 pub use random::RandomReducer;
+pub use ranked::{KeptCounts, RankedReducer};

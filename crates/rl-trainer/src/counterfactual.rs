@@ -6,7 +6,7 @@
 //! acting (stream 1).
 
 use apt_pruning_agent::{PruningAgent, PruningAgents};
-use apt_vit_model::{ExecutionMode, LayerTrace, RunSettings, TokenBatch, Vit};
+use apt_vit_model::{ExecutionMode, LayerTrace, RunSettings, TokenBatch, TokenReducer, Vit};
 use burn::nn::loss::CrossEntropyLossConfig;
 use burn::prelude::*;
 use burn::tensor::activation::softmax;
@@ -175,24 +175,20 @@ pub struct PrunedPass {
     pub trace: Vec<LayerTrace>,
 }
 
-/// The model's own loss, with every agent acting by threshold.
+/// The model's own loss, with every agent acting.
 ///
-/// `vit` is the one that learns; `agents` are without autodiff. [`ExecutionMode::Mask`] is the
-/// published way, [`ExecutionMode::Drop`] gives the same numbers for less work.
+/// `vit` is the one that learns; `reducer` is the agents, without autodiff.
+/// [`ExecutionMode::Mask`] is the published way, [`ExecutionMode::Drop`] gives the same numbers
+/// for less work.
 pub fn stream_1(
     vit: &Vit,
-    agents: &PruningAgents,
-    threshold: f64,
+    reducer: &dyn TokenReducer,
     mode: ExecutionMode,
     images: Tensor<4>,
     targets: &[usize],
 ) -> PrunedPass {
-    let reducer = agents.acting(threshold);
-    let settings = RunSettings {
-        mode,
-        reducer: Some(&reducer),
-    };
-    let output = vit.forward(images, settings);
+    let reducer = Some(reducer);
+    let output = vit.forward(images, RunSettings { mode, reducer });
     PrunedPass {
         loss: cross_entropy(output.logits.clone(), targets),
         logits: output.logits,

@@ -177,11 +177,9 @@ impl TrainStep for PruningVit {
             Execution::Mask => ExecutionMode::Mask,
             Execution::Drop => ExecutionMode::Drop,
         };
-        let threshold = settings.threshold;
         let pruned = stream_1(
             &self.vit,
-            &agents,
-            threshold,
+            &agents.acting(settings.threshold),
             mode,
             batch.images.clone(),
             targets,

@@ -404,8 +404,7 @@ fn golden_stream_1_loss_and_gradients_masked_and_dropped() {
             let (images, targets) = (golden.images(), golden.targets());
             let pass = stream_1(
                 &golden.vit,
-                &agents,
-                golden.threshold,
+                &agents.acting(golden.threshold),
                 mode,
                 images,
                 &targets,

@@ -6,7 +6,7 @@ use burn::backend::autodiff::checkpoint::strategy::NoCheckpointing;
 use burn::backend::ops::FloatTensorOps;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, AutodiffBackend, Flex, FloatDType, TensorData, TensorMetadata};
-use burn::tensor::read_sync;
+use burn::tensor::{Tolerance, read_sync};
 use proptest::prelude::*;
 use rand::rngs::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
@@ -41,7 +41,7 @@ fn run<const N: usize>(
     };
     let inputs = inputs.each_ref().map(leaf);
     let output = operation(inputs.clone());
-    let weights = normal(&output.shape()[..], 77);
+    let weights = normal(&output.shape()[..], 77).convert_dtype(output.dtype());
     let weights = Flex::float_from_data(weights, &Default::default());
     let mut results = vec![read(output.primitive().clone())];
     let loss = Diff::float_sum(Diff::float_mul(output, Diff::from_inner(weights)));
@@ -54,19 +54,35 @@ fn run<const N: usize>(
     results
 }
 
-/// To 1e-5 of the largest value.
 fn assert_close(fused: &[TensorData], composed: &[TensorData]) {
     for (fused, composed) in fused.iter().zip(composed) {
-        let (fused, composed) = (fused.as_slice::<f32>(), composed.as_slice::<f32>());
-        let (fused, composed) = (fused.unwrap(), composed.unwrap());
-        let largest = composed
-            .iter()
-            .fold(1.0, |largest: f32, value| largest.max(value.abs()));
-        for (index, (fused, composed)) in fused.iter().zip(composed).enumerate() {
-            let error = (fused - composed).abs();
+        fused.assert_approx_eq(composed, Tolerance::<f32>::rel_abs(1e-5, 2e-5));
+    }
+}
+
+/// Both against the composed operations in double precision: the kernel has to be exact to 1e-5
+/// or, where Burn's own operations in single precision are not (long sums, rows of nearly equal
+/// values), as exact as those.
+fn compare<const N: usize>(
+    inputs: &[TensorData; N],
+    fused: impl Fn([FloatTensor<Diff>; N]) -> FloatTensor<Diff>,
+    composed: impl Fn([FloatTensor<Diff>; N]) -> FloatTensor<Diff>,
+) {
+    let double = inputs.each_ref().map(|data| data.clone().convert::<f64>());
+    let exact = run(&double, &composed);
+    let (fused, composed) = (run(inputs, fused), run(inputs, composed));
+    for ((fused, composed), exact) in fused.iter().zip(&composed).zip(&exact) {
+        let values = |data: &TensorData| data.iter::<f64>().collect::<Vec<_>>();
+        let [fused, composed, exact] = [fused, composed, exact].map(values);
+        let errors = composed.iter().zip(&exact);
+        let of_burn = errors.map(|(value, exact)| (value - exact).abs());
+        let of_burn = of_burn.fold(0.0, f64::max);
+        for (index, (value, exact)) in fused.iter().zip(&exact).enumerate() {
+            let allowed = (2e-5 + 1e-5 * exact.abs()).max(of_burn);
+            let error = (value - exact).abs();
             assert!(
-                error <= 1e-5 * largest,
-                "value {index} is {fused}, not {composed}"
+                error <= allowed,
+                "value {index} is {value}, not {exact}: off by {error}, Burn by {of_burn}"
             );
         }
     }
@@ -101,9 +117,11 @@ proptest! {
         let spans = spans(&lengths, hidden);
         let rows: usize = lengths.iter().sum();
         let qkv = [normal(&[rows, 3 * heads * width], seed)];
-        let fused = run(&qkv, |[qkv]| Diff::packed_attention(qkv, spans.clone(), heads));
-        let composed = run(&qkv, |[qkv]| composed::attention::<Diff>(qkv, &spans, heads));
-        assert_close(&fused, &composed);
+        compare(
+            &qkv,
+            |[qkv]| Diff::packed_attention(qkv, spans.clone(), heads),
+            |[qkv]| composed::attention::<Diff>(qkv, &spans, heads),
+        );
     }
 
     #[test]
@@ -116,28 +134,33 @@ proptest! {
         let shapes: [&[usize]; 4] = [&[rows, inputs], &[inputs, outputs], &[outputs], &[rows, outputs]];
         let [input, weight, bias, residual] = [0, 1, 2, 3].map(|i| normal(shapes[i], seed ^ i as u64));
         let layer = [input, weight, bias];
-        let fused = run(&layer, |[x, w, b]| Diff::fused_linear(x, w, b));
-        assert_close(&fused, &run(&layer, composed::linear::<Diff>));
-        let fused = run(&layer, |[x, w, b]| Diff::fused_linear_gelu(x, w, b, None));
-        assert_close(&fused, &run(&layer, |layer| composed::linear_gelu::<Diff>(layer, None)));
+        compare(&layer, |[x, w, b]| Diff::fused_linear(x, w, b), composed::linear::<Diff>);
+        compare(
+            &layer,
+            |[x, w, b]| Diff::fused_linear_gelu(x, w, b, None),
+            |layer| composed::linear_gelu::<Diff>(layer, None),
+        );
         let [input, weight, bias] = layer;
-        let layer = [input, weight, bias, residual];
-        let fused = run(&layer, |[x, w, b, r]| Diff::fused_linear_add(x, w, b, r, None));
-        let composed = run(&layer, |[x, w, b, r]| composed::linear_add::<Diff>([x, w, b], r, None));
-        assert_close(&fused, &composed);
+        compare(
+            &[input, weight, bias, residual],
+            |[x, w, b, r]| Diff::fused_linear_add(x, w, b, r, None),
+            |[x, w, b, r]| composed::linear_add::<Diff>([x, w, b], r, None),
+        );
     }
 
     #[test]
     fn layer_norm_is_what_burn_makes_of_it(
         rows in prop_oneof![1usize..70, 1000usize..1100],
-        columns in 8usize..150,
+        columns in 2usize..150,
         seed: u64,
     ) {
         let shapes: [&[usize]; 3] = [&[rows, columns], &[columns], &[columns]];
         let inputs = [0, 1, 2].map(|i| normal(shapes[i], seed ^ i as u64));
-        let fused = run(&inputs, |[x, g, b]| Diff::fused_layer_norm(x, g, b, 1e-6));
-        let composed = run(&inputs, |inputs| composed::layer_norm::<Diff>(inputs, 1e-6));
-        assert_close(&fused, &composed);
+        compare(
+            &inputs,
+            |[x, g, b]| Diff::fused_layer_norm(x, g, b, 1e-6),
+            |inputs| composed::layer_norm::<Diff>(inputs, 1e-6),
+        );
     }
 }
 
@@ -174,9 +197,11 @@ fn results_do_not_depend_on_the_number_of_threads() {
 fn long_sequences_are_cut_into_blocks_of_queries() {
     let spans = spans(&[1500, 3], Some(0x5555));
     let qkv = [normal(&[1503, 3 * 2 * 16], 5)];
-    let fused = run(&qkv, |[qkv]| Diff::packed_attention(qkv, spans.clone(), 2));
-    let composed = run(&qkv, |[qkv]| composed::attention::<Diff>(qkv, &spans, 2));
-    assert_close(&fused, &composed);
+    compare(
+        &qkv,
+        |[qkv]| Diff::packed_attention(qkv, spans.clone(), 2),
+        |[qkv]| composed::attention::<Diff>(qkv, &spans, 2),
+    );
 }
 
 #[test]
