@@ -381,3 +381,110 @@ fn wrong_usage_ends_with_2_and_help_has_examples() {
     let json: serde_json::Value = serde_json::from_str(&info).unwrap();
     assert!(json["backends"].as_array().is_some());
 }
+
+/// The rows that a bench prints as JSON lines.
+fn bench(arguments: &[&str]) -> Vec<serde_json::Value> {
+    let small = [
+        "--model",
+        "vit-tiny32",
+        "--layers",
+        "0,2",
+        "--repeats",
+        "2",
+        "--warmup",
+        "0",
+    ];
+    let output = aptvit(&[&["bench", "--json"], arguments, &small].concat());
+    let lines = stdout(&output);
+    lines
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+#[test]
+fn bench_times_dense_and_pruned_passes() {
+    let rows = bench(&[
+        "--batch",
+        "1,3",
+        "--keep",
+        "0.5,0.25",
+        "--ragged",
+        "--threads",
+        "1",
+    ]);
+    let mode = |row: &serde_json::Value| row["mode"].as_str().unwrap().to_string();
+    let modes: Vec<String> = rows.iter().map(mode).collect();
+    assert_eq!(modes, ["dense", "drop", "drop-ragged"].repeat(2));
+    for (row, batch) in rows.iter().zip([1, 1, 1, 3, 3, 3]) {
+        assert_eq!((&row["batch"], &row["threads"]), (&batch.into(), &1.into()));
+        assert!(row["images_per_s"].as_f64().unwrap() > 0.0);
+        let [counted, speedup, realized] =
+            ["theoretical_speedup", "speedup", "realized"].map(|key| row[key].as_f64().unwrap());
+        assert!((realized - speedup / counted).abs() < 1e-9);
+        match mode(row).as_str() {
+            "dense" => assert_eq!((counted, speedup), (1.0, 1.0)),
+            _ => {
+                // 64 patches: 32, then 8 stay, and CLS.
+                let tokens = row["tokens_per_layer"].as_array().unwrap();
+                let near =
+                    |token: &serde_json::Value, n: f64| (token.as_f64().unwrap() - n).abs() < 0.5;
+                assert!(
+                    near(&tokens[0], 33.0) && near(&tokens[1], 9.0),
+                    "{tokens:?}"
+                );
+                assert!(counted > 1.5, "{counted}");
+            }
+        }
+    }
+}
+
+#[test]
+fn bench_times_the_parts_of_a_training_step() {
+    let rows = bench(&["train", "--batch", "2"]);
+    let parts: Vec<&str> = rows
+        .iter()
+        .map(|row| row["part"].as_str().unwrap())
+        .collect();
+    assert_eq!(parts[0], "dense inference");
+    assert!(parts.contains(&"stream 1 masked") && parts.contains(&"the whole step"));
+    assert!(
+        rows.iter()
+            .all(|row| row["ms_per_image"]["median"].as_f64().unwrap() > 0.0)
+    );
+}
+
+#[test]
+fn bench_refuses_what_fits_no_model() {
+    let message = refusal(&["bench", "--model", "vit-b61"]);
+    assert!(message.contains("vit-b16"), "{message}");
+    let message = refusal(&["bench", "--model", "vit-tiny32", "--layers", "1,99"]);
+    assert!(
+        message.contains("--layers") && message.contains("99"),
+        "{message}"
+    );
+    let message = refusal(&["bench", "--keep", "0.7,0.7"]);
+    assert!(
+        message.contains("--keep") && message.contains('3'),
+        "{message}"
+    );
+    let message = refusal(&["bench", "--keep", "1.5"]);
+    assert!(
+        message.contains("--keep") && message.contains("1.5"),
+        "{message}"
+    );
+}
+
+#[cfg(unix)]
+#[test]
+fn a_reader_that_has_seen_enough_ends_the_program_quietly() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_aptvit"))
+        .arg("info")
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(stderr(&output), "");
+}
