@@ -62,7 +62,7 @@ fn assert_close(fused: &[TensorData], composed: &[TensorData]) {
 
 /// Both against the composed operations in double precision: the kernel has to be exact to 1e-5
 /// or, where Burn's own operations in single precision are not (long sums, rows of nearly equal
-/// values), as exact as those.
+/// values), off by at most twice as much as those: another order of summation rounds otherwise.
 fn compare<const N: usize>(
     inputs: &[TensorData; N],
     fused: impl Fn([FloatTensor<Diff>; N]) -> FloatTensor<Diff>,
@@ -78,7 +78,7 @@ fn compare<const N: usize>(
         let of_burn = errors.map(|(value, exact)| (value - exact).abs());
         let of_burn = of_burn.fold(0.0, f64::max);
         for (index, (value, exact)) in fused.iter().zip(&exact).enumerate() {
-            let allowed = (2e-5 + 1e-5 * exact.abs()).max(of_burn);
+            let allowed = (2e-5 + 1e-5 * exact.abs()).max(2.0 * of_burn);
             let error = (value - exact).abs();
             assert!(
                 error <= allowed,
