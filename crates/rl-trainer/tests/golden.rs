@@ -137,6 +137,7 @@ impl Golden {
         let mut folders: Vec<PathBuf> = std::fs::read_dir(&root)
             .unwrap_or_else(|error| panic!("{}: {error}", root.display()))
             .map(|entry| entry.unwrap().path())
+            .chain([root.clone()])
             .filter(|path| path.join("config.json").is_file())
             .collect();
         folders.sort();
