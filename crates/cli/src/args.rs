@@ -124,7 +124,7 @@ pub struct Train {
     #[arg(long, value_name = "DIR")]
     pub resume: Option<PathBuf>,
     /// Show parameters, FLOPs, memory, steps and a time estimate, and stop
-    #[arg(long)]
+    #[arg(long, conflicts_with = "resume")]
     pub dry_run: bool,
     /// Save a checkpoint and stop after so long, as in 90s, 30m or 2h
     #[arg(long, value_name = "TIME", value_parser = duration)]
@@ -255,7 +255,7 @@ pub struct Info {
     /// A model preset, as in vit-b16
     #[arg(long, value_name = "PRESET", conflicts_with = "run")]
     pub model: Option<String>,
-    /// Layer keep rates after blocks 2, 5 and 8, as in 0.7,0.7,0.7
+    /// Layer keep rates after blocks 2, 5 and 8, as in 0.7,0.7,0.7; one rate is for all
     #[arg(long, value_name = "RATES", requires = "model", value_delimiter = ',')]
     pub keep: Vec<f64>,
     /// A run's folder

@@ -58,13 +58,15 @@ fn backends(global: &Global) {
 
 fn model(name: &str, keep: &[f64], global: &Global) -> Result<End> {
     let config = VitPreset::from_name(name)?.config();
-    if keep.len() > LAYERS.len() {
-        bail!(
-            "--keep: {} rates; expected at most {}, one for each agent layer",
+    let keep = match keep {
+        &[rate] => &[rate; LAYERS.len()],
+        keep if keep.is_empty() || keep.len() == LAYERS.len() => keep,
+        keep => bail!(
+            "--keep: {} rates; expected 1 for all agents, or {}",
             keep.len(),
             LAYERS.len()
-        );
-    }
+        ),
+    };
     let mut patches = config.num_patches();
     let mut trace = Vec::new();
     let mut flops = 0;

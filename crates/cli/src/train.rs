@@ -3,7 +3,7 @@
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use apt_data::Progress;
 use apt_rl_trainer::{
     ExperimentConfig, Outcome, Pause, Plan, StopRequest, Summary, TrainOptions, duration,
@@ -22,6 +22,9 @@ pub fn run(args: &Train, global: &Global) -> Result<End> {
     let device = Device::default();
     if args.dry_run {
         let config = config(args)?;
+        if let Some(path) = args.data.as_deref().filter(|path| !path.exists()) {
+            bail!("--data {}: there is no such file or folder", path.display());
+        }
         let classes = match known_classes(&config.data) {
             Some(classes) => classes,
             None => config

@@ -122,7 +122,7 @@ fn time_step(config: &ExperimentConfig, model: PruningVit, images: usize, device
             threshold: config.agents.threshold,
             execution: settings.execution,
             accumulation: settings.accumulation,
-            agents_every: 1,
+            agents_every: settings.agents_every as u64,
             clip_norm: settings.clip_norm,
             steps_per_epoch: settings.steps_per_epoch as u64,
         },
@@ -144,9 +144,17 @@ fn time_step(config: &ExperimentConfig, model: PruningVit, images: usize, device
         indices: (0..images).collect(),
         number: 0,
     };
-    // Once to warm up, once on the clock.
-    TrainStep::step(&model, batch.clone());
-    let start = Instant::now();
-    TrainStep::step(&model, batch);
-    start.elapsed().as_secs_f64()
+    // The agents learn in batch 0 and in every so-many-th one, but not in batch 1.
+    let time = |number: u64| {
+        let batch = Batch {
+            number,
+            ..batch.clone()
+        };
+        let start = Instant::now();
+        TrainStep::step(&model, batch);
+        start.elapsed().as_secs_f64()
+    };
+    time(0); // warms up
+    let every = settings.agents_every as f64;
+    (time(0) + (every - 1.0) * time(1)) / every
 }
