@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use anyhow::{Context, bail};
+use apt_pruning_agent::KeepRate;
 use apt_rl_trainer::Choice;
 use apt_vit_model::ExecutionMode;
 use clap::{Parser, Subcommand, ValueEnum};
@@ -94,7 +96,8 @@ Examples:
   aptvit bench --run runs/mine --batch 1,64
   aptvit bench train --model vit-b16 --batch 4
 
-Dense and pruned passes take turns, so that their ratio holds on a machine that is busy otherwise.
+Dense and pruned passes take turns, so that slow changes of the machine's speed meet both. Other
+programs that compute meanwhile still disturb their ratio.
 The pruned passes run real agents, which keep as many patches as --keep says.";
 
 const INFO_EXAMPLES: &str = "\
@@ -313,6 +316,22 @@ pub enum Fetchable {
     Cifar10,
     /// CIFAR-100, binary version, 161 MiB
     Cifar100,
+}
+
+/// A layer keep rate for each of `layers` agents: as many as were given, or one for all.
+pub fn keep_rates(given: &[f64], layers: usize) -> anyhow::Result<Vec<KeepRate>> {
+    let given = match given {
+        &[rate] => vec![rate; layers],
+        given => given.to_vec(),
+    };
+    if given.len() != layers {
+        bail!(
+            "--keep: {} rates; expected 1 for all agents, or {layers}",
+            given.len()
+        );
+    }
+    let rates = given.into_iter().map(KeepRate::new);
+    rates.collect::<Result<_, _>>().context("--keep")
 }
 
 fn at_least_one(text: &str) -> Result<usize, String> {

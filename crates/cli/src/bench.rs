@@ -5,29 +5,24 @@ mod training;
 
 use std::cell::RefCell;
 
-use anyhow::{Context, Result, bail};
-use apt_pruning_agent::{KeepRate, KeptCounts, PruningAgents, PruningAgentsConfig, RankedReducer};
-use apt_rl_trainer::{Choice, RunFolder};
-use apt_vit_model::{ExecutionMode, LayerTrace, RunSettings, Vit, VitConfig, VitPreset, vit_flops};
+use anyhow::{Error, Result};
+use apt_pruning_agent::{KeepRate, KeptCounts, PruningAgentsConfig, RankedReducer};
+use apt_rl_trainer::{Choice, ExperimentConfig, ModelConfig, PruningVit, RunFolder, TrainerError};
+use apt_vit_model::{ExecutionMode, LayerTrace, RunSettings, VitPreset};
 use burn::tensor::{Device, Distribution, Tensor};
 use indicatif::ProgressBar;
 use serde::Serialize;
 
-use self::clock::{Case, PerImage};
+use self::clock::{Case, PerImage, Times};
 use crate::End;
-use crate::args::{Bench, Benched, Global};
+use crate::args::{Bench, Benched, Global, keep_rates};
 use crate::eval::progress_bar;
 use crate::table::{count, percent, table};
 
-/// The published agent layers.
-const LAYERS: [usize; 3] = [2, 5, 8];
-
-/// What is timed, and on how much of its input.
+/// What is timed.
 struct Subject {
     name: String,
-    config: VitConfig,
-    vit: Vit,
-    agents: PruningAgents,
+    model: PruningVit,
     rates: Vec<KeepRate>,
 }
 
@@ -36,8 +31,8 @@ pub fn run(args: &Bench, global: &Global) -> Result<End> {
         Benched::Inference => Device::default(),
         Benched::Train => Device::default().autodiff(),
     };
-    device.seed(args.seed);
     let subject = Subject::new(args, &device)?;
+    device.seed(args.seed);
     match args.what {
         Benched::Inference => inference(&subject, args, global, &device),
         Benched::Train => training::run(&subject, args, global, &device),
@@ -47,109 +42,120 @@ pub fn run(args: &Bench, global: &Global) -> Result<End> {
 
 impl Subject {
     fn new(args: &Bench, device: &Device) -> Result<Self> {
-        let (name, config, vit, agents) = match &args.run {
+        let (name, model) = match &args.run {
             Some(folder) => {
                 let run = RunFolder::open(folder)?;
                 let model = run.load_model(&run.checkpoint(Choice::BestPruned)?, device)?;
-                let name = folder.display().to_string();
-                (name, model.config().clone(), model.vit, model.agents)
+                (folder.display().to_string(), model)
             }
-            None => {
-                let mut config = VitPreset::from_name(&args.model)?.config();
-                config.image_size = args.image_size.unwrap_or(config.image_size);
-                config.validate()?;
-                let layers = match args.layers.is_empty() {
-                    true => LAYERS.to_vec(),
-                    false => args.layers.clone(),
-                };
-                let threshold = 0.5;
-                let agents = PruningAgentsConfig { layers, threshold };
-                let agents = agents
-                    .init(config.hidden_size, config.num_layers, device)
-                    .context("--layers")?;
-                (
-                    args.model.clone(),
-                    config.clone(),
-                    config.init(device)?,
-                    agents,
-                )
-            }
+            None => (args.model.clone(), preset(args, device)?),
         };
-        let rates: Vec<KeepRate> = args
-            .keep
-            .iter()
-            .map(|&rate| KeepRate::new(rate))
-            .collect::<Result<_, _>>()
-            .context("--keep")?;
-        let layers = agents.layers.len();
-        let rates = match rates.len() {
-            1 => vec![rates[0]; layers],
-            given if given == layers => rates,
-            given => bail!("--keep: {given} rates; expected 1 for all agents, or {layers}"),
-        };
-        Ok(Self {
-            name,
-            config,
-            vit,
-            agents,
-            rates,
-        })
+        let rates = keep_rates(&args.keep, model.agents.layers.len())?;
+        Ok(Self { name, model, rates })
     }
 
     fn images(&self, batch: usize, device: &Device) -> Tensor<4> {
-        let size = self.config.image_size;
-        Tensor::random(
-            [batch, 3, size, size],
-            Distribution::Normal(0.0, 1.0),
-            device,
-        )
+        let size = self.model.config().image_size;
+        let normal = Distribution::Normal(0.0, 1.0);
+        Tensor::random([batch, 3, size, size], normal, device)
     }
 
-    /// The agents, keeping as many patches as the rates say.
-    fn reducer(&self, batch: usize, ragged: bool) -> RankedReducer<'_> {
-        let patches = self.config.num_patches();
-        let kept = match ragged {
+    /// How many patches the agents shall keep.
+    fn kept(&self, batch: usize, ragged: bool) -> KeptCounts {
+        let patches = self.model.config().num_patches();
+        match ragged {
             true => KeptCounts::ragged(patches, batch, &self.rates),
             false => KeptCounts::uniform(patches, batch, &self.rates),
-        };
-        RankedReducer {
-            agents: &self.agents,
-            kept,
         }
     }
 
     /// FLOPs of an image, agents included, on average over a batch.
     fn flops(&self, trace: &[LayerTrace], batch: usize) -> f64 {
-        let flops = (0..batch).map(|image| {
-            let agents = self.agents.flops(self.config.hidden_size, trace, image);
-            vit_flops(&self.config, trace, image) + agents
-        });
+        let flops = (0..batch).map(|image| self.model.flops(trace, image).0);
         flops.sum::<u64>() as f64 / batch as f64
+    }
+
+    fn timed(&self, batch: usize, times: &Times) -> Timed {
+        Timed {
+            model: self.name.clone(),
+            backend: backend(),
+            batch,
+            threads: rayon::current_num_threads(),
+            images_per_s: batch as f64 / times.median(),
+            ms_per_image: times.per_image(batch),
+            peak_rss_mb: times.peak_rss_mb,
+        }
     }
 }
 
-/// The backends that are built in; the first of them is what runs.
-fn backend() -> &'static str {
-    match () {
-        () if cfg!(feature = "flex") => "flex",
+/// A preset with random weights, and its agents.
+fn preset(args: &Bench, device: &Device) -> Result<PruningVit> {
+    let mut agents = PruningAgentsConfig::default();
+    if !args.layers.is_empty() {
+        agents.layers.clone_from(&args.layers);
+    }
+    let config = ExperimentConfig {
+        seed: args.seed,
+        model: ModelConfig {
+            preset: args.model.clone(),
+            image_size: args.image_size,
+            ..Default::default()
+        },
+        agents,
+        ..Default::default()
+    };
+    let classes = VitPreset::from_name(&args.model)?.config().num_classes;
+    PruningVit::new(&config, classes, device).map_err(|error| match error {
+        TrainerError::Agent(_) => Error::new(error).context("--layers"),
+        error => error.into(),
+    })
+}
+
+/// The backend of the default device: what `BURN_DEVICE` names, or the first that is built in, in
+/// Burn's order.
+fn backend() -> String {
+    let built_in = match () {
         () if cfg!(feature = "cuda") => "cuda",
+        () if cfg!(feature = "wgpu") => "wgpu",
         () if cfg!(feature = "tch") => "tch",
-        () => "wgpu",
+        () => "flex",
+    };
+    std::env::var("BURN_DEVICE").map_or(built_in.into(), |name| name.to_lowercase())
+}
+
+/// What every line of a result has.
+#[derive(Debug, Serialize)]
+struct Timed {
+    model: String,
+    backend: String,
+    batch: usize,
+    threads: usize,
+    images_per_s: f64,
+    ms_per_image: PerImage,
+    /// In MiB.
+    peak_rss_mb: Option<f64>,
+}
+
+impl Timed {
+    /// What all lines of a table have in common.
+    fn title(&self) -> String {
+        format!("{}, {}, {} threads", self.model, self.backend, self.threads)
+    }
+
+    fn peak(&self) -> String {
+        let peak = self.peak_rss_mb.map(|peak| format!("{peak:.0}"));
+        peak.unwrap_or("-".into())
     }
 }
 
 /// A line of the result.
 #[derive(Debug, Serialize)]
 struct Row {
-    model: String,
-    backend: &'static str,
-    batch: usize,
-    threads: usize,
+    #[serde(flatten)]
+    timed: Timed,
     mode: &'static str,
     /// Mean over the images, CLS counted, after each agent layer.
     tokens_per_layer: Vec<f64>,
-    images_per_s: f64,
-    ms_per_image: PerImage,
     flops_per_image: f64,
     /// Timed: dense over this mode, the median of the ratios of each round.
     speedup: f64,
@@ -157,17 +163,18 @@ struct Row {
     theoretical_speedup: f64,
     /// `speedup / theoretical_speedup`
     realized: f64,
-    peak_rss_mb: Option<f64>,
 }
 
 fn inference(subject: &Subject, args: &Bench, global: &Global, device: &Device) {
     let modes = if args.ragged { 3 } else { 2 };
-    let rounds = (args.warmup + args.repeats) * modes * args.batch.len();
-    let bar = bench_bar(rounds as u64);
+    let bar = bench_bar(args, modes);
     let mut rows = Vec::new();
     for &batch in &args.batch {
         let images = subject.images(batch, device);
-        let reducers = [false, true].map(|ragged| subject.reducer(batch, ragged));
+        let reducers = [false, true].map(|ragged| RankedReducer {
+            agents: &subject.model.agents,
+            kept: subject.kept(batch, ragged),
+        });
         let traces = [const { RefCell::new(Vec::new()) }; 3];
         let settings = [
             ("dense", RunSettings::DENSE),
@@ -179,7 +186,7 @@ fn inference(subject: &Subject, args: &Bench, global: &Global, device: &Device) 
             .map(|(&(name, settings), trace)| {
                 let images = images.clone();
                 Case::new(name, move || {
-                    let output = subject.vit.forward(images.clone(), settings);
+                    let output = subject.model.vit.forward(images.clone(), settings);
                     output.logits.into_data();
                     *trace.borrow_mut() = output.trace;
                 })
@@ -193,19 +200,13 @@ fn inference(subject: &Subject, args: &Bench, global: &Global, device: &Device) 
             let (speedup, theoretical) = (own.speedup_over(&times[0]), dense_flops / flops);
             let mean = |entry: &LayerTrace| entry.left.iter().sum::<usize>() as f64 / batch as f64;
             rows.push(Row {
-                model: subject.name.clone(),
-                backend: backend(),
-                batch,
-                threads: rayon::current_num_threads(),
+                timed: subject.timed(batch, own),
                 mode: case.name,
                 tokens_per_layer: trace.iter().map(mean).collect(),
-                images_per_s: batch as f64 / own.median(),
-                ms_per_image: own.per_image(batch),
                 flops_per_image: flops,
                 speedup,
                 theoretical_speedup: theoretical,
                 realized: speedup / theoretical,
-                peak_rss_mb: own.peak_rss_mb,
             });
         }
     }
@@ -239,29 +240,25 @@ fn print_table(rows: &[Row]) {
         "peak MiB",
     ]);
     for row in rows {
-        let tokens: Vec<String> = row
-            .tokens_per_layer
-            .iter()
-            .map(|n| format!("{n:.0}"))
-            .collect();
+        let tokens = row.tokens_per_layer.iter().map(|n| format!("{n:.0}"));
+        let timed = &row.timed;
         lines.add_row([
             row.mode.to_string(),
-            row.batch.to_string(),
-            tokens.join(" "),
-            format!("{:.2}", row.images_per_s),
-            format!("{:.2}", row.ms_per_image.median),
-            format!("{:.2}", row.ms_per_image.min),
-            format!("{:.2}", row.ms_per_image.max),
+            timed.batch.to_string(),
+            tokens.collect::<Vec<_>>().join(" "),
+            format!("{:.2}", timed.images_per_s),
+            format!("{:.2}", timed.ms_per_image.median),
+            format!("{:.2}", timed.ms_per_image.min),
+            format!("{:.2}", timed.ms_per_image.max),
             count(row.flops_per_image),
             format!("{:.3}", row.speedup),
             format!("{:.3}", row.theoretical_speedup),
             percent(row.realized),
-            row.peak_rss_mb
-                .map_or("-".into(), |peak| format!("{peak:.0}")),
+            timed.peak(),
         ]);
     }
     if let Some(row) = rows.first() {
-        println!("{}, {}, {} threads", row.model, row.backend, row.threads);
+        println!("{}", row.timed.title());
     }
     println!("{lines}");
 }
@@ -273,6 +270,8 @@ fn print_lines<T: Serialize>(rows: &[T]) {
     }
 }
 
-fn bench_bar(rounds: u64) -> ProgressBar {
-    progress_bar(rounds, "passes")
+/// For `cases` that take turns at each batch size.
+fn bench_bar(args: &Bench, cases: usize) -> ProgressBar {
+    let rounds = (args.warmup + args.repeats) * args.batch.len();
+    progress_bar((rounds * cases) as u64, "passes")
 }

@@ -1,18 +1,15 @@
 //! `aptvit info`
 
-use anyhow::{Result, bail};
-use apt_pruning_agent::{KeepRate, agent_flops};
+use anyhow::Result;
+use apt_pruning_agent::{PruningAgentsConfig, agent_flops};
 use apt_rl_trainer::RunFolder;
 use apt_vit_model::{LayerTrace, Placement, VitPreset, vit_flops};
 use burn::tensor::Device;
 use serde_json::json;
 
 use crate::End;
-use crate::args::{Global, Info};
+use crate::args::{Global, Info, keep_rates};
 use crate::table::{count, percent, table};
-
-/// The blocks after which `--keep` removes tokens: the published agent layers.
-const LAYERS: [usize; 3] = [2, 5, 8];
 
 pub fn run(args: &Info, global: &Global) -> Result<End> {
     match (&args.model, &args.run) {
@@ -58,21 +55,17 @@ fn backends(global: &Global) {
 
 fn model(name: &str, keep: &[f64], global: &Global) -> Result<End> {
     let config = VitPreset::from_name(name)?.config();
-    let keep = match keep {
-        &[rate] => &[rate; LAYERS.len()],
-        keep if keep.is_empty() || keep.len() == LAYERS.len() => keep,
-        keep => bail!(
-            "--keep: {} rates; expected 1 for all agents, or {}",
-            keep.len(),
-            LAYERS.len()
-        ),
+    let layers = PruningAgentsConfig::default().layers;
+    let rates = match keep {
+        [] => Vec::new(),
+        keep => keep_rates(keep, layers.len())?,
     };
     let mut patches = config.num_patches();
     let mut trace = Vec::new();
     let mut flops = 0;
-    for (&rate, layer) in keep.iter().zip(LAYERS) {
+    for (rate, layer) in rates.into_iter().zip(layers) {
         let seen = patches + 1;
-        patches = KeepRate::new(rate)?.of(patches);
+        patches = rate.of(patches);
         flops += agent_flops(config.hidden_size, seen);
         trace.push(LayerTrace {
             layer,

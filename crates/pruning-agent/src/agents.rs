@@ -93,8 +93,12 @@ impl PruningAgents {
 
     /// The agent of block `layer`.
     pub fn at(&self, layer: usize) -> Option<&PruningAgent> {
-        let index = self.layers.iter().position(|&acting| acting == layer)?;
-        self.agents.get(index)
+        self.agents.get(self.index_of(layer)?)
+    }
+
+    /// Which of the agents acts after block `layer`.
+    pub(crate) fn index_of(&self, layer: usize) -> Option<usize> {
+        self.layers.iter().position(|&acting| acting == layer)
     }
 
     /// What the agents compute for image `image` of a batch they acted on.

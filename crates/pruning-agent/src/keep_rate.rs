@@ -64,7 +64,7 @@ pub fn keep_best(
         let mut patches: Vec<usize> = (cls + 1..end)
             .filter(|&row| sequences.visible()[row])
             .collect();
-        let count = count(slot, patches.len());
+        let count = count(slot, patches.len()).min(patches.len());
         patches.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]).then(a.cmp(&b)));
         for &row in &patches[..count] {
             keep[row] = true;

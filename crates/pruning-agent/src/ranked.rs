@@ -1,6 +1,5 @@
-use apt_vit_model::{Observation, Placement, Reduction, Sequences, TokenReducer};
+use apt_vit_model::{Observation, Placement, Reduction, TokenReducer};
 
-use crate::agents::removal_probabilities;
 use crate::{KeepRate, PruningAgents, keep_best};
 
 /// How many patches stay in each image after each agent layer.
@@ -14,13 +13,9 @@ impl KeptCounts {
     /// In each of `batch` images of `patches` patches, the share `rates[l]` of what was left
     /// before it stays at agent layer `l`.
     pub fn uniform(patches: usize, batch: usize, rates: &[KeepRate]) -> Self {
-        let mut left = patches;
-        let counts = rates.iter().map(|rate| {
-            left = rate.of(left);
-            vec![left; batch]
-        });
+        let left = left(patches, rates);
         Self {
-            counts: counts.collect(),
+            counts: left.map(|left| vec![left; batch]).collect(),
         }
     }
 
@@ -28,31 +23,40 @@ impl KeptCounts {
     /// number in each image: in equal steps from 0.6 to 1.4 times the mean, or as far as an
     /// image has patches.
     pub fn ragged(patches: usize, batch: usize, rates: &[KeepRate]) -> Self {
-        let mut kept = Self::uniform(patches, batch, rates);
-        let first = kept.counts.first().map_or(patches, |counts| counts[0]);
+        let first = left(patches, rates).next().unwrap_or(patches);
         let spread = (patches as f64 / first as f64 - 1.0).min(0.4);
-        let steps = batch.saturating_sub(1).max(1) as f64;
-        for counts in &mut kept.counts {
-            let mean = counts[0] as f64;
+        // From -1 for the first image to 1 for the last; 0 for a single one.
+        let slope = |image: usize| match batch {
+            1 => 0.0,
+            _ => 2.0 * image as f64 / (batch - 1) as f64 - 1.0,
+        };
+        let counts = left(patches, rates).map(|left| {
             // What rounding takes from one image, the next one gets.
-            let (mut wanted, mut given) = (0.0, 0);
-            for (image, count) in counts.iter_mut().enumerate() {
-                let slope = if batch == 1 {
-                    0.0
-                } else {
-                    2.0 * image as f64 / steps - 1.0
-                };
-                wanted += mean * (1.0 + spread * slope);
-                *count = ((wanted + 1e-6) as usize - given).min(patches);
-                given += *count;
-            }
+            let (mut wanted, mut given) = (1e-6, 0);
+            let images = (0..batch).map(|image| {
+                wanted += left as f64 * (1.0 + spread * slope(image));
+                let count = (wanted as usize - given).min(patches);
+                given += count;
+                count
+            });
+            images.collect()
+        });
+        Self {
+            counts: counts.collect(),
         }
-        kept
     }
 }
 
+/// The patches that are left after each agent layer.
+fn left(patches: usize, rates: &[KeepRate]) -> impl Iterator<Item = usize> {
+    rates.iter().scan(patches, |left, rate| {
+        *left = rate.of(*left);
+        Some(*left)
+    })
+}
+
 /// [`PruningAgents`] that keep a given number of patches: in each image those whose removal they
-/// find least probable.
+/// find least probable. Images and layers that `kept` does not know keep all.
 #[derive(Clone, Debug)]
 pub struct RankedReducer<'a> {
     /// Who ranks.
@@ -61,37 +65,32 @@ pub struct RankedReducer<'a> {
     pub kept: KeptCounts,
 }
 
-impl RankedReducer<'_> {
-    fn counts(&self, layer: usize) -> Option<&Vec<usize>> {
-        let index = self
-            .agents
-            .layers
-            .iter()
-            .position(|&acting| acting == layer)?;
-        self.kept.counts.get(index)
-    }
-}
-
 impl TokenReducer for RankedReducer<'_> {
     fn placement(&self, layer: usize) -> Option<Placement> {
-        self.counts(layer).map(|_| Placement::AfterBlock)
+        self.agents.at(layer).map(|_| Placement::AfterBlock)
     }
 
     fn reduce(&self, observation: &Observation<'_>) -> Reduction {
-        let sequences: &Sequences = observation.sequences;
-        let acting = self.agents.at(observation.layer);
-        let Some((agent, counts)) = acting.zip(self.counts(observation.layer)) else {
+        let sequences = observation.sequences;
+        let acting = self.agents.index_of(observation.layer);
+        let counts = acting.and_then(|index| self.kept.counts.get(index));
+        let Some((agent, counts)) = self.agents.at(observation.layer).zip(counts) else {
             return Reduction {
                 keep: vec![true; sequences.num_rows()],
                 logits: None,
             };
         };
         let logits = agent.logits(observation.hidden.clone(), sequences);
-        let scores: Vec<f32> = removal_probabilities(&logits)
-            .into_iter()
-            .map(|probability| -probability as f32)
+        // The difference of the logits ranks as the probability does, and does not saturate.
+        let values: Vec<f32> = logits.to_data().iter::<f32>().collect();
+        let scores: Vec<f32> = values
+            .chunks_exact(2)
+            .map(|pair| pair[0] - pair[1])
             .collect();
-        let count = |slot: usize, patches: usize| counts[sequences.image(slot)].min(patches);
+        let count = |slot: usize, patches: usize| {
+            let count = counts.get(sequences.image(slot));
+            count.copied().unwrap_or(patches)
+        };
         Reduction {
             keep: keep_best(sequences, &scores, count),
             logits: Some(logits),
@@ -102,6 +101,10 @@ impl TokenReducer for RankedReducer<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::PruningAgentsConfig;
+    use crate::agents::removal_probabilities;
+    use apt_vit_model::Sequences;
+    use burn::tensor::{Device, Distribution, Tensor};
     use proptest::prelude::*;
 
     fn rates(rates: &[f64]) -> Vec<KeepRate> {
@@ -130,6 +133,43 @@ mod tests {
                 let [uniform, all] = [uniform, ragged].map(|counts| counts.iter().sum::<usize>());
                 prop_assert!(uniform.abs_diff(all) <= 1, "{uniform} and {all}");
                 prop_assert!(ragged.iter().all(|&count| count <= patches));
+            }
+        }
+    }
+
+    #[test]
+    fn agents_keep_what_they_want_removed_least_and_no_more_than_there_is() {
+        let device = Device::default();
+        device.seed(5);
+        let config = PruningAgentsConfig {
+            layers: vec![1],
+            ..Default::default()
+        };
+        let agents = config.init(4, 2, &device).unwrap();
+        let hidden = Tensor::random([3 * 5, 4], Distribution::Normal(0.0, 1.0), &device);
+        let sequences = Sequences::full(3, 5);
+        let wishes: Vec<f64> =
+            removal_probabilities(&agents.agents[0].logits(hidden.clone(), &sequences));
+        // Nothing is said of the third image, and the second has no nine patches.
+        let kept = KeptCounts {
+            counts: vec![vec![2, 9]],
+        };
+        let reduction = RankedReducer {
+            agents: &agents,
+            kept,
+        }
+        .reduce(&Observation {
+            layer: 1,
+            hidden,
+            sequences: &sequences,
+            cls_attention: None,
+            keys: None,
+        });
+        assert!(reduction.keep[5..].iter().all(|&keep| keep));
+        assert_eq!(reduction.keep[1..5].iter().filter(|&&keep| keep).count(), 2);
+        for (kept, removed) in (1..5).flat_map(|a| (1..5).map(move |b| (a, b))) {
+            if reduction.keep[kept] && !reduction.keep[removed] {
+                assert!(wishes[kept] <= wishes[removed]);
             }
         }
     }

@@ -7,8 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::TrainerError;
 
-/// One experiment, as a TOML file says it. Every field has a default but `data`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// One experiment, as a TOML file says it. Every field has a default; a file has to name its
+/// `data`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ExperimentConfig {
     /// Everything random derives from it.

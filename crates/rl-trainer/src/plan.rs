@@ -155,6 +155,8 @@ fn time_step(config: &ExperimentConfig, model: PruningVit, images: usize, device
         start.elapsed().as_secs_f64()
     };
     time(0); // warms up
-    let every = settings.agents_every as f64;
-    (time(0) + (every - 1.0) * time(1)) / every
+    match settings.agents_every {
+        0 | 1 => time(0),
+        every => (time(0) + (every - 1) as f64 * time(1)) / every as f64,
+    }
 }

@@ -1,12 +1,7 @@
-//! The halves of a block, forwards and backwards: `cargo bench -p apt-vit-model`.
-//!
-//! Ragged batches keep 0.4 of the first image's tokens and all of the last's, in equal steps
-//! between.
+//! The halves of a block, forwards and backwards.
 #![allow(missing_docs)]
 
-use std::fmt;
-
-use apt_vit_model::{Block, BlockConfig, TokenBatch, VitPreset};
+use apt_vit_model::{Block, BlockConfig, TokenBatch, VitError, VitPreset};
 use burn::tensor::{Device, Distribution, Tensor};
 use divan::Bencher;
 use divan::counter::ItemsCount;
@@ -18,92 +13,59 @@ fn main() {
     divan::main();
 }
 
-/// A block of a preset, and the batch it works on.
-#[derive(Clone, Copy)]
-struct Work {
-    preset: &'static str,
-    batch: usize,
-    ragged: bool,
-}
-
-impl fmt::Display for Work {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ragged = if self.ragged { ", ragged" } else { "" };
-        write!(f, "{}, batch {}{ragged}", self.preset, self.batch)
-    }
-}
+/// A preset, the batch, and how much of its tokens the first image keeps: the last keeps all, those
+/// between as many as an equal step allows.
+type Work = (&'static str, usize, f64);
 
 const WORK: [Work; 6] = [
-    Work {
-        preset: "vit-b16",
-        batch: 8,
-        ragged: false,
-    },
-    Work {
-        preset: "vit-b16",
-        batch: 8,
-        ragged: true,
-    },
-    Work {
-        preset: "vit-s16",
-        batch: 1,
-        ragged: false,
-    },
-    Work {
-        preset: "vit-small32",
-        batch: 1,
-        ragged: false,
-    },
-    Work {
-        preset: "vit-small32",
-        batch: 64,
-        ragged: false,
-    },
-    Work {
-        preset: "vit-small32",
-        batch: 64,
-        ragged: true,
-    },
+    ("vit-b16", 8, 1.0),
+    ("vit-b16", 8, 0.4),
+    ("vit-s16", 1, 1.0),
+    ("vit-small32", 1, 1.0),
+    ("vit-small32", 64, 1.0),
+    ("vit-small32", 64, 0.4),
 ];
 
-impl Work {
-    /// The block and its tokens, with autodiff if it is to `learn`.
-    fn prepare(self, learn: bool) -> (Block, TokenBatch) {
-        let plain = Device::default();
-        let device = if learn { plain.autodiff() } else { plain };
-        let Ok(preset) = VitPreset::from_name(self.preset) else {
-            panic!("no preset {}", self.preset);
-        };
-        let model = preset.config();
-        let shape = [self.batch, model.num_tokens(), model.hidden_size];
-        let tokens = Tensor::<3>::random(shape, Distribution::Normal(0.0, 1.0), &device);
-        let keep: Vec<bool> = (0..self.batch * shape[1])
-            .map(|row| {
-                let (image, token) = (row / shape[1], row % shape[1]);
-                let rate = 0.4 + 0.6 * image as f64 / (self.batch - 1).max(1) as f64;
-                !self.ragged || (token as f64) < rate * shape[1] as f64
-            })
-            .collect();
-        let block = BlockConfig { model }.init(&device);
-        (block, TokenBatch::full(tokens).drop_rows(&keep))
-    }
+/// The block and its tokens.
+fn prepare((preset, batch, least): Work, device: &Device) -> Result<(Block, TokenBatch), VitError> {
+    let model = VitPreset::from_name(preset)?.config();
+    let count = model.num_tokens();
+    let normal = Distribution::Normal(0.0, 1.0);
+    let tokens = Tensor::<3>::random([batch, count, model.hidden_size], normal, device);
+    let kept = |image: usize| {
+        let last = (batch - 1).max(1) as f64;
+        (count as f64 * (least + (1.0 - least) * image as f64 / last)) as usize
+    };
+    let keep: Vec<bool> = (0..batch)
+        .flat_map(|image| {
+            let kept = kept(image);
+            (0..count).map(move |token| token < kept)
+        })
+        .collect();
+    let block = BlockConfig { model }.init(device);
+    Ok((block, TokenBatch::full(tokens).drop_rows(&keep)))
+}
 
-    fn time(
-        self,
-        bencher: Bencher<'_, '_>,
-        learn: bool,
-        run: impl Fn(&Block, &TokenBatch) -> Tensor<2>,
-    ) {
-        let (block, batch) = self.prepare(learn);
-        let rows = ItemsCount::new(batch.sequences.num_rows());
-        bencher.counter(rows).bench_local(|| {
-            let output = run(&block, &batch);
-            match learn {
-                true => drop(output.sum().backward()),
-                false => drop(output),
-            }
-        });
-    }
+/// Times a half of a block, and its backward pass if it is to `learn`.
+fn time(
+    bencher: Bencher<'_, '_>,
+    work: Work,
+    learn: bool,
+    half: impl Fn(&Block, &TokenBatch) -> Tensor<2>,
+) {
+    let device = match learn {
+        true => Device::default().autodiff(),
+        false => Device::default(),
+    };
+    let (block, batch) = prepare(work, &device).expect("a preset");
+    let rows = ItemsCount::new(batch.sequences.num_rows());
+    bencher.counter(rows).bench_local(|| {
+        let output = half(&block, &batch);
+        match learn {
+            true => drop(output.sum().backward()),
+            false => drop(output),
+        }
+    });
 }
 
 fn attend(block: &Block, batch: &TokenBatch) -> Tensor<2> {
@@ -116,20 +78,20 @@ fn feed_forward(block: &Block, batch: &TokenBatch) -> Tensor<2> {
 
 #[divan::bench(args = WORK, sample_count = 20)]
 fn attention(bencher: Bencher<'_, '_>, work: Work) {
-    work.time(bencher, false, attend);
+    time(bencher, work, false, attend);
 }
 
 #[divan::bench(args = WORK, sample_count = 20)]
 fn attention_learning(bencher: Bencher<'_, '_>, work: Work) {
-    work.time(bencher, true, attend);
+    time(bencher, work, true, attend);
 }
 
 #[divan::bench(args = WORK, sample_count = 20)]
 fn mlp(bencher: Bencher<'_, '_>, work: Work) {
-    work.time(bencher, false, feed_forward);
+    time(bencher, work, false, feed_forward);
 }
 
 #[divan::bench(args = WORK, sample_count = 20)]
 fn mlp_learning(bencher: Bencher<'_, '_>, work: Work) {
-    work.time(bencher, true, feed_forward);
+    time(bencher, work, true, feed_forward);
 }

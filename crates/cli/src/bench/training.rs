@@ -2,74 +2,54 @@
 
 use std::cell::RefCell;
 
-use apt_pruning_agent::PruningAgents;
-use apt_rl_trainer::counterfactual::{
-    DensePass, choose_cuts, cross_entropy, stream_0, stream_1, stream_2,
-};
-use apt_rl_trainer::{OptimizerConfig, build_optimizer, clip_global_norm};
-use apt_vit_model::{ExecutionMode, RunSettings, Vit};
+use apt_pruning_agent::RankedReducer;
+use apt_rl_trainer::counterfactual::{DensePass, choose_cuts, stream_0, stream_1, stream_2};
+use apt_rl_trainer::{OptimizerConfig, PruningVit, build_optimizer, clip_global_norm};
+use apt_vit_model::{ExecutionMode, RunSettings};
 use burn::module::Module;
-use burn::optim::GradientsParams;
+use burn::optim::{GradientsParams, ModuleOptimizer};
 use burn::tensor::{Device, Tensor};
 use serde::Serialize;
 
-use super::clock::{self, Case, PerImage};
-use super::{Subject, backend, bench_bar, print_lines};
+use super::clock::{self, Case};
+use super::{Subject, Timed, bench_bar, print_lines};
 use crate::args::{Bench, Global};
 use crate::table::{percent, table};
 
-/// What an optimiser steps.
-#[derive(Module, Debug)]
-struct Pair {
-    vit: Vit,
-    agents: PruningAgents,
-}
+/// How many parts are timed.
+const PARTS: usize = 8;
 
 /// A line of the result.
 #[derive(Debug, Serialize)]
 struct Row {
-    model: String,
-    backend: &'static str,
-    batch: usize,
-    threads: usize,
+    #[serde(flatten)]
+    timed: Timed,
     part: &'static str,
-    images_per_s: f64,
-    ms_per_image: PerImage,
     /// Of the time that a dense forward pass takes, the median of the ratios of each round.
     dense_passes: f64,
-    peak_rss_mb: Option<f64>,
 }
 
 pub fn run(subject: &Subject, args: &Bench, global: &Global, device: &Device) {
-    let bar = bench_bar(((args.warmup + args.repeats) * 8 * args.batch.len()) as u64);
+    let bar = bench_bar(args, PARTS);
     let mut rows = Vec::new();
     for &batch in &args.batch {
         let step = Step::new(subject, batch, args.ragged, device);
         let mut cases = step.cases();
         let times = clock::time(&mut cases, args.warmup, args.repeats, &bar);
         rows.extend(cases.iter().zip(&times).map(|(case, own)| Row {
-            model: subject.name.clone(),
-            backend: backend(),
-            batch,
-            threads: rayon::current_num_threads(),
+            timed: subject.timed(batch, own),
             part: case.name,
-            images_per_s: batch as f64 / own.median(),
-            ms_per_image: own.per_image(batch),
-            dense_passes: 1.0 / own.speedup_over(&times[0]),
-            peak_rss_mb: own.peak_rss_mb,
+            dense_passes: times[0].speedup_over(own),
         }));
     }
     bar.finish_and_clear();
-    if global.json {
-        return print_lines(&rows);
+    match global.json {
+        true => print_lines(&rows),
+        false => print_table(subject, &rows),
     }
-    println!(
-        "{}, {}, {} threads, {} of the patches left in stream 1",
-        subject.name,
-        backend(),
-        rayon::current_num_threads(),
-        percent(subject.rates.iter().map(|&rate| f64::from(rate)).product()),
-    );
+}
+
+fn print_table(subject: &Subject, rows: &[Row]) {
     let mut lines = table(&[
         "part",
         "batch",
@@ -81,13 +61,17 @@ pub fn run(subject: &Subject, args: &Bench, global: &Global, device: &Device) {
     for row in rows {
         lines.add_row([
             row.part.to_string(),
-            row.batch.to_string(),
-            format!("{:.2}", row.images_per_s),
-            format!("{:.2}", row.ms_per_image.median),
+            row.timed.batch.to_string(),
+            format!("{:.2}", row.timed.images_per_s),
+            format!("{:.2}", row.timed.ms_per_image.median),
             format!("{:.2}", row.dense_passes),
-            row.peak_rss_mb
-                .map_or("-".into(), |peak| format!("{peak:.0}")),
+            row.timed.peak(),
         ]);
+    }
+    if let Some(row) = rows.first() {
+        let left = subject.rates.iter().map(|&rate| f64::from(rate)).product();
+        let title = row.timed.title();
+        println!("{title}, {} of the patches left in stream 1", percent(left));
     }
     println!("{lines}");
 }
@@ -99,25 +83,21 @@ struct Step<'a> {
     images: Tensor<4>,
     targets: Vec<usize>,
     seeds: Vec<u64>,
-    /// Without autodiff.
-    frozen: Pair,
+    /// The model without autodiff.
+    frozen: PruningVit,
     /// What stream 0 found, for those that time stream 2 alone.
     dense: DensePass,
-    optimizer: RefCell<burn::optim::ModuleOptimizer>,
-    model: RefCell<Pair>,
+    optimizer: RefCell<ModuleOptimizer>,
 }
 
 impl<'a> Step<'a> {
     fn new(subject: &'a Subject, batch: usize, ragged: bool, device: &Device) -> Self {
         let images = subject.images(batch, device);
-        let classes = subject.config.num_classes;
+        let classes = subject.model.config().num_classes;
         let targets: Vec<usize> = (0..batch).map(|image| image % classes).collect();
-        let model = Pair {
-            vit: subject.vit.clone(),
-            agents: subject.agents.clone(),
-        };
-        let frozen = model.valid();
+        let frozen = subject.model.valid();
         let plain = images.clone().inner();
+        let optimizer = build_optimizer(&OptimizerConfig::default(), &subject.model);
         Self {
             subject,
             ragged,
@@ -125,14 +105,13 @@ impl<'a> Step<'a> {
             dense: stream_0(&frozen.vit, &frozen.agents, plain, &targets),
             images,
             targets,
-            optimizer: RefCell::new(build_optimizer(&OptimizerConfig::default(), &model)),
-            model: RefCell::new(model),
+            optimizer: RefCell::new(optimizer),
             frozen,
         }
     }
 
-    fn cases(&self) -> Vec<Case<'_>> {
-        vec![
+    fn cases(&self) -> [Case<'_>; PARTS] {
+        [
             Case::new("dense inference", || self.infer()),
             Case::new("stream 0", || drop(self.observe(false))),
             Case::new("stream 0 with a graph", || drop(self.observe(true))),
@@ -142,12 +121,10 @@ impl<'a> Step<'a> {
             Case::new("stream 1 masked", || {
                 drop(self.learn(ExecutionMode::Mask).backward())
             }),
-            Case::new("stream 2, all agents", || {
-                drop(self.cut(&self.dense).backward())
-            }),
+            Case::new("stream 2, all agents", || self.cut_and_learn()),
             Case::new("stream 2 without shared blocks", || {
                 self.embed_for_each_agent();
-                drop(self.cut(&self.dense).backward());
+                self.cut_and_learn();
             }),
             Case::new("the whole step", || self.whole()),
         ]
@@ -161,63 +138,59 @@ impl<'a> Step<'a> {
 
     /// Stream 0, or what it would be as part of a graph.
     fn observe(&self, graph: bool) -> DensePass {
-        let (images, targets) = (self.images.clone(), &self.targets);
-        match graph {
-            true => stream_0(&self.subject.vit, &self.subject.agents, images, targets),
-            false => stream_0(
-                &self.frozen.vit,
-                &self.frozen.agents,
-                images.inner(),
-                targets,
-            ),
-        }
+        let (model, images) = match graph {
+            true => (&self.subject.model, self.images.clone()),
+            false => (&self.frozen, self.images.clone().inner()),
+        };
+        stream_0(&model.vit, &model.agents, images, &self.targets)
     }
 
     /// Stream 1 as far as its loss.
     fn learn(&self, mode: ExecutionMode) -> Tensor<1> {
-        let mut reducer = self.subject.reducer(self.targets.len(), self.ragged);
-        reducer.agents = &self.frozen.agents;
-        let vit = &self.subject.vit;
+        let reducer = RankedReducer {
+            agents: &self.frozen.agents,
+            kept: self.subject.kept(self.targets.len(), self.ragged),
+        };
+        let vit = &self.subject.model.vit;
         stream_1(vit, &reducer, mode, self.images.clone(), &self.targets).loss
     }
 
-    /// Stream 2 as far as the sum of its losses.
-    fn cut(&self, dense: &DensePass) -> Tensor<1> {
-        let agents = dense.observed.iter().zip(&self.subject.agents.agents);
-        let losses = agents.map(|(observed, agent)| {
+    /// Stream 2 as far as its losses, one for each agent.
+    fn cut(&self, dense: &DensePass) -> impl Iterator<Item = Tensor<1>> {
+        let agents = dense.observed.iter().zip(&self.subject.model.agents.agents);
+        agents.map(|(observed, agent)| {
             let cuts = choose_cuts(observed, &self.seeds);
-            stream_2(
-                &self.frozen.vit,
-                agent,
-                dense,
-                observed,
-                &cuts,
-                &self.targets,
-            )
-            .loss
-        });
-        losses
-            .reduce(|all, loss| all + loss)
-            .unwrap_or_else(|| cross_entropy(dense.logits.clone(), &self.targets))
+            let vit = &self.frozen.vit;
+            stream_2(vit, agent, dense, observed, &cuts, &self.targets).loss
+        })
+    }
+
+    /// Stream 2 alone.
+    fn cut_and_learn(&self) {
+        let loss = self.cut(&self.dense).reduce(|all, loss| all + loss);
+        drop(loss.map(|loss| loss.backward()));
     }
 
     /// What stream 2 would compute anew for each agent if it shared nothing with stream 0.
     fn embed_for_each_agent(&self) {
-        for &layer in &self.subject.agents.layers {
-            let vit = &self.frozen.vit;
+        let vit = &self.frozen.vit;
+        for &layer in &self.frozen.agents.layers {
             let batch = vit.embed(self.images.clone().inner());
             let prefix = vit.run_blocks(batch, 0..layer + 1, RunSettings::DENSE);
             prefix.batch.cls().into_data();
         }
     }
 
-    /// All streams, one backward pass, the clip and the optimiser.
+    /// All streams, one backward pass, the clip and the optimiser. Every round updates the same
+    /// weights: those that the streams ran with.
     fn whole(&self) {
-        let dense = self.observe(false);
-        let loss = self.learn(ExecutionMode::Drop) + self.cut(&dense);
-        let mut model = self.model.borrow().clone();
+        let loss = self.learn(ExecutionMode::Drop);
+        let loss = self
+            .cut(&self.observe(false))
+            .fold(loss, |all, loss| all + loss);
+        let model = self.subject.model.clone();
         let mut grads = GradientsParams::from_grads(loss.backward(), &model);
-        (model, _) = clip_global_norm(model, &mut grads, 1.0);
-        *self.model.borrow_mut() = self.optimizer.borrow_mut().step(1e-3, model, grads);
+        let (model, _) = clip_global_norm(model, &mut grads, 1.0);
+        self.optimizer.borrow_mut().step(1e-3, model, grads);
     }
 }

@@ -157,6 +157,22 @@ vectorised! {
     }
 }
 
+vectorised! {
+    /// Adds all rows to the sums, a few at a time: a long sum in single precision forgets what is
+    /// small beside it.
+    fn sum_rows(sums: &mut [f32], rows: Matrix<'_>) {
+        const FEW: usize = 16;
+        let mut few = vec![0.0; sums.len()];
+        for first in (0..rows.rows).step_by(FEW) {
+            few.fill(0.0);
+            add_rows(&mut few, rows.block(first, FEW.min(rows.rows - first), 0, rows.columns));
+            for (sum, few) in sums.iter_mut().zip(&few) {
+                *sum += few;
+            }
+        }
+    }
+}
+
 /// The gradients of input, weight and bias, given that of the linear layer's output (its rows
 /// contiguous); none where they are not `wanted`.
 pub(super) fn backward(
@@ -209,7 +225,7 @@ pub(super) fn backward(
             }
             if let (Some(target), 0) = (of_bias, row) {
                 // SAFETY: only the tasks of the first row of tiles come here, each with its columns.
-                add_rows(unsafe { target.fill(column, columns, 0.0) }, gradient);
+                sum_rows(unsafe { target.fill(column, columns, 0.0) }, gradient);
             }
         },
     );
