@@ -31,10 +31,13 @@ pub fn run(args: &Bench, global: &Global) -> Result<End> {
         Benched::Inference => Device::default(),
         Benched::Train => Device::default().autodiff(),
     };
-    let subject = Subject::new(args, &device)?;
+    let mut subject = Subject::new(args, &device)?;
     device.seed(args.seed);
     match args.what {
-        Benched::Inference => inference(&subject, args, global, &device),
+        Benched::Inference => {
+            subject.model = subject.model.prepack();
+            inference(&subject, args, global, &device);
+        }
         Benched::Train => training::run(&subject, args, global, &device),
     }
     Ok(End::Done)

@@ -18,7 +18,7 @@ pub fn run(args: &Eval, global: &Global) -> Result<End> {
     let device = Device::default();
     let run = RunFolder::open(&args.run)?;
     let checkpoint = run.checkpoint(args.checkpoint.into())?;
-    let model = run.load_model(&checkpoint, &device)?;
+    let model = run.load_model(&checkpoint, &device)?.prepack();
     let test = run
         .config
         .data

@@ -23,7 +23,7 @@ pub fn run(args: &Infer, global: &Global) -> Result<End> {
     let device = Device::default();
     let run = RunFolder::open(&args.run)?;
     let checkpoint = run.checkpoint(args.checkpoint.into())?;
-    let model = run.load_model(&checkpoint, &device)?;
+    let model = run.load_model(&checkpoint, &device)?.prepack();
     let paths = pictures(&args.paths)?;
     let description = &run.description;
     let threshold = args.threshold.unwrap_or(description.threshold);

@@ -88,6 +88,12 @@ impl PruningVit {
         &self.config
     }
 
+    /// The model for inference alone; see [`Vit::prepack`].
+    pub fn prepack(mut self) -> Self {
+        self.vit = self.vit.prepack();
+        self
+    }
+
     pub(crate) fn with_session(mut self, session: Arc<Session>) -> Self {
         self.session = Some(session);
         self

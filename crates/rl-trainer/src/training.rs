@@ -393,7 +393,7 @@ fn summarize(
 ) -> Result<Summary, TrainerError> {
     let config = &run.config;
     let checkpoint = run.checkpoint(Choice::BestPruned)?;
-    let model = run.load_model(&checkpoint, &options.device)?;
+    let model = run.load_model(&checkpoint, &options.device)?.prepack();
     let settings = EvaluationSettings {
         threshold: config.agents.threshold,
         batch_size: config.train.eval_batch_size,

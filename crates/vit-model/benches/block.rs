@@ -17,7 +17,9 @@ fn main() {
 /// between as many as an equal step allows.
 type Work = (&'static str, usize, f64);
 
-const WORK: [Work; 6] = [
+const WORK: [Work; 8] = [
+    ("vit-b16", 1, 1.0),
+    ("vit-b16", 1, 0.35),
     ("vit-b16", 8, 1.0),
     ("vit-b16", 8, 0.4),
     ("vit-s16", 1, 1.0),
@@ -43,6 +45,10 @@ fn prepare((preset, batch, least): Work, device: &Device) -> Result<(Block, Toke
         })
         .collect();
     let block = BlockConfig { model }.init(device);
+    let block = match device.is_autodiff() {
+        true => block,
+        false => block.prepack(),
+    };
     Ok((block, TokenBatch::full(tokens).drop_rows(&keep)))
 }
 

@@ -115,6 +115,15 @@ impl Block {
         self.mlp.forward_onto(normed, tokens)
     }
 
+    /// See [`Vit::prepack`](crate::Vit::prepack).
+    pub fn prepack(mut self) -> Self {
+        self.attention.qkv = kernels::prepack(self.attention.qkv);
+        self.attention.output = kernels::prepack(self.attention.output);
+        self.mlp.expand = kernels::prepack(self.mlp.expand);
+        self.mlp.contract = kernels::prepack(self.mlp.contract);
+        self
+    }
+
     fn normed(&self, norm: &LayerNorm, tokens: &Tensor<2>) -> Tensor<2> {
         kernels::layer_norm(norm, self.layer_norm_eps, tokens.clone())
     }

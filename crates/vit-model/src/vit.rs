@@ -6,7 +6,7 @@ use burn::prelude::*;
 
 use crate::encoder::run_blocks;
 use crate::{
-    Block, BlockConfig, Encoded, LayerTrace, PatchEmbedding, RunSettings, TokenBatch, VitConfig,
+    Block, BlockConfig, Encoded, LayerTrace, PatchEmbedding, RunSettings, TokenBatch, VitConfig, kernels,
 };
 
 /// A pre-norm Vision Transformer (Dosovitskiy et al., "An Image is Worth 16x16 Words", 2021),
@@ -47,6 +47,16 @@ impl Vit {
                 .init(device),
             head,
         }
+    }
+
+    /// The model for inference: its weights laid out as the backend's kernels read them, if it has
+    /// kernels (so far the CPU's). Worth most for one image at a time.
+    ///
+    /// The result can only run: it does not learn, and its weights are not to be saved.
+    pub fn prepack(mut self) -> Self {
+        self.embedding.projection = kernels::prepack(self.embedding.projection);
+        self.blocks = self.blocks.into_iter().map(Block::prepack).collect();
+        self
     }
 
     /// Image patches to tokens: `[batch, 3, height, width]` to a full token batch.

@@ -37,6 +37,16 @@ pub(crate) fn linear(layer: &Linear, input: Tensor<2>) -> Tensor<2> {
     }
 }
 
+/// The layer with its weight laid out as the backend's kernels read it, where there are kernels:
+/// for [`linear`] and its like, and for nothing else.
+pub(crate) fn prepack(mut layer: Linear) -> Linear {
+    if layer.bias.is_some() {
+        let prepacked = |weight: Tensor<2>| fused(Dispatch::prepack(weight.into_dispatch()));
+        layer.weight = layer.weight.map(prepacked);
+    }
+    layer
+}
+
 /// A linear layer, exact GELU, dropout.
 pub(crate) fn linear_gelu(layer: &Linear, input: Tensor<2>, dropout: &Dropout) -> Tensor<2> {
     let Some([weight, bias]) = parts(layer) else {
@@ -156,6 +166,14 @@ pub(crate) trait FusedOps: Backend {
         }
     }
 
+    /// See [`prepack`].
+    fn prepack(weight: FloatTensor<Self>) -> FloatTensor<Self> {
+        match kernels_for::<Self>(&weight) {
+            Some(kernels) => kernels.prepack(&weight),
+            None => weight,
+        }
+    }
+
     /// See [`linear_gelu`].
     fn fused_linear_gelu(
         input: FloatTensor<Self>,
@@ -248,6 +266,10 @@ pub(crate) trait Kernels<B: Backend>: Debug + Sync {
         then: Then<&FloatTensor<B>>,
         mask: Option<Mask>,
     ) -> (FloatTensor<B>, Option<FloatTensor<B>>);
+
+    /// Another layout of the same values, which [`linear`](Self::linear) takes as well as the plain
+    /// one. Only once: it does not tell one from the other.
+    fn prepack(&self, weight: &FloatTensor<B>) -> FloatTensor<B>;
 
     /// The gradients of input, weight and bias where they are `wanted`, given that of the output;
     /// where GELU followed the linear layer, it was applied to `before_gelu`.

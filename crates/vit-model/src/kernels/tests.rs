@@ -144,6 +144,37 @@ proptest! {
     }
 
     #[test]
+    fn prepacked_weights_give_what_plain_ones_give(
+        rows in prop_oneof![1usize..70, 700usize..900],
+        inputs in prop_oneof![1usize..70, 500usize..1100],
+        outputs in prop_oneof![1usize..70, 120usize..200],
+        seed: u64,
+    ) {
+        let shapes: [&[usize]; 4] = [&[rows, inputs], &[inputs, outputs], &[outputs], &[rows, outputs]];
+        let data = [0, 1, 2, 3].map(|i| normal(shapes[i], seed ^ i as u64));
+        let tensors = data.each_ref().map(|data| {
+            Flex::float_from_data(data.clone(), &Default::default())
+        });
+        let [input, weight, bias, residual] = tensors;
+        let weight = Flex::prepack(weight);
+        let fused = [
+            Flex::fused_linear(input.clone(), weight.clone(), bias.clone()),
+            Flex::fused_linear_gelu(input.clone(), weight.clone(), bias.clone(), None),
+            Flex::fused_linear_add(input, weight, bias, residual, None),
+        ];
+        let [input, weight, bias, residual] = data.each_ref().map(|data| {
+            Flex::float_from_data(data.clone().convert::<f64>(), &Default::default())
+        });
+        let layer = [input, weight, bias];
+        let exact = [
+            composed::linear::<Flex>(layer.clone()),
+            composed::linear_gelu::<Flex>(layer.clone(), None),
+            composed::linear_add::<Flex>(layer, residual, None),
+        ];
+        assert_close(&fused.map(read), &exact.map(read));
+    }
+
+    #[test]
     fn layer_norm_is_what_burn_makes_of_it(
         rows in prop_oneof![1usize..70, 1000usize..1100],
         columns in 8usize..150,
@@ -234,6 +265,23 @@ fn long_sequences_are_cut_into_blocks_of_queries() {
         |[qkv]| Diff::packed_attention(qkv, spans.clone(), 2),
         |[qkv]| composed::attention::<Diff>(qkv, &spans, 2),
     );
+}
+
+/// A row's values do not depend on the rows and columns that are computed with it.
+#[test]
+fn prepacked_weights_treat_each_row_alike() {
+    let tensor = |shape: &[usize], seed| {
+        Flex::float_from_data(normal(shape, seed), &Default::default())
+    };
+    let [input, bias] = [tensor(&[500, 600], 1), tensor(&[40], 3)];
+    let weight = Flex::prepack(tensor(&[600, 40], 2));
+    let whole = read(Flex::fused_linear(input.clone(), weight.clone(), bias.clone()));
+    for row in [0, 5, 77, 499] {
+        let alone = Flex::float_slice(input.clone(), &[(row..row + 1).into()]);
+        let alone = read(Flex::fused_linear(alone, weight.clone(), bias.clone()));
+        let expected = &whole.as_slice::<f32>().unwrap()[row * 40..(row + 1) * 40];
+        assert_eq!(alone.as_slice::<f32>().unwrap(), expected);
+    }
 }
 
 #[test]

@@ -7,6 +7,7 @@ use super::buffer::{Buffer, Writer};
 use super::dropout::drop_values;
 use super::math::{gelu_in_place, gelu_slopes, vectorised};
 use super::matrix::{Matrix, Target, product};
+use super::prepacked::{self, Factors};
 use super::{Mask, Then, parallel};
 
 /// How a matrix is cut into tasks.
@@ -20,7 +21,7 @@ struct Tiles {
 impl Tiles {
     /// Tiles of a product of `[rows, depth]` and `[depth, columns]`: enough of them to keep many
     /// threads busy where there is much to do, but large enough that packing, which `gemm` does
-    /// for each, stays small beside the product. Columns are cut where a kernel of `gemm` ends.
+    /// for each, stays small beside the product. Columns are cut where a kernel ends.
     fn new([rows, columns]: [usize; 2], depth: usize, tallest: usize, narrowest: usize) -> Self {
         const WORK: usize = 8_000_000;
         const MOST: usize = 32;
@@ -31,7 +32,7 @@ impl Tiles {
             rows,
             columns,
             row_size: rows.div_ceil(down).next_multiple_of(8).max(8),
-            column_size: columns.div_ceil(across).next_multiple_of(64).max(64),
+            column_size: columns.div_ceil(across).next_multiple_of(narrowest.min(64)).max(1),
         }
     }
 
@@ -57,7 +58,8 @@ impl Tiles {
     }
 }
 
-/// The output, `[rows, outputs]`, and what GELU was applied to where that is to be kept.
+/// The output, `[rows, outputs]`, and what GELU was applied to where that is to be kept. The weight
+/// may be prepacked.
 pub(super) fn forward(
     input: Matrix<'_>,
     weight: Matrix<'_>,
@@ -65,30 +67,33 @@ pub(super) fn forward(
     then: Then<Matrix<'_>>,
     mask: Option<Mask>,
 ) -> (FlexTensor, Option<FlexTensor>) {
-    let (rows, depth, outputs) = (input.rows, input.columns, weight.columns);
+    let (rows, depth, outputs) = (input.rows, input.columns, bias.len());
+    let is_prepacked = weight.columns != outputs;
     let mut linear = Buffer::new([rows, outputs]);
     let keeps = matches!(then, Then::Gelu { keep: true });
     let mut activated = keeps.then(|| Buffer::new([rows, outputs]));
     let (target, copy) = (linear.writer(), activated.as_mut().map(Buffer::writer));
-    let tiles = Tiles::new([rows, outputs], depth, 768, 128);
+    let tiles = Tiles::new([rows, outputs], depth, 768, if is_prepacked { 32 } else { 128 });
     parallel(tiles.count(), 2 * rows * depth * outputs, |index| {
         let [row, rows, column, columns] = tiles.tile(index);
-        for row in row..row + rows {
-            // SAFETY: no other task has this tile.
-            unsafe { target.write(row * outputs + column, &bias[column..column + columns]) };
-        }
         let input = input.block(row, rows, 0, depth);
-        let weight = weight.block(0, depth, column, columns);
-        // SAFETY: the tile is ours, and holds the bias.
-        unsafe {
-            product(
-                target.at(row * outputs + column),
-                outputs,
-                input,
-                weight,
-                Target::Add,
-            )
-        };
+        let bias = &bias[column..column + columns];
+        let start = target.at(row * outputs + column);
+        if is_prepacked {
+            let panels = &weight.values[column * depth..];
+            let factors = Factors { input, panels, columns, bias };
+            // SAFETY: no other task has this tile.
+            unsafe { prepacked::product(start, outputs, factors) };
+        } else {
+            let weight = weight.block(0, depth, column, columns);
+            // SAFETY: no other task has this tile, and it holds the bias before it is added to.
+            unsafe {
+                for row in row..row + rows {
+                    target.write(row * outputs + column, bias);
+                }
+                product(start, outputs, input, weight, Target::Add);
+            }
+        }
         if matches!((then, mask), (Then::End, None)) {
             return;
         }

@@ -1,5 +1,5 @@
-//! Kernels for Flex, Burn's CPU backend: matrix products by `gemm`, everything around them
-//! vectorised for the machine it runs on and in parallel (`rayon`).
+//! Kernels for Flex, Burn's CPU backend: matrix products by `gemm` (or, for inference, with
+//! prepacked weights), everything around them vectorised for the machine it runs on and in parallel (`rayon`).
 //!
 //! Results do not depend on the number of threads: work is cut by shape alone, and what is
 //! summed is summed in one order.
@@ -11,6 +11,7 @@ mod linear;
 mod math;
 mod matrix;
 mod norm;
+mod prepacked;
 
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -82,8 +83,16 @@ impl Kernels<Flex> for FlexKernels {
             (_, Some(other)) => Then::Add(Matrix::new(other)),
             _ => Then::End,
         };
-        let (input, weight) = (Matrix::new(input), Matrix::new(weight));
+        let input = match input.layout().strides() {
+            [_, 1] => Cow::Borrowed(input),
+            _ => Cow::Owned(input.to_contiguous()),
+        };
+        let (input, weight) = (Matrix::new(&input), Matrix::new(weight));
         linear::forward(input, weight, &vector(bias), then, mask)
+    }
+
+    fn prepack(&self, weight: &FlexTensor) -> FlexTensor {
+        prepacked::prepack(Matrix::new(weight))
     }
 
     fn linear_backward(
