@@ -2,7 +2,7 @@ use std::path::{Path, PathBuf};
 
 use apt_data::{DataSource, Normalization, TrainTransform};
 use apt_pruning_agent::PruningAgentsConfig;
-use apt_vit_model::{Activation, VitConfig, VitPreset};
+use apt_vit_model::{Activation, Checkpoint, PositionResize, VitConfig, VitPreset};
 use serde::{Deserialize, Serialize};
 
 use crate::TrainerError;
@@ -75,8 +75,14 @@ pub struct ModelConfig {
     pub layer_norm_eps: Option<f64>,
     /// Activation of the MLPs.
     pub activation: Option<Activation>,
-    /// Weights to start from: a Google `.npz` file. The head starts fresh.
+    /// LayerScale's start value.
+    pub layer_scale: Option<f64>,
+    /// Weights to start from: Google's `.npz`, or timm's or Hugging Face's safetensors or PyTorch
+    /// checkpoint (a file, or Hugging Face's folder). What is not said above is as they have it. The
+    /// head starts fresh.
     pub pretrained: Option<PathBuf>,
+    /// How their positions are resized; as their project does it where absent.
+    pub positions: Option<PositionResize>,
 }
 
 impl Default for ModelConfig {
@@ -92,7 +98,9 @@ impl Default for ModelConfig {
             dropout: None,
             layer_norm_eps: None,
             activation: None,
+            layer_scale: None,
             pretrained: None,
+            positions: None,
         }
     }
 }
@@ -116,6 +124,7 @@ impl ModelConfig {
             layer_norm_eps: self.layer_norm_eps.unwrap_or(preset.layer_norm_eps),
             dropout: self.dropout.unwrap_or(preset.dropout),
             activation: self.activation.unwrap_or(preset.activation),
+            layer_scale: self.layer_scale.or(preset.layer_scale),
         };
         config.validate()?;
         Ok(config)
@@ -151,6 +160,10 @@ pub struct TrainConfig {
     pub execution: Execution,
     /// The agents learn (streams 0 and 2) in every so-many-th forward pass; 1 is published.
     pub agents_every: usize,
+    /// Optimiser steps at the start in which nothing is removed and no agent learns; 0 is
+    /// published, where the model starts from pretrained weights. From random weights, agents
+    /// learn nothing true of the model before it has learned something of the images.
+    pub dense_steps: usize,
     /// The global norm that gradients are clipped to.
     pub clip_norm: f32,
     /// Images of one forward pass in evaluations.
@@ -171,6 +184,7 @@ impl Default for TrainConfig {
             held_out: 2_000,
             execution: Execution::Drop,
             agents_every: 1,
+            dense_steps: 0,
             clip_norm: 1.0,
             eval_batch_size: 64,
             patience: None,
@@ -336,6 +350,13 @@ impl ExperimentConfig {
                     "must be a multiple of train.steps_per_epoch = {}",
                     train.steps_per_epoch
                 ),
+            });
+        }
+        if train.dense_steps >= train.steps {
+            return Err(TrainerError::Field {
+                field: "train.dense_steps".into(),
+                found: train.dense_steps.to_string(),
+                expected: format!("must be less than train.steps = {}", train.steps),
             });
         }
         self.input.transform.validate()?;

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use apt_data::{Batch, mix_seed};
 use apt_pruning_agent::PruningAgents;
 use apt_vit_model::{
-    CheckpointHead, ExecutionMode, LayerTrace, RunSettings, Vit, VitConfig, VitOutput,
-    load_google_npz, vit_flops,
+    Checkpoint, CheckpointHead, ExecutionMode, LayerTrace, RunSettings, Vit, VitConfig, VitOutput,
+    vit_flops,
 };
 use burn::lr_scheduler::module_lr_scheduler::ModuleLearningRate;
 use burn::module::{Module, ModuleVisitor, Param};
@@ -66,7 +66,9 @@ impl PruningVit {
         };
         model.initialize();
         if let Some(path) = &config.model.pretrained {
-            model.vit = load_google_npz(model.vit, &model.config, path, CheckpointHead::Fresh)?;
+            let mut checkpoint = Checkpoint::open(path)?;
+            let (head, resize) = (CheckpointHead::Fresh, config.model.positions);
+            model.vit = checkpoint.load(model.vit, &model.config, head, resize)?;
         }
         Ok(model)
     }
@@ -179,7 +181,9 @@ impl TrainStep for PruningVit {
         ]));
 
         let agents = self.agents.valid();
+        let agents_act = batch.number >= settings.dense_passes;
         let mode = match settings.execution {
+            _ if !agents_act => ExecutionMode::Dense,
             Execution::Mask => ExecutionMode::Mask,
             Execution::Drop => ExecutionMode::Drop,
         };
@@ -196,7 +200,7 @@ impl TrainStep for PruningVit {
         self.report_trace(&pruned.trace, targets.len(), &mut values);
 
         let mut loss = pruned.loss;
-        if batch.number.is_multiple_of(settings.agents_every) {
+        if agents_act && batch.number.is_multiple_of(settings.agents_every) {
             let vit = self.vit.valid();
             let dense = stream_0(&vit, &agents, batch.images.without_autodiff(), targets);
             values.insert("dense_accuracy".into(), accuracy(&dense.logits, targets));

@@ -17,6 +17,9 @@ use crate::{CheckpointFolder, PruningVit, TrainerError};
 /// Images of the step that is timed; the time is scaled to the config's batch.
 const TIMED_IMAGES: usize = 8;
 
+/// So many of the timed passes are dense.
+const DENSE_PASSES: u64 = 1;
+
 /// What a training will cost, before it starts.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Plan {
@@ -25,7 +28,7 @@ pub struct Plan {
     /// FLOPs of one image through the dense model.
     pub dense_flops: u64,
     /// FLOPs of one image through the three streams, forward and backward, before any token is
-    /// removed.
+    /// removed and after the dense steps.
     pub step_flops: u64,
     /// An estimate of the memory at its peak, in bytes: weights, gradients, optimiser, and what
     /// the backward pass keeps.
@@ -123,6 +126,7 @@ fn time_step(config: &ExperimentConfig, model: PruningVit, images: usize, device
             execution: settings.execution,
             accumulation: settings.accumulation,
             agents_every: settings.agents_every as u64,
+            dense_passes: DENSE_PASSES,
             clip_norm: settings.clip_norm,
             steps_per_epoch: settings.steps_per_epoch as u64,
         },
@@ -144,7 +148,6 @@ fn time_step(config: &ExperimentConfig, model: PruningVit, images: usize, device
         indices: (0..images).collect(),
         number: 0,
     };
-    // The agents learn in batch 0 and in every so-many-th one, but not in batch 1.
     let time = |number: u64| {
         let batch = Batch {
             number,
@@ -154,9 +157,17 @@ fn time_step(config: &ExperimentConfig, model: PruningVit, images: usize, device
         TrainStep::step(&model, batch);
         start.elapsed().as_secs_f64()
     };
-    time(0); // warms up
-    match settings.agents_every {
-        0 | 1 => time(0),
-        every => (time(0) + (every - 1) as f64 * time(1)) / every as f64,
+    // The first batch whose number `agents_every` divides, and one that it does not.
+    let every = settings.agents_every as u64;
+    let learning = DENSE_PASSES.next_multiple_of(every);
+    time(learning); // warms up
+    let mut seconds = time(learning);
+    if every > 1 {
+        seconds = (seconds + (every - 1) as f64 * time(learning + 1)) / every as f64;
     }
+    if settings.dense_steps > 0 {
+        let share = settings.dense_steps as f64 / settings.steps as f64;
+        seconds = share * time(0) + (1.0 - share) * seconds;
+    }
+    seconds
 }

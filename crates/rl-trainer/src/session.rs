@@ -44,6 +44,8 @@ pub(crate) struct StepSettings {
     pub execution: Execution,
     pub accumulation: usize,
     pub agents_every: u64,
+    /// Forward passes before agents act and learn.
+    pub dense_passes: u64,
     pub clip_norm: f32,
     pub steps_per_epoch: u64,
 }

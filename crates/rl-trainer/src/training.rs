@@ -225,6 +225,7 @@ fn fit(
                 execution: settings.execution,
                 accumulation: settings.accumulation,
                 agents_every: settings.agents_every as u64,
+                dense_passes: (settings.dense_steps * settings.accumulation) as u64,
                 clip_norm: settings.clip_norm,
                 steps_per_epoch: settings.steps_per_epoch as u64,
             },

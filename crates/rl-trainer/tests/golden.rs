@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use apt_pruning_agent::{PruningAgents, PruningAgentsConfig};
 use apt_rl_trainer::counterfactual::{DensePass, stream_0, stream_1, stream_2};
 use apt_vit_model::{
-    Activation, CheckpointHead, ExecutionMode, RunSettings, Vit, VitConfig, load_google_npz,
+    Activation, Checkpoint, CheckpointHead, ExecutionMode, RunSettings, Vit, VitConfig,
 };
 use burn::module::{Module, Param, ParamId};
 use burn::prelude::*;
@@ -89,7 +89,10 @@ impl Golden {
 
         let vit = config.init(&device).unwrap();
         let vit =
-            load_google_npz(vit, &config, &folder.join("vit.npz"), CheckpointHead::Load).unwrap();
+            Checkpoint::open(&folder.join("vit.npz"))
+                .unwrap()
+                .load(vit, &config, CheckpointHead::Load, None)
+                .unwrap();
         let agents = PruningAgentsConfig {
             layers: layers.clone(),
             threshold,

@@ -1,5 +1,5 @@
 use burn::config::Config;
-use burn::module::Module;
+use burn::module::{Module, Param};
 use burn::nn::{
     Dropout, DropoutConfig, Initializer, LayerNorm, LayerNormConfig, Linear, LinearConfig,
 };
@@ -67,6 +67,10 @@ impl BlockConfig {
                 .with_initializer(Initializer::XavierUniform { gain: 1.0 })
                 .init(device)
         };
+        let scale = || {
+            let init = |value| Initializer::Constant { value }.init([model.hidden_size], device);
+            model.layer_scale.map(init)
+        };
         Block {
             attention_norm: norm(),
             attention: AttentionConfig::new(model.hidden_size, model.num_heads).init(device),
@@ -77,12 +81,15 @@ impl BlockConfig {
                 dropout: DropoutConfig::new(model.dropout).init(),
                 activation: model.activation,
             },
+            attention_scale: scale(),
+            mlp_scale: scale(),
             layer_norm_eps: model.layer_norm_eps,
         }
     }
 }
 
-/// One pre-norm Transformer block (Dosovitskiy et al. 2021, equations 2 and 3).
+/// One pre-norm Transformer block (Dosovitskiy et al. 2021, equations 2 and 3), with LayerScale
+/// where the config has it.
 #[derive(Module, Debug)]
 pub struct Block {
     /// The norm before the attention.
@@ -93,6 +100,10 @@ pub struct Block {
     pub mlp_norm: LayerNorm,
     /// The MLP over each token.
     pub mlp: Mlp,
+    /// What the attention half is scaled by before it is added, `[hidden]`.
+    pub attention_scale: Option<Param<Tensor<1>>>,
+    /// What the MLP half is scaled by before it is added, `[hidden]`.
+    pub mlp_scale: Option<Param<Tensor<1>>>,
     /// Of both norms.
     layer_norm_eps: f64,
 }
@@ -106,17 +117,26 @@ impl Block {
     /// - output: `([rows, hidden], [rows, 3 * hidden])`
     pub fn attend(&self, tokens: Tensor<2>, sequences: &Sequences) -> (Tensor<2>, Tensor<2>) {
         let normed = self.normed(&self.attention_norm, &tokens);
-        self.attention.forward_onto(normed, sequences, tokens)
+        let Some(scale) = &self.attention_scale else {
+            return self.attention.forward_onto(normed, sequences, tokens);
+        };
+        let (output, qkv) = self.attention.forward(normed, sequences);
+        (tokens + output * scale.val().unsqueeze(), qkv)
     }
 
     /// The MLP half, `x + mlp(norm(x))`, on `[rows, hidden]`.
     pub fn feed_forward(&self, tokens: Tensor<2>) -> Tensor<2> {
         let normed = self.normed(&self.mlp_norm, &tokens);
-        self.mlp.forward_onto(normed, tokens)
+        match &self.mlp_scale {
+            None => self.mlp.forward_onto(normed, tokens),
+            Some(scale) => tokens + self.mlp.forward(normed) * scale.val().unsqueeze(),
+        }
     }
 
     /// See [`Vit::prepack`](crate::Vit::prepack).
     pub fn prepack(mut self) -> Self {
+        self.attention.output = scaled(self.attention.output, self.attention_scale.take());
+        self.mlp.contract = scaled(self.mlp.contract, self.mlp_scale.take());
         self.attention.qkv = kernels::prepack(self.attention.qkv);
         self.attention.output = kernels::prepack(self.attention.output);
         self.mlp.expand = kernels::prepack(self.mlp.expand);
@@ -127,4 +147,14 @@ impl Block {
     fn normed(&self, norm: &LayerNorm, tokens: &Tensor<2>) -> Tensor<2> {
         kernels::layer_norm(norm, self.layer_norm_eps, tokens.clone())
     }
+}
+
+/// The layer with its outputs scaled.
+fn scaled(mut layer: Linear, scale: Option<Param<Tensor<1>>>) -> Linear {
+    if let Some(scale) = scale {
+        let scale = scale.val();
+        layer.weight = layer.weight.map(|weight| weight * scale.clone().unsqueeze());
+        layer.bias = layer.bias.map(|bias| bias.map(|bias| bias * scale));
+    }
+    layer
 }

@@ -40,6 +40,11 @@ pub struct VitConfig {
     pub dropout: f64,
     /// The MLPs' activation.
     pub activation: Activation,
+    /// Each half of a block is scaled channel by channel before it is added, starting with this
+    /// (LayerScale; Touvron et al., "Going deeper with Image Transformers", 2021, section 2);
+    /// none: there is no such scale.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub layer_scale: Option<f64>,
 }
 
 impl Default for VitConfig {
@@ -49,6 +54,9 @@ impl Default for VitConfig {
 }
 
 impl VitConfig {
+    /// With what DINOv2's LayerScale starts.
+    pub const LAYER_SCALE: f64 = 1e-5;
+
     /// Patches in a row or column of the image.
     pub fn grid(&self) -> usize {
         self.image_size / self.patch_size
@@ -68,7 +76,8 @@ impl VitConfig {
     pub fn num_parameters(&self) -> usize {
         let (d, m) = (self.hidden_size, self.mlp_dim);
         let norm = 2 * d;
-        let block = 2 * norm + (d * 3 * d + 3 * d) + (d * d + d) + (d * m + m) + (m * d + d);
+        let scales = if self.layer_scale.is_some() { 2 * d } else { 0 };
+        let block = scales + 2 * norm + (d * 3 * d + 3 * d) + (d * d + d) + (d * m + m) + (m * d + d);
         let embedding = 3 * self.patch_size * self.patch_size * d + d + d + self.num_tokens() * d;
         embedding + self.num_layers * block + norm + d * self.num_classes + self.num_classes
     }
@@ -163,6 +172,12 @@ pub enum VitPreset {
     L32,
     /// ViT-H/14 at 224.
     H14,
+    /// ViT-S/14 at 518 with LayerScale, as DINOv2 has it.
+    S14,
+    /// ViT-B/14 at 518 with LayerScale, as DINOv2 has it.
+    B14,
+    /// ViT-L/14 at 518 with LayerScale, as DINOv2 has it.
+    L14,
     /// Width 64, depth 6, patch 4 at 32: learns simple images in a minute.
     Tiny32,
     /// Width 96, depth 9, patch 4 at 32: for CIFAR from scratch.
@@ -171,7 +186,7 @@ pub enum VitPreset {
 
 impl VitPreset {
     /// Every preset.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 12] = [
         Self::Ti16,
         Self::S16,
         Self::B16,
@@ -179,6 +194,9 @@ impl VitPreset {
         Self::L16,
         Self::L32,
         Self::H14,
+        Self::S14,
+        Self::B14,
+        Self::L14,
         Self::Tiny32,
         Self::Small32,
     ];
@@ -193,6 +211,9 @@ impl VitPreset {
             Self::L16 => "vit-l16",
             Self::L32 => "vit-l32",
             Self::H14 => "vit-h14",
+            Self::S14 => "vit-s14",
+            Self::B14 => "vit-b14",
+            Self::L14 => "vit-l14",
             Self::Tiny32 => "vit-tiny32",
             Self::Small32 => "vit-small32",
         }
@@ -221,6 +242,9 @@ impl VitPreset {
             Self::L16 => (224, 16, 1024, 24, 16, 4096),
             Self::L32 => (224, 32, 1024, 24, 16, 4096),
             Self::H14 => (224, 14, 1280, 32, 16, 5120),
+            Self::S14 => (518, 14, 384, 12, 6, 1536),
+            Self::B14 => (518, 14, 768, 12, 12, 3072),
+            Self::L14 => (518, 14, 1024, 24, 16, 4096),
             Self::Tiny32 => (32, 4, 64, 6, 4, 128),
             Self::Small32 => (32, 4, 96, 9, 3, 384),
         };
@@ -235,6 +259,8 @@ impl VitPreset {
             layer_norm_eps: 1e-6,
             dropout: 0.1,
             activation: Activation::Gelu,
+            layer_scale: matches!(self, Self::S14 | Self::B14 | Self::L14)
+                .then_some(VitConfig::LAYER_SCALE),
         }
     }
 }

@@ -51,8 +51,18 @@ pub enum VitError {
         /// The shape that the model expects.
         expected: Vec<usize>,
     },
-    /// A tensor holds something other than 32- or 64-bit floats.
-    #[error("{}: tensor '{tensor}' has element type {found}; expected 32-bit or 64-bit floats", path.display())]
+    /// A tensor for which the model has no place.
+    #[error("{}: tensor '{tensor}' of shape {found:?} has no place in this model; check the model's sizes", path.display())]
+    UnexpectedTensor {
+        /// The file.
+        path: PathBuf,
+        /// The tensor's name in the file's own naming.
+        tensor: String,
+        /// Its shape.
+        found: Vec<usize>,
+    },
+    /// A tensor holds something other than floats.
+    #[error("{}: tensor '{tensor}' has element type {found}; expected floats of 16, 32 or 64 bits", path.display())]
     WrongType {
         /// The file.
         path: PathBuf,

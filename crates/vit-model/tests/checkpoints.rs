@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use apt_vit_model::{CheckpointHead, VitConfig, VitPreset, load_google_npz};
+use apt_vit_model::{Checkpoint, CheckpointHead, Vit, VitConfig, VitError, VitPreset};
 use burn::tensor::Device;
 
 fn golden() -> PathBuf {
@@ -24,11 +24,13 @@ fn fitting() -> VitConfig {
     }
 }
 
+fn load(config: &VitConfig, path: &Path, head: CheckpointHead) -> Result<Vit, VitError> {
+    let vit = config.init(&Device::default())?;
+    Checkpoint::open(path)?.load(vit, config, head, None)
+}
+
 fn refusal(config: &VitConfig, path: &Path, head: CheckpointHead) -> String {
-    let vit = config.init(&Device::default()).unwrap();
-    load_google_npz(vit, config, path, head)
-        .unwrap_err()
-        .to_string()
+    load(config, path, head).unwrap_err().to_string()
 }
 
 #[test]
@@ -68,8 +70,7 @@ fn a_head_for_other_classes_stays_fresh_where_asked() {
         ..fitting()
     };
     assert!(refusal(&config, &golden(), CheckpointHead::Load).contains("head/kernel"));
-    let vit = config.init(&Device::default()).unwrap();
-    let vit = load_google_npz(vit, &config, &golden(), CheckpointHead::Fresh).unwrap();
+    let vit = load(&config, &golden(), CheckpointHead::Fresh).unwrap();
     let head = vit.head.weight.val().into_data();
     assert!(head.iter::<f32>().all(|value| value == 0.0));
 }
@@ -80,8 +81,7 @@ fn another_image_size_resizes_the_positions() {
         image_size: 64,
         ..fitting()
     };
-    let vit = config.init(&Device::default()).unwrap();
-    let vit = load_google_npz(vit, &config, &golden(), CheckpointHead::Load).unwrap();
+    let vit = load(&config, &golden(), CheckpointHead::Load).unwrap();
     assert_eq!(vit.embedding.positions.dims(), [1, 65, 48]);
 }
 

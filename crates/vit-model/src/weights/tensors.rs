@@ -1,0 +1,239 @@
+//! Files of named tensors: `.npz`, safetensors (sharded too) and PyTorch's, told apart by what is
+//! in them.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::fs::File;
+use std::io::{BufReader, Read};
+use std::path::{Path, PathBuf};
+
+use burn::tensor::{DType, TensorData};
+use burn_store::{ModuleStore, PytorchStore, SafetensorsStore};
+use npyz::{NpyFile, Order, TypeChar};
+use serde::{Deserialize, Serialize};
+use zip::ZipArchive;
+
+use crate::VitError;
+
+/// A file format.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum WeightsFormat {
+    /// NumPy's archive of arrays.
+    Npz,
+    /// Safetensors, one file or several with an index.
+    Safetensors,
+    /// What PyTorch's `torch.save` writes. Nothing in it is executed.
+    Pytorch,
+}
+
+/// Named tensors, read one at a time.
+pub(super) struct Tensors {
+    pub path: PathBuf,
+    pub format: WeightsFormat,
+    source: Source,
+}
+
+enum Source {
+    Npz(ZipArchive<BufReader<File>>),
+    Stored(BTreeMap<String, burn_store::burn_pack::Tensor>),
+}
+
+/// Dictionaries in which checkpoints keep a model's weights beside other things.
+const NESTED: [&str; 4] = ["model", "state_dict", "model_state_dict", "module"];
+
+impl Tensors {
+    /// Opens a file, or a folder as Hugging Face lays one out.
+    pub fn open(path: &Path) -> Result<Self, VitError> {
+        let path = match path.is_dir() {
+            false => path.to_path_buf(),
+            true => ["model.safetensors.index.json", "model.safetensors", "pytorch_model.bin"]
+                .map(|name| path.join(name))
+                .into_iter()
+                .find(|file| file.is_file())
+                .ok_or_else(|| {
+                    unreadable(
+                        path,
+                        "a folder without model.safetensors, model.safetensors.index.json or \
+                         pytorch_model.bin",
+                    )
+                })?,
+        };
+        let failed = |error: &dyn Display| unreadable(&path, error);
+        let mut file = File::open(&path).map_err(|error| failed(&error))?;
+        let mut start = Vec::new();
+        let read = file.by_ref().take(9).read_to_end(&mut start);
+        read.map_err(|error| failed(&error))?;
+        let (format, source) = match start.as_slice() {
+            [b'P', b'K', 3 | 5, ..] => {
+                let file = File::open(&path).map_err(|error| failed(&error))?;
+                let archive = ZipArchive::new(BufReader::new(file)).map_err(|error| failed(&error))?;
+                match archive.file_names().any(|name| name.ends_with("data.pkl")) {
+                    true => (WeightsFormat::Pytorch, Source::Stored(pytorch(&path)?)),
+                    false => (WeightsFormat::Npz, Source::Npz(archive)),
+                }
+            }
+            [_, _, _, _, _, _, _, _, b'{'] => {
+                (WeightsFormat::Safetensors, Source::Stored(safetensors(&path)?))
+            }
+            [b'{', ..] => (WeightsFormat::Safetensors, Source::Stored(sharded(&path)?)),
+            [0x80, ..] => (WeightsFormat::Pytorch, Source::Stored(pytorch(&path)?)),
+            _ => {
+                return Err(failed(
+                    &"neither .npz, nor safetensors (or its index), nor a PyTorch checkpoint",
+                ));
+            }
+        };
+        Ok(Self { path, format, source })
+    }
+
+    /// Every tensor's name.
+    pub fn names(&self) -> Vec<String> {
+        match &self.source {
+            Source::Npz(archive) => archive
+                .file_names()
+                .map(|name| name.strip_suffix(".npy").unwrap_or(name).to_string())
+                .collect(),
+            Source::Stored(tensors) => tensors.keys().cloned().collect(),
+        }
+    }
+
+    pub fn contains(&self, name: &str) -> bool {
+        match &self.source {
+            Source::Npz(archive) => archive.index_for_name(&format!("{name}.npy")).is_some(),
+            Source::Stored(tensors) => tensors.contains_key(name),
+        }
+    }
+
+    /// A tensor's shape, if there is such a tensor.
+    pub fn shape(&mut self, name: &str) -> Result<Option<Vec<usize>>, VitError> {
+        if !self.contains(name) {
+            return Ok(None);
+        }
+        match &mut self.source {
+            Source::Npz(archive) => {
+                let array = npz_entry(archive, &self.path, name)?;
+                Ok(Some(array.shape().iter().map(|&size| size as usize).collect()))
+            }
+            Source::Stored(tensors) => Ok(tensors.get(name).map(|tensor| tensor.shape.to_vec())),
+        }
+    }
+
+    /// The values of a tensor whose shape is known to fit, in row-major order.
+    pub fn read(&mut self, name: &str) -> Result<Vec<f32>, VitError> {
+        let path = self.path.clone();
+        let corrupt = |error: &dyn Display| VitError::Read {
+            path: path.clone(),
+            reason: format!("tensor '{name}': {error}"),
+        };
+        let wrong_type = |found: String| VitError::WrongType {
+            path: path.clone(),
+            tensor: name.to_string(),
+            found,
+        };
+        match &mut self.source {
+            Source::Npz(archive) => {
+                let array = npz_entry(archive, &path, name)?;
+                if array.order() != Order::C {
+                    return Err(corrupt(&"column-major order; expected row-major"));
+                }
+                let (float, bytes) = match array.dtype() {
+                    npyz::DType::Plain(kind) => {
+                        (kind.type_char() == TypeChar::Float, kind.num_bytes())
+                    }
+                    _ => (false, None),
+                };
+                match (float, bytes) {
+                    (true, Some(4)) => array.into_vec::<f32>().map_err(|error| corrupt(&error)),
+                    (true, Some(8)) => {
+                        let values = array.into_vec::<f64>().map_err(|error| corrupt(&error))?;
+                        Ok(values.into_iter().map(|value| value as f32).collect())
+                    }
+                    _ => Err(wrong_type(array.dtype().descr())),
+                }
+            }
+            Source::Stored(tensors) => {
+                let tensor = tensors.get(name).ok_or_else(|| corrupt(&"is not there"))?;
+                if !matches!(tensor.dtype, DType::F32 | DType::F64 | DType::F16 | DType::BF16) {
+                    return Err(wrong_type(format!("{:?}", tensor.dtype)));
+                }
+                let bytes = tensor.to_bytes().map_err(|error| corrupt(&error))?;
+                let data = TensorData::from_bytes(bytes, tensor.shape.clone(), tensor.dtype);
+                let values = data.convert::<f32>().into_vec::<f32>();
+                values.map_err(|error| corrupt(&format!("{error:?}")))
+            }
+        }
+    }
+}
+
+/// An array's header; its values are read later.
+fn npz_entry<'a>(
+    archive: &'a mut ZipArchive<BufReader<File>>,
+    path: &Path,
+    name: &str,
+) -> Result<NpyFile<impl Read + use<'a>>, VitError> {
+    let corrupt = |error: &dyn Display| VitError::Read {
+        path: path.to_path_buf(),
+        reason: format!("tensor '{name}': {error}"),
+    };
+    let entry = archive.by_name(&format!("{name}.npy")).map_err(|error| corrupt(&error))?;
+    NpyFile::new(entry).map_err(|error| corrupt(&error))
+}
+
+type Stored = BTreeMap<String, burn_store::burn_pack::Tensor>;
+
+fn safetensors(path: &Path) -> Result<Stored, VitError> {
+    let mut store = SafetensorsStore::from_file(path);
+    let tensors = store.get_all_tensors().map_err(|error| unreadable(path, error))?;
+    Ok(tensors.clone())
+}
+
+/// All shards that an index names; they lie beside it.
+fn sharded(path: &Path) -> Result<Stored, VitError> {
+    #[derive(Deserialize)]
+    struct Index {
+        weight_map: BTreeMap<String, String>,
+    }
+    let file = File::open(path).map_err(|error| unreadable(path, error))?;
+    let index: Index = serde_json::from_reader(BufReader::new(file))
+        .map_err(|error| unreadable(path, format!("not an index of safetensors: {error}")))?;
+    let mut shards: Vec<&String> = index.weight_map.values().collect();
+    shards.sort();
+    shards.dedup();
+    let mut tensors = Stored::new();
+    for shard in shards {
+        if Path::new(shard).components().count() != 1 || shard.starts_with('.') {
+            return Err(unreadable(path, format!("'{shard}' is no file beside it")));
+        }
+        tensors.extend(safetensors(&path.with_file_name(shard))?);
+    }
+    match index.weight_map.keys().find(|name| !tensors.contains_key(*name)) {
+        Some(name) => Err(unreadable(path, format!("no shard holds tensor '{name}'"))),
+        None => Ok(tensors),
+    }
+}
+
+/// The tensors of a PyTorch checkpoint, or of the dictionary in it that holds the model.
+fn pytorch(path: &Path) -> Result<Stored, VitError> {
+    let mut result = PytorchStore::from_file(path).get_all_tensors().cloned();
+    if !result.as_ref().is_ok_and(|tensors| tensors.len() > 1) {
+        for key in NESTED {
+            let nested = PytorchStore::from_file(path)
+                .with_top_level_key(key)
+                .get_all_tensors()
+                .cloned();
+            if nested.as_ref().is_ok_and(|tensors| tensors.len() > 1) {
+                result = nested;
+                break;
+            }
+        }
+    }
+    result.map_err(|error| unreadable(path, error))
+}
+
+pub(super) fn unreadable(path: &Path, error: impl Display) -> VitError {
+    VitError::Read {
+        path: path.to_path_buf(),
+        reason: error.to_string(),
+    }
+}
