@@ -21,7 +21,8 @@ const QUICKSTART: &str = include_str!("../../../configs/quickstart.toml");
 pub fn run(args: &Train, global: &Global) -> Result<End> {
     let device = Device::default();
     if args.dry_run {
-        let config = config(args)?;
+        let mut config = config(args)?;
+        config.model.complete()?;
         if let Some(path) = args.data.as_deref().filter(|path| !path.exists()) {
             bail!("--data {}: there is no such file or folder", path.display());
         }

@@ -106,6 +106,28 @@ impl Default for ModelConfig {
 }
 
 impl ModelConfig {
+    /// Takes from the pretrained weights what is not said: the config then stands without them.
+    ///
+    /// # Errors
+    ///
+    /// Where the weights cannot be read.
+    pub fn complete(&mut self) -> Result<(), TrainerError> {
+        let Some(path) = &self.pretrained else {
+            return Ok(());
+        };
+        let found = Checkpoint::open(path)?.config().clone();
+        self.image_size.get_or_insert(found.image_size);
+        self.patch_size.get_or_insert(found.patch_size);
+        self.hidden_size.get_or_insert(found.hidden_size);
+        self.num_layers.get_or_insert(found.num_layers);
+        self.num_heads.get_or_insert(found.num_heads);
+        self.mlp_dim.get_or_insert(found.mlp_dim);
+        self.layer_norm_eps.get_or_insert(found.layer_norm_eps);
+        self.activation.get_or_insert(found.activation);
+        self.layer_scale = self.layer_scale.or(found.layer_scale);
+        Ok(())
+    }
+
     /// The sizes, for `num_classes` classes.
     ///
     /// # Errors
@@ -164,6 +186,9 @@ pub struct TrainConfig {
     /// published, where the model starts from pretrained weights. From random weights, agents
     /// learn nothing true of the model before it has learned something of the images.
     pub dense_steps: usize,
+    /// Stream 1 is dense in every so-many-th forward pass, so that the dense model is trained too;
+    /// none is published.
+    pub dense_every: Option<usize>,
     /// The global norm that gradients are clipped to.
     pub clip_norm: f32,
     /// Images of one forward pass in evaluations.
@@ -185,6 +210,7 @@ impl Default for TrainConfig {
             execution: Execution::Drop,
             agents_every: 1,
             dense_steps: 0,
+            dense_every: None,
             clip_norm: 1.0,
             eval_batch_size: 64,
             patience: None,
@@ -332,6 +358,7 @@ impl ExperimentConfig {
             ("train.steps_per_epoch", train.steps_per_epoch),
             ("train.held_out", train.held_out),
             ("train.agents_every", train.agents_every),
+            ("train.dense_every", train.dense_every.unwrap_or(1)),
             ("train.eval_batch_size", train.eval_batch_size),
         ] {
             if value == 0 {

@@ -183,7 +183,7 @@ impl TrainStep for PruningVit {
         let agents = self.agents.valid();
         let agents_act = batch.number >= settings.dense_passes;
         let mode = match settings.execution {
-            _ if !agents_act => ExecutionMode::Dense,
+            _ if !agents_act || settings.is_dense(batch.number) => ExecutionMode::Dense,
             Execution::Mask => ExecutionMode::Mask,
             Execution::Drop => ExecutionMode::Drop,
         };

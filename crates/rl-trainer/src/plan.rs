@@ -127,6 +127,7 @@ fn time_step(config: &ExperimentConfig, model: PruningVit, images: usize, device
             accumulation: settings.accumulation,
             agents_every: settings.agents_every as u64,
             dense_passes: DENSE_PASSES,
+            dense_every: None,
             clip_norm: settings.clip_norm,
             steps_per_epoch: settings.steps_per_epoch as u64,
         },

@@ -46,8 +46,18 @@ pub(crate) struct StepSettings {
     pub agents_every: u64,
     /// Forward passes before agents act and learn.
     pub dense_passes: u64,
+    /// So many passes apart, stream 1 is dense.
+    pub dense_every: Option<u64>,
     pub clip_norm: f32,
     pub steps_per_epoch: u64,
+}
+
+impl StepSettings {
+    /// Is stream 1 dense in this forward pass, although agents act?
+    pub fn is_dense(&self, pass: u64) -> bool {
+        self.dense_every
+            .is_some_and(|every| pass % every == every - 1)
+    }
 }
 
 /// A training under way: its settings, how far it is, and whether it has to stop.

@@ -159,6 +159,8 @@ pub fn train(
     out: &std::path::Path,
     options: &TrainOptions,
 ) -> Result<Outcome, TrainerError> {
+    let mut config = config;
+    config.model.complete()?;
     let images = load_images(&config, options)?;
     let classes = images.train.class_names().to_vec();
     let device = options.device.clone().autodiff();
@@ -226,6 +228,7 @@ fn fit(
                 accumulation: settings.accumulation,
                 agents_every: settings.agents_every as u64,
                 dense_passes: (settings.dense_steps * settings.accumulation) as u64,
+                dense_every: settings.dense_every.map(|every| every as u64),
                 clip_norm: settings.clip_norm,
                 steps_per_epoch: settings.steps_per_epoch as u64,
             },

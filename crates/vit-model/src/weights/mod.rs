@@ -380,27 +380,35 @@ impl Checkpoint {
         let (width, to) = (config.hidden_size, config.grid());
         let name = self.prefixed(&self.naming.of(Part::Positions, 0).unwrap_or_default());
         let found = self.tensors.shape(&name)?.unwrap_or_default();
-        let from = match grid_of(&found, width) {
-            Some(grid) if grid != to => grid,
-            _ => return self.plain(Part::Positions, 0, &[1, config.num_tokens(), width]),
+        let Some((from, of_cls)) = grid_of(&found, width) else {
+            return self.plain(Part::Positions, 0, &[1, config.num_tokens(), width]);
         };
+        let mut values = self.tensors.read(&name)?;
+        if !of_cls {
+            values.splice(0..0, vec![0.0; width]);
+        }
+        if from == to {
+            return Ok(values);
+        }
         tracing::info!("positions resized from a {from}x{from} grid to {to}x{to} ({how:?})");
-        let values = self.tensors.read(&name)?;
         let (cls, grid) = values.split_at(width);
         let grid = positions::resize(grid, [from; 2], [to; 2], width, how);
         Ok([cls, &grid].concat())
     }
 }
 
-/// The side of the square grid of positions, `[1, 1 + side * side, width]`.
-fn grid_of(shape: &[usize], width: usize) -> Option<usize> {
-    match *shape {
-        [1, tokens, found] if found == width && tokens > 1 => {
-            let grid = (tokens - 1).isqrt();
-            (grid * grid == tokens - 1 && grid <= 1024).then_some(grid)
-        }
-        _ => None,
-    }
+/// The side of the square grid of positions, `[1, tokens, width]`, and whether CLS has one too.
+fn grid_of(shape: &[usize], width: usize) -> Option<(usize, bool)> {
+    let &[1, tokens, found] = shape else {
+        return None;
+    };
+    let side = |patches: usize| {
+        let side = patches.isqrt();
+        (side > 0 && side * side == patches && side <= 1024).then_some(side)
+    };
+    let with_cls = side(tokens.checked_sub(1)?).map(|side| (side, true));
+    let grid = with_cls.or(side(tokens).map(|side| (side, false)));
+    grid.filter(|_| found == width)
 }
 
 /// The naming that the file follows, and what stands before its names.
@@ -453,7 +461,7 @@ fn sizes(
         _ => (hidden_size.div_ceil(64), true),
     };
     let positions = shape(naming.of(Part::Positions, 0), prefix)?;
-    let grid = grid_of(&positions, hidden_size).unwrap_or(1);
+    let grid = grid_of(&positions, hidden_size).map_or(1, |(side, _)| side);
     let of_head = match naming.name.starts_with("Hugging Face") {
         true => "",
         false => prefix,

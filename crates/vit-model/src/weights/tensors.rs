@@ -68,7 +68,10 @@ impl Tensors {
             [b'P', b'K', 3 | 5, ..] => {
                 let file = File::open(&path).map_err(|error| failed(&error))?;
                 let archive = ZipArchive::new(BufReader::new(file)).map_err(|error| failed(&error))?;
-                match archive.file_names().any(|name| name.ends_with("data.pkl")) {
+                let mut names = archive.file_names().flatten();
+                let pickled = names.any(|name| name.ends_with("data.pkl"));
+                drop(names);
+                match pickled {
                     true => (WeightsFormat::Pytorch, Source::Stored(pytorch(&path)?)),
                     false => (WeightsFormat::Npz, Source::Npz(archive)),
                 }
@@ -92,7 +95,8 @@ impl Tensors {
         match &self.source {
             Source::Npz(archive) => archive
                 .file_names()
-                .map(|name| name.strip_suffix(".npy").unwrap_or(name).to_string())
+                .flatten()
+                .map(|name| name.strip_suffix(".npy").unwrap_or(&name).to_string())
                 .collect(),
             Source::Stored(tensors) => tensors.keys().cloned().collect(),
         }
@@ -159,7 +163,7 @@ impl Tensors {
                 }
                 let bytes = tensor.to_bytes().map_err(|error| corrupt(&error))?;
                 let data = TensorData::from_bytes(bytes, tensor.shape.clone(), tensor.dtype);
-                let values = data.convert::<f32>().into_vec::<f32>();
+                let values = data.convert::<f32>().try_into_vec::<f32>();
                 values.map_err(|error| corrupt(&format!("{error:?}")))
             }
         }
