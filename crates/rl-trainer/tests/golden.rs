@@ -88,11 +88,10 @@ impl Golden {
         let threshold = json["threshold"].as_f64().unwrap();
 
         let vit = config.init(&device).unwrap();
-        let vit =
-            Checkpoint::open(&folder.join("vit.npz"))
-                .unwrap()
-                .load(vit, &config, CheckpointHead::Load, None)
-                .unwrap();
+        let vit = Checkpoint::open(&folder.join("vit.npz"))
+            .unwrap()
+            .load(vit, &config, CheckpointHead::Load, None)
+            .unwrap();
         let agents = PruningAgentsConfig {
             layers: layers.clone(),
             threshold,

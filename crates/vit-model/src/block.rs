@@ -153,7 +153,9 @@ impl Block {
 fn scaled(mut layer: Linear, scale: Option<Param<Tensor<1>>>) -> Linear {
     if let Some(scale) = scale {
         let scale = scale.val();
-        layer.weight = layer.weight.map(|weight| weight * scale.clone().unsqueeze());
+        layer.weight = layer
+            .weight
+            .map(|weight| weight * scale.clone().unsqueeze());
         layer.bias = layer.bias.map(|bias| bias.map(|bias| bias * scale));
     }
     layer

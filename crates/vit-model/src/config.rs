@@ -77,7 +77,8 @@ impl VitConfig {
         let (d, m) = (self.hidden_size, self.mlp_dim);
         let norm = 2 * d;
         let scales = if self.layer_scale.is_some() { 2 * d } else { 0 };
-        let block = scales + 2 * norm + (d * 3 * d + 3 * d) + (d * d + d) + (d * m + m) + (m * d + d);
+        let block =
+            scales + 2 * norm + (d * 3 * d + 3 * d) + (d * d + d) + (d * m + m) + (m * d + d);
         let embedding = 3 * self.patch_size * self.patch_size * d + d + d + self.num_tokens() * d;
         embedding + self.num_layers * block + norm + d * self.num_classes + self.num_classes
     }

@@ -6,7 +6,8 @@ use burn::prelude::*;
 
 use crate::encoder::run_blocks;
 use crate::{
-    Block, BlockConfig, Encoded, LayerTrace, PatchEmbedding, RunSettings, TokenBatch, VitConfig, kernels,
+    Block, BlockConfig, Encoded, LayerTrace, PatchEmbedding, RunSettings, TokenBatch, VitConfig,
+    kernels,
 };
 
 /// A pre-norm Vision Transformer (Dosovitskiy et al., "An Image is Worth 16x16 Words", 2021),

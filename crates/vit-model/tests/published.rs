@@ -11,7 +11,9 @@ use burn::tensor::{Device, Tensor, TensorData, Tolerance};
 use safetensors::SafeTensors;
 
 fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/fixtures")
+        .join(name)
 }
 
 /// What the original framework computed.
@@ -54,7 +56,10 @@ fn config_of(checkpoint: &Checkpoint, folder: &Path) -> VitConfig {
     assert_eq!(config.patch_size, size("patch_size"));
     assert_eq!(config.image_size, size("image_size"));
     assert_eq!(config.layer_scale.is_some(), meta["layer_scale"] == true);
-    assert_eq!(config.layer_norm_eps, meta["layer_norm_eps"].as_f64().unwrap());
+    assert_eq!(
+        config.layer_norm_eps,
+        meta["layer_norm_eps"].as_f64().unwrap()
+    );
     if checkpoint.info().heads_are_guessed {
         config.num_heads = size("heads");
     }
@@ -88,7 +93,9 @@ fn check(name: &str, weights: &str, outputs: &str) {
             }
         };
         let tolerance = Tolerance::<f32>::rel_abs(1e-4, 1e-4);
-        output.into_data().assert_approx_eq(&expected.output, tolerance);
+        output
+            .into_data()
+            .assert_approx_eq(&expected.output, tolerance);
     }
 }
 
@@ -128,7 +135,9 @@ fn a_file_says_what_it_is() {
     assert_eq!(info.format, WeightsFormat::Safetensors);
     assert_eq!(info.classes, Some(5));
     assert!(info.unexpected.is_empty(), "{:?}", info.unexpected);
-    let info = Checkpoint::open(&fixture("google-npz-prelogits/weights.npz")).unwrap().info();
+    let info = Checkpoint::open(&fixture("google-npz-prelogits/weights.npz"))
+        .unwrap()
+        .info();
     assert_eq!(info.left_out, ["pre_logits/bias", "pre_logits/kernel"]);
 }
 
@@ -136,7 +145,10 @@ fn a_file_says_what_it_is() {
 fn refusal(name: &str) -> String {
     let path = fixture("bad").join(name);
     let result = Checkpoint::open(&path).and_then(|mut checkpoint| {
-        let config = VitConfig { num_heads: 3, ..checkpoint.config().clone() };
+        let config = VitConfig {
+            num_heads: 2,
+            ..checkpoint.config().clone()
+        };
         load(&mut checkpoint, &config, true)
     });
     let message = result.unwrap_err().to_string();
@@ -153,7 +165,10 @@ fn damaged_files_are_refused_by_the_tensor() {
         ("wrong-shape.npz", "but this model expects"),
     ] {
         let message = refusal(name);
-        assert!(message.contains(says) && message.contains("tensor '"), "{message}");
+        assert!(
+            message.contains(says) && message.contains("tensor '"),
+            "{message}"
+        );
     }
     refusal("truncated.safetensors");
     refusal("claims-terabytes.pth");
@@ -163,13 +178,12 @@ fn damaged_files_are_refused_by_the_tensor() {
 #[test]
 fn a_bomb_is_refused_before_it_unpacks() {
     for name in ["bomb-deflate.npz", "bomb-bzip2.npz"] {
-        let message = refusal(name);
-        println!("{message}");
+        refusal(name);
     }
 }
 
 #[test]
 fn a_pickle_is_not_executed() {
     let message = refusal("runs-a-command.pth");
-    println!("{message}");
+    assert!(message.contains("system"), "{message}");
 }

@@ -270,12 +270,15 @@ fn long_sequences_are_cut_into_blocks_of_queries() {
 /// A row's values do not depend on the rows and columns that are computed with it.
 #[test]
 fn prepacked_weights_treat_each_row_alike() {
-    let tensor = |shape: &[usize], seed| {
-        Flex::float_from_data(normal(shape, seed), &Default::default())
-    };
+    let tensor =
+        |shape: &[usize], seed| Flex::float_from_data(normal(shape, seed), &Default::default());
     let [input, bias] = [tensor(&[500, 600], 1), tensor(&[40], 3)];
     let weight = Flex::prepack(tensor(&[600, 40], 2));
-    let whole = read(Flex::fused_linear(input.clone(), weight.clone(), bias.clone()));
+    let whole = read(Flex::fused_linear(
+        input.clone(),
+        weight.clone(),
+        bias.clone(),
+    ));
     for row in [0, 5, 77, 499] {
         let alone = Flex::float_slice(input.clone(), &[(row..row + 1).into()]);
         let alone = read(Flex::fused_linear(alone, weight.clone(), bias.clone()));

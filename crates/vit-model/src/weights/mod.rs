@@ -1,6 +1,7 @@
 //! Published checkpoints: whose they are, what model they hold, and how they get into ours.
 
 mod naming;
+mod pickle;
 mod positions;
 mod tensors;
 
@@ -108,7 +109,14 @@ impl Checkpoint {
         };
         let (config, classes, heads_are_guessed) =
             sizes(&mut tensors, naming, &prefix, &hugging_face)?;
-        Ok(Self { tensors, naming, prefix, config, classes, heads_are_guessed })
+        Ok(Self {
+            tensors,
+            naming,
+            prefix,
+            config,
+            classes,
+            heads_are_guessed,
+        })
     }
 
     /// The model's sizes, as the tensors have them. Without a head, there are ten classes.
@@ -161,9 +169,11 @@ impl Checkpoint {
         let blocks = std::mem::take(&mut vit.blocks).into_iter().enumerate();
         let blocks = blocks.map(|(layer, block)| -> Result<Block, VitError> {
             let mut block = block;
-            block.attention_norm = self.norm(block.attention_norm, Part::AttentionNorm, layer, d)?;
+            block.attention_norm =
+                self.norm(block.attention_norm, Part::AttentionNorm, layer, d)?;
             block.attention.qkv = self.qkv(block.attention.qkv, layer, config)?;
-            block.attention.output = self.attention_output(block.attention.output, layer, config)?;
+            block.attention.output =
+                self.attention_output(block.attention.output, layer, config)?;
             block.mlp_norm = self.norm(block.mlp_norm, Part::MlpNorm, layer, d)?;
             block.mlp.expand = self.linear(block.mlp.expand, Part::Expand, layer, [d, m])?;
             block.mlp.contract = self.linear(block.mlp.contract, Part::Contract, layer, [m, d])?;
@@ -211,7 +221,11 @@ impl Checkpoint {
             if scale && config.layer_scale.is_none() {
                 continue;
             }
-            let layers = if name.contains("{}") { config.num_layers } else { 1 };
+            let layers = if name.contains("{}") {
+                config.num_layers
+            } else {
+                1
+            };
             for layer in 0..layers {
                 let naming = self.naming;
                 match part {
@@ -230,7 +244,10 @@ impl Checkpoint {
 
     fn is_left_out(&self, name: &str) -> bool {
         let name = name.strip_prefix(&self.prefix).unwrap_or(name);
-        self.naming.left_out.iter().any(|start| name.starts_with(start))
+        self.naming
+            .left_out
+            .iter()
+            .any(|start| name.starts_with(start))
     }
 
     /// A head stands beside the backbone, not in it.
@@ -250,10 +267,17 @@ impl Checkpoint {
         let path = self.tensors.path.clone();
         let expected = expected.to_vec();
         match self.tensors.shape(&name)? {
-            None => Err(VitError::MissingTensor { path, tensor: name, expected }),
-            Some(found) if found != expected => {
-                Err(VitError::WrongShape { path, tensor: name, found, expected })
-            }
+            None => Err(VitError::MissingTensor {
+                path,
+                tensor: name,
+                expected,
+            }),
+            Some(found) if found != expected => Err(VitError::WrongShape {
+                path,
+                tensor: name,
+                found,
+                expected,
+            }),
             Some(_) => self.tensors.read(&name),
         }
     }
@@ -366,17 +390,18 @@ impl Checkpoint {
             Layout::Torch => self.linear(output, part, layer, [d, d]),
             Layout::Jax => {
                 let weight = self.weight(part, layer, &[heads, d / heads, d])?;
-                Ok(replaced(output, weight, self.bias(part, layer, &[d])?, [d, d]))
+                Ok(replaced(
+                    output,
+                    weight,
+                    self.bias(part, layer, &[d])?,
+                    [d, d],
+                ))
             }
         }
     }
 
     /// Positions for the model's grid, CLS first, resized where the checkpoint has another.
-    fn positions(
-        &mut self,
-        config: &VitConfig,
-        how: PositionResize,
-    ) -> Result<Vec<f32>, VitError> {
+    fn positions(&mut self, config: &VitConfig, how: PositionResize) -> Result<Vec<f32>, VitError> {
         let (width, to) = (config.hidden_size, config.grid());
         let name = self.prefixed(&self.naming.of(Part::Positions, 0).unwrap_or_default());
         let found = self.tensors.shape(&name)?.unwrap_or_default();
@@ -415,9 +440,16 @@ fn grid_of(shape: &[usize], width: usize) -> Option<(usize, bool)> {
 fn recognise(tensors: &Tensors) -> Option<(&'static Naming, String)> {
     let names = tensors.names();
     NAMINGS.iter().find_map(|naming| {
-        let sure = [naming.weight(Part::Patches, 0)?, naming.weight(Part::MlpNorm, 0)?];
-        let prefix = names.iter().find_map(|name| name.strip_suffix(sure[0].as_str()))?;
-        let all = sure.iter().all(|name| tensors.contains(&format!("{prefix}{name}")));
+        let sure = [
+            naming.weight(Part::Patches, 0)?,
+            naming.weight(Part::MlpNorm, 0)?,
+        ];
+        let prefix = names
+            .iter()
+            .find_map(|name| name.strip_suffix(sure[0].as_str()))?;
+        let all = sure
+            .iter()
+            .all(|name| tensors.contains(&format!("{prefix}{name}")));
         all.then(|| (naming, prefix.to_string()))
     })
 }
@@ -450,7 +482,10 @@ fn sizes(
         num_layers += 1;
     }
     let mlp = shape(naming.weight(Part::Expand, 0), prefix)?;
-    let mlp_dim = mlp.get(usize::from(!torch)).copied().unwrap_or(4 * hidden_size);
+    let mlp_dim = mlp
+        .get(usize::from(!torch))
+        .copied()
+        .unwrap_or(4 * hidden_size);
     let scale = shape(naming.of(Part::AttentionScale, 0), prefix)?;
     let layer_scale = (naming.of(Part::AttentionScale, 0).is_some() && !scale.is_empty())
         .then_some(VitConfig::LAYER_SCALE);

@@ -23,7 +23,10 @@ pub(super) fn resize(
         }
     }
     let mut resized = vec![0.0_f32; to[0] * to[1] * width];
-    for (target, source) in resized.chunks_exact_mut(to[1] * width).zip(tall.chunks_exact(line)) {
+    for (target, source) in resized
+        .chunks_exact_mut(to[1] * width)
+        .zip(tall.chunks_exact(line))
+    {
         for (target, taps) in target.chunks_exact_mut(width).zip(&columns) {
             for &(column, weight) in taps {
                 let source = &source[column * width..(column + 1) * width];
@@ -72,7 +75,9 @@ fn taps(from: usize, to: usize, how: PositionResize) -> Vec<Vec<(usize, f32)>> {
             let end = ((center + 2.0 * stretch + 0.5) as usize).min(from);
             let weight = |source: usize| cubic((source as f64 - center + 0.5) / stretch, -0.5);
             let sum: f64 = (first..end).map(weight).sum();
-            (first..end).map(|source| (source, (weight(source) / sum) as f32)).collect()
+            (first..end)
+                .map(|source| (source, (weight(source) / sum) as f32))
+                .collect()
         }
     };
     (0..to).map(at).collect()
@@ -113,7 +118,10 @@ mod tests {
             for to in [[1, 1], [2, 7], [5, 4], [16, 3]] {
                 let resized = resize(&[3.0; 5 * 4 * 2], [5, 4], to, 2, how);
                 assert_eq!(resized.len(), to[0] * to[1] * 2);
-                assert!(resized.iter().all(|value| (value - 3.0).abs() < 1e-5), "{how:?} {to:?}");
+                assert!(
+                    resized.iter().all(|value| (value - 3.0).abs() < 1e-5),
+                    "{how:?} {to:?}"
+                );
             }
             let grid: Vec<f32> = (0..40).map(|value| value as f32).collect();
             assert_eq!(resize(&grid, [5, 4], [5, 4], 2, how), grid);

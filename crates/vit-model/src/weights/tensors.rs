@@ -13,6 +13,7 @@ use npyz::{NpyFile, Order, TypeChar};
 use serde::{Deserialize, Serialize};
 use zip::ZipArchive;
 
+use super::pickle;
 use crate::VitError;
 
 /// A file format.
@@ -47,17 +48,21 @@ impl Tensors {
     pub fn open(path: &Path) -> Result<Self, VitError> {
         let path = match path.is_dir() {
             false => path.to_path_buf(),
-            true => ["model.safetensors.index.json", "model.safetensors", "pytorch_model.bin"]
-                .map(|name| path.join(name))
-                .into_iter()
-                .find(|file| file.is_file())
-                .ok_or_else(|| {
-                    unreadable(
-                        path,
-                        "a folder without model.safetensors, model.safetensors.index.json or \
+            true => [
+                "model.safetensors.index.json",
+                "model.safetensors",
+                "pytorch_model.bin",
+            ]
+            .map(|name| path.join(name))
+            .into_iter()
+            .find(|file| file.is_file())
+            .ok_or_else(|| {
+                unreadable(
+                    path,
+                    "a folder without model.safetensors, model.safetensors.index.json or \
                          pytorch_model.bin",
-                    )
-                })?,
+                )
+            })?,
         };
         let failed = |error: &dyn Display| unreadable(&path, error);
         let mut file = File::open(&path).map_err(|error| failed(&error))?;
@@ -67,27 +72,44 @@ impl Tensors {
         let (format, source) = match start.as_slice() {
             [b'P', b'K', 3 | 5, ..] => {
                 let file = File::open(&path).map_err(|error| failed(&error))?;
-                let archive = ZipArchive::new(BufReader::new(file)).map_err(|error| failed(&error))?;
-                let mut names = archive.file_names().flatten();
-                let pickled = names.any(|name| name.ends_with("data.pkl"));
-                drop(names);
+                let mut archive =
+                    ZipArchive::new(BufReader::new(file)).map_err(|error| failed(&error))?;
+                let pickled = {
+                    let mut names = archive.file_names().flatten();
+                    names
+                        .find(|name| name.ends_with("data.pkl"))
+                        .map(|name| name.to_string())
+                };
                 match pickled {
-                    true => (WeightsFormat::Pytorch, Source::Stored(pytorch(&path)?)),
-                    false => (WeightsFormat::Npz, Source::Npz(archive)),
+                    Some(name) => {
+                        let entry = archive.by_name(&name).map_err(|error| failed(&error))?;
+                        check_pickles(entry, 1).map_err(|error| failed(&error))?;
+                        (WeightsFormat::Pytorch, Source::Stored(pytorch(&path)?))
+                    }
+                    None => (WeightsFormat::Npz, Source::Npz(archive)),
                 }
             }
-            [_, _, _, _, _, _, _, _, b'{'] => {
-                (WeightsFormat::Safetensors, Source::Stored(safetensors(&path)?))
-            }
+            [_, _, _, _, _, _, _, _, b'{'] => (
+                WeightsFormat::Safetensors,
+                Source::Stored(safetensors(&path)?),
+            ),
             [b'{', ..] => (WeightsFormat::Safetensors, Source::Stored(sharded(&path)?)),
-            [0x80, ..] => (WeightsFormat::Pytorch, Source::Stored(pytorch(&path)?)),
+            [0x80, ..] => {
+                let file = File::open(&path).map_err(|error| failed(&error))?;
+                check_pickles(file, LEGACY_PICKLES).map_err(|error| failed(&error))?;
+                (WeightsFormat::Pytorch, Source::Stored(pytorch(&path)?))
+            }
             _ => {
                 return Err(failed(
                     &"neither .npz, nor safetensors (or its index), nor a PyTorch checkpoint",
                 ));
             }
         };
-        Ok(Self { path, format, source })
+        Ok(Self {
+            path,
+            format,
+            source,
+        })
     }
 
     /// Every tensor's name.
@@ -117,7 +139,9 @@ impl Tensors {
         match &mut self.source {
             Source::Npz(archive) => {
                 let array = npz_entry(archive, &self.path, name)?;
-                Ok(Some(array.shape().iter().map(|&size| size as usize).collect()))
+                Ok(Some(
+                    array.shape().iter().map(|&size| size as usize).collect(),
+                ))
             }
             Source::Stored(tensors) => Ok(tensors.get(name).map(|tensor| tensor.shape.to_vec())),
         }
@@ -158,7 +182,10 @@ impl Tensors {
             }
             Source::Stored(tensors) => {
                 let tensor = tensors.get(name).ok_or_else(|| corrupt(&"is not there"))?;
-                if !matches!(tensor.dtype, DType::F32 | DType::F64 | DType::F16 | DType::BF16) {
+                if !matches!(
+                    tensor.dtype,
+                    DType::F32 | DType::F64 | DType::F16 | DType::BF16
+                ) {
                     return Err(wrong_type(format!("{:?}", tensor.dtype)));
                 }
                 let bytes = tensor.to_bytes().map_err(|error| corrupt(&error))?;
@@ -180,15 +207,32 @@ fn npz_entry<'a>(
         path: path.to_path_buf(),
         reason: format!("tensor '{name}': {error}"),
     };
-    let entry = archive.by_name(&format!("{name}.npy")).map_err(|error| corrupt(&error))?;
+    let entry = archive
+        .by_name(&format!("{name}.npy"))
+        .map_err(|error| corrupt(&error))?;
     NpyFile::new(entry).map_err(|error| corrupt(&error))
+}
+
+/// Before version 1.6, PyTorch wrote a magic number, a version, the system's sizes, the object and
+/// the storages' keys, one pickle after another, and then the values.
+const LEGACY_PICKLES: usize = 5;
+
+/// Refuses pickles that would call something, reading no more than a model's names need.
+fn check_pickles(file: impl Read, count: usize) -> Result<(), String> {
+    const MOST: u64 = 64 << 20;
+    let mut bytes = Vec::new();
+    let read = file.take(MOST).read_to_end(&mut bytes);
+    read.map_err(|error| error.to_string())?;
+    pickle::check(&bytes, count)
 }
 
 type Stored = BTreeMap<String, burn_store::burn_pack::Tensor>;
 
 fn safetensors(path: &Path) -> Result<Stored, VitError> {
     let mut store = SafetensorsStore::from_file(path);
-    let tensors = store.get_all_tensors().map_err(|error| unreadable(path, error))?;
+    let tensors = store
+        .get_all_tensors()
+        .map_err(|error| unreadable(path, error))?;
     Ok(tensors.clone())
 }
 
@@ -211,7 +255,11 @@ fn sharded(path: &Path) -> Result<Stored, VitError> {
         }
         tensors.extend(safetensors(&path.with_file_name(shard))?);
     }
-    match index.weight_map.keys().find(|name| !tensors.contains_key(*name)) {
+    match index
+        .weight_map
+        .keys()
+        .find(|name| !tensors.contains_key(*name))
+    {
         Some(name) => Err(unreadable(path, format!("no shard holds tensor '{name}'"))),
         None => Ok(tensors),
     }

@@ -32,7 +32,10 @@ impl Tiles {
             rows,
             columns,
             row_size: rows.div_ceil(down).next_multiple_of(8).max(8),
-            column_size: columns.div_ceil(across).next_multiple_of(narrowest.min(64)).max(1),
+            column_size: columns
+                .div_ceil(across)
+                .next_multiple_of(narrowest.min(64))
+                .max(1),
         }
     }
 
@@ -73,7 +76,12 @@ pub(super) fn forward(
     let keeps = matches!(then, Then::Gelu { keep: true });
     let mut activated = keeps.then(|| Buffer::new([rows, outputs]));
     let (target, copy) = (linear.writer(), activated.as_mut().map(Buffer::writer));
-    let tiles = Tiles::new([rows, outputs], depth, 768, if is_prepacked { 32 } else { 128 });
+    let tiles = Tiles::new(
+        [rows, outputs],
+        depth,
+        768,
+        if is_prepacked { 32 } else { 128 },
+    );
     parallel(tiles.count(), 2 * rows * depth * outputs, |index| {
         let [row, rows, column, columns] = tiles.tile(index);
         let input = input.block(row, rows, 0, depth);
@@ -81,7 +89,12 @@ pub(super) fn forward(
         let start = target.at(row * outputs + column);
         if is_prepacked {
             let panels = &weight.values[column * depth..];
-            let factors = Factors { input, panels, columns, bias };
+            let factors = Factors {
+                input,
+                panels,
+                columns,
+                bias,
+            };
             // SAFETY: no other task has this tile.
             unsafe { prepacked::product(start, outputs, factors) };
         } else {

@@ -123,7 +123,12 @@ impl WithSimd for Sweep<'_> {
 impl Sweep<'_> {
     #[inline(always)]
     fn run<S: Simd, const R: usize>(self, simd: S) {
-        let Factors { input, panels, columns, bias } = self.factors;
+        let Factors {
+            input,
+            panels,
+            columns,
+            bias,
+        } = self.factors;
         let (depth, panel_width) = (input.columns, VECTORS * S::F32_LANES);
         assert!(panels.len() >= columns.div_ceil(panel_width) * depth * panel_width);
         for (panel, column) in (0..columns).step_by(panel_width).enumerate() {
@@ -133,7 +138,9 @@ impl Sweep<'_> {
                     simd,
                     input: input.values.as_ptr().wrapping_add(start),
                     input_stride: input.row_stride,
-                    panel: panels.as_ptr().wrapping_add((panel * depth + start) * panel_width),
+                    panel: panels
+                        .as_ptr()
+                        .wrapping_add((panel * depth + start) * panel_width),
                     depth: DEPTH.min(depth - start),
                     bias: (start == 0).then(|| bias.as_ptr().wrapping_add(column)),
                     target: self.target.wrapping_add(column),
@@ -233,7 +240,9 @@ impl<S: Simd> Tile<S> {
         unsafe {
             match self.width == VECTORS * S::F32_LANES {
                 true => return start.cast::<[S::f32s; VECTORS]>().read_unaligned(),
-                false => target.cast::<f32>().copy_from_nonoverlapping(start, self.width),
+                false => target
+                    .cast::<f32>()
+                    .copy_from_nonoverlapping(start, self.width),
             }
         }
         vectors
