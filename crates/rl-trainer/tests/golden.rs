@@ -80,6 +80,7 @@ impl Golden {
             layer_norm_eps: json["layer_norm_eps"].as_f64().unwrap(),
             dropout: 0.0,
             activation: Activation::Gelu,
+            layer_scale: None,
         };
         let layers = json["agent_layers"].as_array().unwrap().iter();
         let layers: Vec<usize> = layers
