@@ -104,6 +104,7 @@ const INFO_EXAMPLES: &str = "\
 Examples:
   aptvit info
   aptvit info --model vit-b16 --keep 0.7,0.7,0.7
+  aptvit info model.safetensors
   aptvit info --run runs/mine";
 
 #[derive(Debug, Parser)]
@@ -255,6 +256,9 @@ pub struct Fetch {
 
 #[derive(Debug, Parser)]
 pub struct Info {
+    /// A weights file, or a folder as Hugging Face lays one out: what it is, and whether it fits
+    #[arg(value_name = "FILE", conflicts_with_all = ["model", "run"])]
+    pub file: Option<PathBuf>,
     /// A model preset, as in vit-b16
     #[arg(long, value_name = "PRESET", conflicts_with = "run")]
     pub model: Option<String>,

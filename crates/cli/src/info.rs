@@ -1,9 +1,11 @@
 //! `aptvit info`
 
+use std::path::Path;
+
 use anyhow::Result;
 use apt_pruning_agent::{PruningAgentsConfig, agent_flops};
 use apt_rl_trainer::RunFolder;
-use apt_vit_model::{LayerTrace, Placement, VitPreset, vit_flops};
+use apt_vit_model::{Checkpoint, LayerTrace, Placement, VitPreset, vit_flops};
 use burn::tensor::Device;
 use serde_json::json;
 
@@ -12,6 +14,9 @@ use crate::args::{Global, Info, keep_rates};
 use crate::table::{count, percent, table};
 
 pub fn run(args: &Info, global: &Global) -> Result<End> {
+    if let Some(path) = &args.file {
+        return weights(path, global);
+    }
     match (&args.model, &args.run) {
         (Some(name), _) => model(name, &args.keep, global),
         (None, Some(folder)) => describe(&RunFolder::open(folder)?, global),
@@ -114,6 +119,74 @@ fn model(name: &str, keep: &[f64], global: &Global) -> Result<End> {
         rows.add_row(["FLOPs, pruned, agents included", &count(pruned as f64)]);
         rows.add_row(["share", &percent(share)]);
     }
+    println!("{rows}");
+    Ok(End::Done)
+}
+
+/// What a weights file is, and what of it a training would use.
+fn weights(path: &Path, global: &Global) -> Result<End> {
+    let info = Checkpoint::open(path)?.info();
+    if global.json {
+        println!("{}", json!(info));
+        return Ok(End::Done);
+    }
+    let config = &info.config;
+    let title = info.path.display().to_string();
+    let mut rows = table(&[&title, ""]);
+    let mut row = |name: &str, value: String| {
+        rows.add_row([name, &value]);
+    };
+    row(
+        "format",
+        json!(info.format).as_str().unwrap_or_default().to_string(),
+    );
+    row("names of", info.naming.to_string());
+    row(
+        "width, blocks, heads, MLP",
+        format!(
+            "{}, {}, {}{}, {}",
+            config.hidden_size,
+            config.num_layers,
+            config.num_heads,
+            if info.heads_are_guessed {
+                " (a guess)"
+            } else {
+                ""
+            },
+            config.mlp_dim
+        ),
+    );
+    row(
+        "image, patch",
+        format!("{}, {}", config.image_size, config.patch_size),
+    );
+    row(
+        "LayerScale",
+        if config.layer_scale.is_some() {
+            "yes"
+        } else {
+            "no"
+        }
+        .to_string(),
+    );
+    row(
+        "epsilon of the norms",
+        format!("{:e}", config.layer_norm_eps),
+    );
+    row(
+        "classes",
+        info.classes
+            .map_or("no head".into(), |classes| classes.to_string()),
+    );
+    row("FLOPs, dense", count(vit_flops(config, &[], 0) as f64));
+    if !info.left_out.is_empty() {
+        row("left out", info.left_out.join(", "));
+    }
+    let fits = match info.unexpected.as_slice() {
+        [] => "yes".to_string(),
+        tensors => format!("no, it has tensors without a place: {}", tensors.join(", ")),
+    };
+    row("fits", fits);
     println!("{rows}");
     Ok(End::Done)
 }

@@ -382,6 +382,20 @@ fn wrong_usage_ends_with_2_and_help_has_examples() {
     assert!(json["backends"].as_array().is_some());
 }
 
+#[test]
+fn info_says_what_a_weights_file_is() {
+    let fixtures = concat!(env!("CARGO_MANIFEST_DIR"), "/../vit-model/tests/fixtures");
+    let file = format!("{fixtures}/hf-dinov2");
+    let json = stdout(&aptvit(&["info", &file, "--json"]));
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["naming"], "Hugging Face DINOv2");
+    assert_eq!(json["config"]["num_layers"], 2);
+    assert!(stdout(&aptvit(&["info", &file])).contains("LayerScale"));
+    let refused = aptvit(&["info", &format!("{fixtures}/bad/runs-a-command.pth")]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(stderr(&refused).contains("nothing was executed"));
+}
+
 /// The rows that a bench prints as JSON lines.
 fn bench(arguments: &[&str]) -> Vec<serde_json::Value> {
     let small = [
