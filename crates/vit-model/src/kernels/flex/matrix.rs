@@ -101,6 +101,27 @@ pub(super) unsafe fn product(
     if a.rows == 0 || b.columns == 0 {
         return;
     }
+    if a.rows == 1 && b.columns > 1 && a.columns > 1 {
+        // `gemm` sums a single row in another order than a row among others: CLS alone would get
+        // other values dropped than masked. So it is given the row twice.
+        let twice = Matrix {
+            rows: 2,
+            row_stride: 0,
+            ..a
+        };
+        let mut rows = vec![0.0; 2 * b.columns];
+        // SAFETY: the target has a row, which is initialised where it is added to.
+        unsafe {
+            if mode == Target::Add {
+                for row in rows.chunks_exact_mut(b.columns) {
+                    row.as_mut_ptr().copy_from_nonoverlapping(target, b.columns);
+                }
+            }
+            product(rows.as_mut_ptr(), b.columns, twice, b, mode);
+            target.copy_from_nonoverlapping(rows.as_ptr(), b.columns);
+        }
+        return;
+    }
     let end = |m: Matrix<'_>| (m.rows - 1) * m.row_stride + (m.columns - 1) * m.column_stride;
     assert!(end(a) < a.values.len() && end(b) < b.values.len());
     // SAFETY: both factors lie within their slices; the caller answers for the target.
