@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use self::naming::{Layout, NAMINGS, Naming, Part};
 use self::tensors::{Tensors, unreadable};
-use crate::{Activation, Block, Vit, VitConfig, VitError};
+use crate::{Activation, Block, Vit, VitConfig, VitError, VitPreset};
 
 pub use self::naming::PositionResize;
 pub use self::tensors::WeightsFormat;
@@ -67,7 +67,8 @@ pub struct CheckpointInfo {
     pub config: VitConfig,
     /// Classes of the head, if there is one.
     pub classes: Option<usize>,
-    /// The number of heads is a guess (64 channels each): nothing in the file says it.
+    /// The number of heads is a guess (as the preset of this width and depth has it, or 64 channels
+    /// each): nothing in the file says it.
     pub heads_are_guessed: bool,
     /// Tensors that loading leaves out.
     pub left_out: Vec<String>,
@@ -100,7 +101,7 @@ impl Checkpoint {
             unreadable(&tensors.path, reason)
         })?;
         let beside = tensors.path.with_file_name("config.json");
-        let hugging_face = match naming.name.starts_with("Hugging Face") && beside.is_file() {
+        let hugging_face = match naming.is_hugging_face() && beside.is_file() {
             true => {
                 let text = std::fs::read(&beside).map_err(|error| unreadable(&beside, error))?;
                 serde_json::from_slice(&text).map_err(|error| unreadable(&beside, error))?
@@ -250,12 +251,10 @@ impl Checkpoint {
             .any(|start| name.starts_with(start))
     }
 
-    /// A head stands beside the backbone, not in it.
+    /// Hugging Face's head stands beside the backbone, not in it.
     fn prefixed(&self, name: &str) -> String {
-        let of_head = [Part::Head].map(|part| self.naming.of(part, 0).unwrap_or_default());
-        match of_head.iter().any(|head| name.starts_with(head.as_str()))
-            && self.naming.name.starts_with("Hugging Face")
-        {
+        let head = self.naming.of(Part::Head, 0).unwrap_or_default();
+        match self.naming.is_hugging_face() && name.starts_with(&head) {
             true => name.to_string(),
             false => format!("{}{name}", self.prefix),
         }
@@ -493,11 +492,19 @@ fn sizes(
     let (num_heads, guessed) = match (hugging_face.num_attention_heads, query.as_slice()) {
         (Some(heads), _) => (heads, false),
         (None, &[_, heads, _]) => (heads, false),
-        _ => (hidden_size.div_ceil(64), true),
+        _ => {
+            let mut presets = VitPreset::ALL.into_iter().map(VitPreset::config);
+            let preset =
+                presets.find(|p| p.hidden_size == hidden_size && p.num_layers == num_layers);
+            (
+                preset.map_or(hidden_size.div_ceil(64), |preset| preset.num_heads),
+                true,
+            )
+        }
     };
     let positions = shape(naming.of(Part::Positions, 0), prefix)?;
     let grid = grid_of(&positions, hidden_size).map_or(1, |(side, _)| side);
-    let of_head = match naming.name.starts_with("Hugging Face") {
+    let of_head = match naming.is_hugging_face() {
         true => "",
         false => prefix,
     };

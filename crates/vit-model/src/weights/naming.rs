@@ -62,6 +62,10 @@ pub(super) struct Naming {
 }
 
 impl Naming {
+    pub fn is_hugging_face(&self) -> bool {
+        self.name.starts_with("Hugging Face")
+    }
+
     /// The name of a part, `layer` being the block, if the project has such a part.
     pub fn of(&self, part: Part, layer: usize) -> Option<String> {
         let entry = self.table.iter().find(|(entry, _)| *entry == part);
