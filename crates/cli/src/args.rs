@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use apt_pruning_agent::KeepRate;
 use apt_rl_trainer::Choice;
-use apt_vit_model::ExecutionMode;
+use apt_vit_model::{ExecutionMode, ExportNaming, ImageSize};
 use clap::{Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
@@ -26,7 +26,8 @@ Examples:
   aptvit train --config configs/cifar10-small.toml     CIFAR-10, downloaded
   aptvit train --resume runs/cifar10-small             go on after an interruption
   aptvit eval --run runs/cifar10-small --mode drop     accuracy and throughput, pruned
-  aptvit infer --run runs/cifar10-small cat.jpg        what is in a picture";
+  aptvit infer --run runs/cifar10-small cat.jpg        what is in a picture
+  aptvit export --run runs/cifar10-small --out out     the model for timm to load";
 
 /// Options of every command.
 #[derive(Debug, Parser)]
@@ -56,7 +57,11 @@ pub enum Command {
     /// Time a model, dense and pruned, or its training step
     #[command(after_help = BENCH_EXAMPLES)]
     Bench(Bench),
-    /// Download a data set into the cache
+    /// Write a trained model for timm or Hugging Face to load, its agents beside it
+    #[command(after_help = EXPORT_EXAMPLES)]
+    Export(Export),
+    /// Download a data set or published weights into the cache
+    #[command(after_help = FETCH_EXAMPLES)]
     Fetch(Fetch),
     /// Show backends and devices, a model's size and cost, or a run
     #[command(after_help = INFO_EXAMPLES)]
@@ -99,6 +104,22 @@ Examples:
 Dense and pruned passes take turns, so that slow changes of the machine's speed meet both. Other
 programs that compute meanwhile still disturb their ratio.
 The pruned passes run real agents, which keep as many patches as --keep says.";
+
+const EXPORT_EXAMPLES: &str = "\
+Examples:
+  aptvit export --run runs/mine --out exported
+  aptvit export --run runs/mine --out exported --naming hugging-face";
+
+const FETCH_EXAMPLES: &str = "\
+Examples:
+  aptvit fetch                  what there is, with sizes and licences
+  aptvit fetch cifar10
+  aptvit fetch vit-b16-in21k
+  aptvit fetch https://example.org/model.safetensors
+
+A broken transfer goes on where it stopped. Where no checksum is published, that of the first
+download is recorded beside the file and holds from then on. APT_CACHE names another cache folder,
+HF_ENDPOINT a mirror of Hugging Face, HTTPS_PROXY a proxy.";
 
 const INFO_EXAMPLES: &str = "\
 Examples:
@@ -220,9 +241,9 @@ pub struct Bench {
         conflicts_with = "run"
     )]
     pub layers: Vec<usize>,
-    /// Side of the images in pixels [default: the model's]
+    /// Side of the images in pixels, or height and width as in 224x192 [default: the model's]
     #[arg(long, value_name = "N", value_parser = at_least_one, conflicts_with = "run")]
-    pub image_size: Option<usize>,
+    pub image_size: Option<ImageSize>,
     /// Time too what keeps a different number of patches in each image, with the same mean
     #[arg(long)]
     pub ragged: bool,
@@ -248,10 +269,26 @@ pub enum Benched {
 }
 
 #[derive(Debug, Parser)]
+pub struct Export {
+    /// The run's folder
+    #[arg(long, value_name = "DIR")]
+    pub run: PathBuf,
+    /// The folder to write into
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Whose names the tensors get
+    #[arg(long, value_enum, default_value_t)]
+    pub naming: Names,
+    /// Which checkpoint
+    #[arg(long, value_enum, default_value_t)]
+    pub checkpoint: Which,
+}
+
+#[derive(Debug, Parser)]
 pub struct Fetch {
-    /// What to download; lists what there is where absent
-    #[arg(value_enum)]
-    pub what: Option<Fetchable>,
+    /// A name from the list, or an address of a weights file [default: print the list]
+    #[arg(value_name = "NAME|URL")]
+    pub what: Option<String>,
 }
 
 #[derive(Debug, Parser)]
@@ -313,13 +350,23 @@ impl From<Which> for Choice {
     }
 }
 
-/// What can be downloaded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Fetchable {
-    /// CIFAR-10, binary version, 162 MiB
-    Cifar10,
-    /// CIFAR-100, binary version, 161 MiB
-    Cifar100,
+/// Whose names an exported model gets.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub enum Names {
+    /// timm's VisionTransformer
+    #[default]
+    Timm,
+    /// transformers' ViT, DeiT or, with LayerScale, DINOv2
+    HuggingFace,
+}
+
+impl From<Names> for ExportNaming {
+    fn from(names: Names) -> Self {
+        match names {
+            Names::Timm => Self::Timm,
+            Names::HuggingFace => Self::HuggingFace,
+        }
+    }
 }
 
 /// A layer keep rate for each of `layers` agents: as many as were given, or one for all.

@@ -60,7 +60,7 @@ impl Subject {
     fn images(&self, batch: usize, device: &Device) -> Tensor<4> {
         let size = self.model.config().image_size;
         let normal = Distribution::Normal(0.0, 1.0);
-        Tensor::random([batch, 3, size, size], normal, device)
+        Tensor::random([batch, 3, size.height, size.width], normal, device)
     }
 
     /// How many patches the agents shall keep.

@@ -1,49 +1,129 @@
 //! `aptvit fetch`
 
-use anyhow::Result;
-use apt_data::{CifarLabels, DataSource, Progress, cache_folder};
-use clap::ValueEnum;
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+use apt_data::{Checksum, CifarLabels, DataSource, Progress, cache_folder, download};
+use apt_rl_trainer::fetch_checkpoint;
+use apt_vit_model::{KNOWN_CHECKPOINTS, KnownCheckpoint};
 use serde_json::json;
 
 use crate::End;
-use crate::args::{Fetch, Fetchable, Global};
+use crate::args::{Fetch, Global};
+use crate::table::table;
+
+/// Name, what it is, publisher, licence, megabytes.
+const DATA_SETS: [(&str, &str, &str, &str, u32); 2] = [
+    (
+        "cifar10",
+        "CIFAR-10, binary version",
+        "University of Toronto",
+        "not stated",
+        170,
+    ),
+    (
+        "cifar100",
+        "CIFAR-100, binary version",
+        "University of Toronto",
+        "not stated",
+        169,
+    ),
+];
 
 pub fn run(args: &Fetch, global: &Global) -> Result<End> {
-    let Some(what) = args.what else {
-        for what in Fetchable::value_variants() {
-            let value = what.to_possible_value();
-            let (name, help) = value
-                .map(|value| {
-                    (
-                        value.get_name().to_string(),
-                        value.get_help().map(ToString::to_string),
-                    )
-                })
-                .unwrap_or_default();
-            println!("{name:10} {}", help.unwrap_or_default());
-        }
+    let Some(what) = &args.what else {
+        list(global)?;
         return Ok(End::Done);
     };
-    let source = match what {
-        Fetchable::Cifar10 => DataSource::Cifar10 {},
-        Fetchable::Cifar100 => DataSource::Cifar100 {
-            labels: CifarLabels::Fine,
+    match what.as_str() {
+        "cifar10" => images(DataSource::Cifar10 {}, global)?,
+        "cifar100" => {
+            let labels = CifarLabels::Fine;
+            images(DataSource::Cifar100 { labels }, global)?;
+        }
+        url if url.starts_with("http://") || url.starts_with("https://") => {
+            let file = url.split(['?', '#']).next().unwrap_or_default();
+            let file = file.rsplit('/').next().unwrap_or_default();
+            if file.is_empty() || file.starts_with('.') {
+                bail!("{url}: the address names no file");
+            }
+            let path = cache_folder()?.join("weights").join(file);
+            download(url, &path, &Checksum::FirstUse, Progress::Bar)?;
+            weights(path, global);
+        }
+        name => match KnownCheckpoint::from_name(name) {
+            Some(known) => weights(fetch_checkpoint(known, Progress::Bar)?, global),
+            None => bail!(
+                "there is nothing called '{name}' to download: `aptvit fetch` lists what there is, \
+                 and an address (https://...) may be given instead"
+            ),
         },
-    };
+    }
+    Ok(End::Done)
+}
+
+fn list(global: &Global) -> Result<()> {
+    let data_sets = DATA_SETS.iter();
+    if global.json {
+        let data_sets: Vec<_> = data_sets
+            .map(|(name, summary, publisher, licence, megabytes)| {
+                json!({
+                    "name": name,
+                    "summary": summary,
+                    "publisher": publisher,
+                    "licence": licence,
+                    "megabytes": megabytes,
+                })
+            })
+            .collect();
+        println!(
+            "{}",
+            json!({ "data_sets": data_sets, "checkpoints": KNOWN_CHECKPOINTS })
+        );
+        return Ok(());
+    }
+    let mut rows = table(&["name", "what it is", "publisher", "licence", "about MB"]);
+    for (name, summary, publisher, licence, megabytes) in data_sets {
+        rows.add_row([*name, summary, publisher, licence, &megabytes.to_string()]);
+    }
+    for known in KNOWN_CHECKPOINTS {
+        let megabytes = known.megabytes.to_string();
+        rows.add_row([
+            known.name,
+            known.summary,
+            known.publisher,
+            known.licence,
+            &megabytes,
+        ]);
+    }
+    println!("{rows}");
+    println!("Downloads go to {}.", cache_folder()?.display());
+    println!("A checkpoint's name can be given as model.pretrained, too.");
+    Ok(())
+}
+
+fn images(source: DataSource, global: &Global) -> Result<()> {
     let splits = source.load(None, Progress::Bar)?;
     let cache = cache_folder()?;
+    let (train, test) = (splits.train.len(), splits.test.len());
     if global.json {
         println!(
             "{}",
-            json!({ "cache": cache, "train": splits.train.len(), "test": splits.test.len() })
+            json!({ "cache": cache, "train": train, "test": test })
         );
     } else {
         println!(
-            "{} training and {} test images in {}",
-            splits.train.len(),
-            splits.test.len(),
+            "{train} training and {test} test images in {}",
             cache.display()
         );
     }
-    Ok(End::Done)
+    Ok(())
+}
+
+fn weights(path: PathBuf, global: &Global) {
+    if global.json {
+        println!("{}", json!({ "path": path }));
+    } else {
+        println!("{}", path.display());
+    }
 }

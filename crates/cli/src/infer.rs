@@ -28,6 +28,7 @@ pub fn run(args: &Infer, global: &Global) -> Result<End> {
     let description = &run.description;
     let threshold = args.threshold.unwrap_or(description.threshold);
     let size = description.model.image_size;
+    let sides = [size.height as u32, size.width as u32];
     if let Some(folder) = &args.visualize {
         std::fs::create_dir_all(folder)
             .with_context(|| format!("{}: cannot create the folder", folder.display()))?;
@@ -36,12 +37,12 @@ pub fn run(args: &Infer, global: &Global) -> Result<End> {
     let bar = progress_bar(paths.len() as u64, "images");
     let mut results = Vec::new();
     for paths in paths.chunks(BATCH) {
-        let mut values = vec![0.0; paths.len() * 3 * size * size];
-        for (path, values) in paths.iter().zip(values.chunks_exact_mut(3 * size * size)) {
+        let mut values = vec![0.0; paths.len() * 3 * size.area()];
+        for (path, values) in paths.iter().zip(values.chunks_exact_mut(3 * size.area())) {
             let image = RgbImage::open(path)?;
-            eval_image(&image, size as u32, &description.normalization, values);
+            eval_image(&image, sides, &description.normalization, values);
         }
-        let data = TensorData::new(values, [paths.len(), 3, size, size]);
+        let data = TensorData::new(values, [paths.len(), 3, size.height, size.width]);
         let images = Tensor::<4>::from_data(data, &device);
         let output = model.run(images, ExecutionMode::Drop, threshold);
         let probabilities: Vec<f32> = softmax(output.logits, 1)
@@ -57,7 +58,7 @@ pub fn run(args: &Infer, global: &Global) -> Result<End> {
                 Some(folder) => Some(picture::write(
                     folder,
                     path,
-                    description.model.grid(),
+                    &description.model,
                     &output.trace,
                     image,
                 )?),

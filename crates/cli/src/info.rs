@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::Result;
 use apt_pruning_agent::{PruningAgentsConfig, agent_flops};
 use apt_rl_trainer::RunFolder;
-use apt_vit_model::{Checkpoint, LayerTrace, Placement, VitPreset, vit_flops};
+use apt_vit_model::{Checkpoint, Distillation, LayerTrace, Placement, VitPreset, vit_flops};
 use burn::tensor::Device;
 use serde_json::json;
 
@@ -69,14 +69,14 @@ fn model(name: &str, keep: &[f64], global: &Global) -> Result<End> {
     let mut trace = Vec::new();
     let mut flops = 0;
     for (rate, layer) in rates.into_iter().zip(layers) {
-        let seen = patches + 1;
+        let seen = config.num_prefix_tokens() + patches;
         patches = rate.of(patches);
         flops += agent_flops(config.hidden_size, seen);
         trace.push(LayerTrace {
             layer,
             placement: Placement::AfterBlock,
             seen: vec![seen],
-            left: vec![patches + 1],
+            left: vec![config.num_prefix_tokens() + patches],
             kept: Vec::new(),
             logits: None,
         });
@@ -160,6 +160,20 @@ fn weights(path: &Path, global: &Global) -> Result<End> {
         "image, patch",
         format!("{}, {}", config.image_size, config.patch_size),
     );
+    if let Some(distillation) = config.distillation {
+        let text = match distillation {
+            Distillation::Token => "yes, without a head of its own",
+            Distillation::TokenAndHead => "yes, with a head of its own",
+        };
+        row("distillation token", text.to_string());
+    }
+    if let Some(stem) = &config.stem {
+        let stages = stem.stages.iter();
+        let stages: Vec<String> = stages
+            .map(|[units, channels]| format!("{units} units of {channels}"))
+            .collect();
+        row("convolutions first", stages.join(", "));
+    }
     row(
         "LayerScale",
         if config.layer_scale.is_some() {

@@ -3,6 +3,7 @@
 mod args;
 mod bench;
 mod eval;
+mod export;
 mod fetch;
 mod infer;
 mod info;
@@ -79,6 +80,7 @@ fn run(args: &Args) -> anyhow::Result<End> {
         Command::Eval(eval) => eval::run(eval, &args.global),
         Command::Infer(infer) => infer::run(infer, &args.global),
         Command::Bench(bench) => bench::run(bench, &args.global),
+        Command::Export(export) => export::run(export, &args.global),
         Command::Fetch(fetch) => fetch::run(fetch, &args.global),
         Command::Info(info) => info::run(info, &args.global),
         Command::Completions { shell } => {

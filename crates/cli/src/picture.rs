@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use apt_vit_model::LayerTrace;
+use apt_vit_model::{LayerTrace, VitConfig};
 use image::{Rgb, RgbImage, imageops};
 
-/// Side of each panel, in pixels, at least.
+/// Longer side of each panel, in pixels, at least.
 const PANEL: u32 = 224;
 /// Between panels, in pixels.
 const GAP: u32 = 8;
@@ -16,7 +16,7 @@ const GAP: u32 = 8;
 pub fn write(
     folder: &Path,
     source: &Path,
-    grid: usize,
+    model: &VitConfig,
     trace: &[LayerTrace],
     image: usize,
 ) -> Result<PathBuf> {
@@ -26,27 +26,28 @@ pub fn write(
         .decode()
         .with_context(|| format!("{}: cannot read the picture", source.display()))?
         .to_rgb8();
-    let patch = PANEL.div_ceil(grid as u32);
-    let side = patch * grid as u32;
-    let base = imageops::resize(&original, side, side, imageops::FilterType::Triangle);
+    let [rows, columns] = model.grid();
+    let patch = PANEL.div_ceil(rows.max(columns) as u32);
+    let [height, width] = [rows, columns].map(|patches| patch * patches as u32);
+    let base = imageops::resize(&original, width, height, imageops::FilterType::Triangle);
     let panels = 1 + trace.len() as u32;
     let mut picture = RgbImage::from_pixel(
-        panels * side + (panels - 1) * GAP,
-        side,
+        panels * width + (panels - 1) * GAP,
+        height,
         Rgb([255, 255, 255]),
     );
     imageops::replace(&mut picture, &base, 0, 0);
     for (index, entry) in trace.iter().enumerate() {
         let mut panel = base.clone();
         for (x, y, pixel) in panel.enumerate_pixels_mut() {
-            let position = (y / patch) as usize * grid + (x / patch) as usize + 1;
-            if !entry.kept[image][position] {
+            let place = (y / patch) as usize * columns + (x / patch) as usize;
+            if !entry.kept[image][model.num_prefix_tokens() + place] {
                 pixel.0 = pixel
                     .0
                     .map(|value| (u32::from(value) * 15 / 100 + 20) as u8);
             }
         }
-        let x = (index as u32 + 1) * (side + GAP);
+        let x = (index as u32 + 1) * (width + GAP);
         imageops::replace(&mut picture, &panel, i64::from(x), 0);
     }
     let name = source.file_stem().unwrap_or_default().to_string_lossy();

@@ -138,7 +138,14 @@ fn print_plan(plan: &Plan, config: &ExperimentConfig, global: &Global) {
     }
     let mut rows = table(&["plan", ""]);
     rows.add_row(["model", &config.model.preset]);
-    rows.add_row(["parameters", &count(plan.parameters as f64)]);
+    rows.add_row([
+        "parameters, agents included",
+        &count(plan.parameters as f64),
+    ]);
+    if plan.trained_parameters < plan.parameters {
+        let trained = count(plan.trained_parameters as f64);
+        rows.add_row(["parameters that learn", &trained]);
+    }
     rows.add_row(["FLOPs of an image, dense", &count(plan.dense_flops as f64)]);
     rows.add_row([
         "FLOPs of an image in training, at most",

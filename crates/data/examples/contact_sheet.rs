@@ -41,7 +41,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         let image = imageops::resize(&image, side, side, imageops::FilterType::Nearest);
         let mut masked = image.clone();
         let foreground = shapes
-            .foreground(i, GRID)
+            .foreground(i, [GRID, GRID])
             .ok_or("shapes know their foreground")?;
         for (x, y, pixel) in masked.enumerate_pixels_mut() {
             let patch = |at: u32| at as usize * GRID / side as usize;

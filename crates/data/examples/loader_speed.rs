@@ -41,7 +41,7 @@ fn measure(
 ) -> Result<(), Box<dyn Error>> {
     let settings = LoaderSettings {
         batch_size: 50,
-        image_size,
+        image_size: [image_size; 2],
         transform: TrainTransform::default(),
         normalization: Normalization::HALF,
         seed: 0,

@@ -26,7 +26,8 @@ pub struct Batch {
 /// A batch before it becomes tensors, which happens on the thread that uses them.
 pub(crate) struct HostBatch {
     pub pixels: Vec<f32>,
-    pub side: usize,
+    /// Height and width.
+    pub size: [usize; 2],
     pub targets: Vec<usize>,
     pub indices: Vec<usize>,
     pub number: u64,
@@ -35,7 +36,8 @@ pub(crate) struct HostBatch {
 impl HostBatch {
     fn into_batch(self, device: &Device) -> Batch {
         let count = self.targets.len();
-        let shape = [count, 3, self.side, self.side];
+        let [height, width] = self.size;
+        let shape = [count, 3, height, width];
         let labels: Vec<i64> = self.targets.iter().map(|&target| target as i64).collect();
         Batch {
             images: Tensor::from_data(TensorData::new(self.pixels, shape), device),

@@ -174,9 +174,9 @@ impl ImageDataset {
         self.stored(i).name.clone()
     }
 
-    /// For generated shapes: which patches of a `grid` x `grid` division show the figure, row by
-    /// row. `None` where the truth is unknown.
-    pub fn foreground(&self, i: usize, grid: usize) -> Option<Vec<bool>> {
+    /// For generated shapes: which patches of a division into so many rows and columns show the
+    /// figure, row by row. `None` where the truth is unknown.
+    pub fn foreground(&self, i: usize, grid: [usize; 2]) -> Option<Vec<bool>> {
         match &self.stored(i).content {
             Content::Shape(shape, _) => Some(shape.foreground(grid)),
             _ => None,

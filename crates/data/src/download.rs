@@ -18,6 +18,9 @@ pub enum Checksum {
     Md5(String),
     /// SHA-256, in hex.
     Sha256(String),
+    /// None is published. The SHA-256 of the first download is recorded in a file beside it,
+    /// `<name>.sha256`, and holds from then on.
+    FirstUse,
 }
 
 /// The folder for downloads: `APT_CACHE`, or the user's cache folder for "aptvit".
@@ -125,21 +128,30 @@ impl Downloader {
         let lock = File::create(&lock_path).map_err(DataError::io("create", &lock_path))?;
         lock.lock().map_err(DataError::io("lock", &lock_path))?;
 
-        if dest.exists() && checksum.of(dest)? == checksum.expected() {
+        let known = Known::read(checksum, dest)?;
+        if dest.exists() && known.accepts(&known.of(dest)?)? {
             return Ok(());
         }
         let part = beside(dest, ".part");
-        self.fill(url, &part, checksum, progress)?;
-        let found = checksum.of(&part)?;
-        if found != checksum.expected() {
+        self.fill(url, &part, &known, progress)?;
+        let found = known.of(&part)?;
+        if !known.accepts(&found)? {
             std::fs::remove_file(&part).map_err(DataError::io("remove", &part))?;
             return Err(DataError::Checksum {
                 url: url.into(),
-                kind: checksum.kind(),
+                kind: known.kind,
                 found,
-                expected: checksum.expected(),
+                expected: known.hex.unwrap_or_default(),
+                advice: match known.record {
+                    None => "try again".into(),
+                    Some(path) => format!(
+                        "try again, or, if its publisher has changed it, delete {}",
+                        path.display()
+                    ),
+                },
             });
         }
+        remove(&beside(&part, ".etag"))?;
         std::fs::rename(&part, dest).map_err(DataError::io("rename to", dest))
     }
 
@@ -148,12 +160,12 @@ impl Downloader {
         &self,
         url: &str,
         part: &Path,
-        checksum: &Checksum,
+        known: &Known,
         progress: Progress,
     ) -> Result<(), DataError> {
         let mut idle_tries = 0;
         loop {
-            match self.attempt(url, part, checksum, progress) {
+            match self.attempt(url, part, known, progress) {
                 Ok(()) => return Ok(()),
                 Err(Failure::Final(error)) => return Err(error),
                 Err(Failure::Again { reason, new_bytes }) => {
@@ -177,7 +189,7 @@ impl Downloader {
         &self,
         url: &str,
         part: &Path,
-        checksum: &Checksum,
+        known: &Known,
         progress: Progress,
     ) -> Result<(), Failure> {
         let write_error = |reason| Failure::Final(DataError::io("write", part)(reason));
@@ -188,9 +200,14 @@ impl Downloader {
             .map_err(write_error)?;
         let mut have = file.metadata().map_err(write_error)?.len();
 
+        let etag_path = beside(part, ".etag");
         let mut request = self.agent.get(url);
         if have > 0 {
             request = request.header(header::RANGE, format!("bytes={have}-"));
+            // A file that has changed since is sent from its start.
+            if let Ok(etag) = std::fs::read_to_string(&etag_path) {
+                request = request.header(header::IF_RANGE, etag);
+            }
         }
         let mut response = request.call().map_err(Failure::again)?;
         let restart = |reason: &str| {
@@ -206,9 +223,16 @@ impl Downloader {
             200 => {
                 file.set_len(0).map_err(write_error)?;
                 have = 0;
+                match strong_etag(response.headers()) {
+                    Some(etag) => std::fs::write(&etag_path, etag).map_err(write_error)?,
+                    None => remove(&etag_path).map_err(Failure::Final)?,
+                }
             }
             // Nothing is left to send, either because all is here or because the file changed.
-            416 if checksum.of(part).map_err(Failure::Final)? == checksum.expected() => {
+            416 if known
+                .is_all(part, response.headers())
+                .map_err(Failure::Final)? =>
+            {
                 return Ok(());
             }
             416 => return restart("the server's file is shorter than what was received before"),
@@ -257,32 +281,100 @@ fn range_start(headers: &HeaderMap) -> Option<u64> {
     start.parse().ok()
 }
 
+/// The whole length in a `Content-Range: bytes */200`.
+fn whole_length(headers: &HeaderMap) -> Option<u64> {
+    let range = headers.get(header::CONTENT_RANGE)?.to_str().ok()?;
+    range.rsplit_once('/')?.1.trim().parse().ok()
+}
+
+/// A validator that names the file's very bytes.
+fn strong_etag(headers: &HeaderMap) -> Option<&str> {
+    let etag = headers.get(header::ETAG)?.to_str().ok()?;
+    etag.starts_with('"').then_some(etag)
+}
+
+fn remove(path: &Path) -> Result<(), DataError> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(DataError::io("remove", path)(error))
+        }
+        _ => Ok(()),
+    }
+}
+
 fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = OsString::from(path);
     name.push(suffix);
     name.into()
 }
 
-impl Checksum {
-    fn kind(&self) -> &'static str {
-        match self {
-            Self::Md5(_) => "MD5",
-            Self::Sha256(_) => "SHA-256",
-        }
-    }
+/// What is known of a file's checksum.
+struct Known {
+    kind: &'static str,
+    hash: fn(&Path) -> io::Result<String>,
+    /// Lower-case; unknown before the first use of a file whose publisher says none.
+    hex: Option<String>,
+    /// Where it is recorded on first use.
+    record: Option<PathBuf>,
+}
 
-    fn expected(&self) -> String {
-        let (Self::Md5(hex) | Self::Sha256(hex)) = self;
-        hex.to_ascii_lowercase()
+impl Known {
+    fn read(checksum: &Checksum, dest: &Path) -> Result<Self, DataError> {
+        let of_sha256 = |hex, record| Self {
+            kind: "SHA-256",
+            hash: hash::<Sha256>,
+            hex,
+            record,
+        };
+        Ok(match checksum {
+            Checksum::Md5(hex) => Self {
+                kind: "MD5",
+                hash: hash::<md5::Md5>,
+                hex: Some(hex.to_ascii_lowercase()),
+                record: None,
+            },
+            Checksum::Sha256(hex) => of_sha256(Some(hex.to_ascii_lowercase()), None),
+            Checksum::FirstUse => {
+                let path = beside(dest, ".sha256");
+                let hex = match std::fs::read_to_string(&path) {
+                    Ok(text) => Some(text.trim().to_ascii_lowercase()),
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+                    Err(error) => return Err(DataError::io("read", &path)(error)),
+                };
+                of_sha256(hex, Some(path))
+            }
+        })
     }
 
     /// The checksum of a file, in hex.
     fn of(&self, path: &Path) -> Result<String, DataError> {
-        let hash = match self {
-            Self::Md5(_) => hash::<md5::Md5>(path),
-            Self::Sha256(_) => hash::<Sha256>(path),
-        };
-        hash.map_err(DataError::io("read", path))
+        (self.hash)(path).map_err(DataError::io("read", path))
+    }
+
+    /// Is it the right one? The first one is, and is recorded.
+    fn accepts(&self, found: &str) -> Result<bool, DataError> {
+        match (&self.hex, &self.record) {
+            (Some(hex), _) => Ok(hex == found),
+            (None, Some(record)) => {
+                std::fs::write(record, format!("{found}\n"))
+                    .map_err(DataError::io("write", record))?;
+                Ok(true)
+            }
+            (None, None) => Ok(false),
+        }
+    }
+
+    /// Is a part all of the file, of which the server has nothing more to send?
+    fn is_all(&self, part: &Path, headers: &HeaderMap) -> Result<bool, DataError> {
+        match &self.hex {
+            Some(hex) => Ok(*hex == self.of(part)?),
+            None => {
+                let length = std::fs::metadata(part)
+                    .map_err(DataError::io("read", part))?
+                    .len();
+                Ok(whole_length(headers) == Some(length))
+            }
+        }
     }
 }
 

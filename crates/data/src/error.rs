@@ -228,7 +228,8 @@ pub enum DataError {
 
     /// The server refused the file for good.
     #[error(
-        "{url} answers with HTTP status {status}: download the file by hand, and give it with --data"
+        "{url} answers with HTTP status {status}: download the file by hand, and give images with --data, \
+         weights as model.pretrained"
     )]
     HttpStatus {
         /// The address.
@@ -240,7 +241,8 @@ pub enum DataError {
     /// The transfer failed several times.
     #[error(
         "cannot download {url} ({reason}; gave up after {tries} tries without progress): try again \
-         later, it goes on where it stopped, or download the file by hand and give it with --data"
+         later, it goes on where it stopped, or download the file by hand and give images with --data, \
+         weights as model.pretrained"
     )]
     Download {
         /// The address.
@@ -253,8 +255,7 @@ pub enum DataError {
 
     /// A downloaded file is not the expected one.
     #[error(
-        "{url} has {kind} checksum {found}, expected {expected}; the file was removed: \
-         try again, or download it by hand and give it with --data"
+        "{url} has {kind} checksum {found}, expected {expected}; the file was removed: {advice}"
     )]
     Checksum {
         /// The address.
@@ -265,6 +266,8 @@ pub enum DataError {
         found: String,
         /// The expected checksum, in hex.
         expected: String,
+        /// What to do.
+        advice: String,
     },
 
     /// The system names no folder for cached files.

@@ -14,7 +14,7 @@
 //! let splits = source.load(None, Progress::Hidden)?;
 //! assert_eq!(splits.test.class_names()[splits.test.label(0)], "circle");
 //!
-//! let loader = EvalLoader::new(splits.test, 8, 32, Normalization::HALF, 2);
+//! let loader = EvalLoader::new(splits.test, 8, [32, 32], Normalization::HALF, 2);
 //! for batch in loader.iter() {
 //!     let batch = batch?;
 //!     assert_eq!(batch.images.dims()[1..], [3, 32, 32]);

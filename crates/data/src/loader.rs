@@ -21,7 +21,7 @@ pub struct LoaderSettings {
     /// Images a batch.
     pub batch_size: usize,
     /// Height and width of the images in a batch, in pixels.
-    pub image_size: u32,
+    pub image_size: [u32; 2],
     /// Random changes.
     pub transform: TrainTransform,
     /// Normalisation.
@@ -193,7 +193,7 @@ pub struct EvalLoader {
     dataset: ImageDataset,
     range: Range<usize>,
     batch_size: usize,
-    image_size: u32,
+    image_size: [u32; 2],
     normalization: Normalization,
     workers: usize,
     device: Device,
@@ -208,7 +208,7 @@ impl EvalLoader {
     pub fn new(
         dataset: ImageDataset,
         batch_size: usize,
-        image_size: u32,
+        image_size: [u32; 2],
         normalization: Normalization,
         workers: usize,
     ) -> Self {
@@ -278,18 +278,19 @@ impl DataLoader<Batch> for EvalLoader {
 fn host_batch(
     dataset: &ImageDataset,
     indices: Vec<usize>,
-    size: u32,
+    size: [u32; 2],
     number: u64,
     write: impl Fn(usize, &crate::RgbImage, &mut [f32]),
 ) -> Result<HostBatch, DataError> {
-    let side = size as usize;
-    let mut pixels = vec![0.0; indices.len() * 3 * side * side];
-    for (i, out) in pixels.chunks_exact_mut(3 * side * side).enumerate() {
+    let size = size.map(|side| side as usize);
+    let length = 3 * size[0] * size[1];
+    let mut pixels = vec![0.0; indices.len() * length];
+    for (i, out) in pixels.chunks_exact_mut(length).enumerate() {
         write(i, &*dataset.pixels(indices[i])?, out);
     }
     Ok(HostBatch {
         pixels,
-        side,
+        size,
         targets: indices.iter().map(|&index| dataset.label(index)).collect(),
         indices,
         number,

@@ -20,6 +20,10 @@ pub(crate) enum Answer {
     WrongRange,
     /// Nothing but a status.
     Status(u16),
+    /// Nothing is left to send.
+    NothingLeft,
+    /// The whole file, or the rest of it for who has the same `"etag"`, cut after so many bytes.
+    Tagged(&'static str, usize),
     /// Somewhere else on this server.
     Redirect,
     /// Not even a status.
@@ -41,7 +45,11 @@ impl Server {
         std::thread::spawn(move || {
             for answer in answers {
                 let (stream, _) = listener.accept().unwrap();
-                let range = read_request(&stream);
+                let tag = match answer {
+                    Answer::Tagged(tag, _) => Some(tag),
+                    _ => None,
+                };
+                let range = read_request(&stream, tag);
                 seen.lock().unwrap().push(range);
                 // A client that has heard enough may hang up.
                 let _ = respond(stream, answer, range, &content);
@@ -54,14 +62,20 @@ impl Server {
         format!("http://{}/{file}", self.address)
     }
 
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// The first byte that each request asked for.
     pub fn ranges(&self) -> Vec<Option<usize>> {
         self.ranges.lock().unwrap().clone()
     }
 }
 
-fn read_request(stream: &TcpStream) -> Option<usize> {
+/// The first byte that is asked for, unless the file has another tag than asked for.
+fn read_request(stream: &TcpStream, tag: Option<&str>) -> Option<usize> {
     let mut range = None;
+    let mut other = false;
     for line in BufReader::new(stream).lines() {
         let line = line.unwrap().to_ascii_lowercase();
         if line.is_empty() {
@@ -70,8 +84,42 @@ fn read_request(stream: &TcpStream) -> Option<usize> {
         if let Some(start) = line.strip_prefix("range: bytes=") {
             range = start.trim_end_matches('-').parse().ok();
         }
+        if let (Some(wanted), Some(tag)) = (line.strip_prefix("if-range: "), tag) {
+            other = wanted != tag;
+        }
     }
-    range
+    range.filter(|_| !other)
+}
+
+/// A proxy that leads one connection to `target`, whatever host is asked for.
+pub(crate) fn proxy_to(target: SocketAddr) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let (mut client, _) = listener.accept().unwrap();
+        let mut reader = BufReader::new(client.try_clone().unwrap());
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            reader.read_line(&mut head).unwrap();
+        }
+        let mut server = TcpStream::connect(target).unwrap();
+        let mut answers = server.try_clone().unwrap();
+        let tunnel = head.starts_with("CONNECT");
+        let requests = std::thread::spawn(move || {
+            if !tunnel {
+                server.write_all(head.as_bytes()).unwrap();
+            }
+            // Either side may hang up.
+            let _ = std::io::copy(&mut reader, &mut server);
+        });
+        if tunnel {
+            client.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
+        }
+        let _ = std::io::copy(&mut answers, &mut client);
+        let _ = client.shutdown(std::net::Shutdown::Both);
+        let _ = requests.join();
+    });
+    address
 }
 
 fn respond(
@@ -91,6 +139,21 @@ fn respond(
     let from = |start: usize| format!("Content-Range: bytes {start}-{}/{total}\r\n", total - 1);
     match (answer, range) {
         (Answer::Close, _) => Ok(()),
+        (Answer::NothingLeft, _) => send(
+            "416",
+            &format!("Content-Range: bytes */{total}\r\n"),
+            0,
+            &[],
+        ),
+        (Answer::Tagged(tag, sent), range) => {
+            let start = range.unwrap_or(0);
+            let rest = &content[start..];
+            let (status, headers) = match range {
+                Some(start) => ("206", from(start)),
+                None => ("200", format!("ETag: {tag}\r\n")),
+            };
+            send(status, &headers, rest.len(), &rest[..sent.min(rest.len())])
+        }
         (Answer::Status(status), _) => send(&status.to_string(), "", 0, &[]),
         (Answer::Redirect, _) => send("302", "Location: /elsewhere\r\n", 0, &[]),
         (Answer::File, Some(start)) => {

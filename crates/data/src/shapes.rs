@@ -117,19 +117,20 @@ impl ShapeImage {
         canvas.finish(&mut rng)
     }
 
-    pub fn foreground(&self, grid: usize) -> Vec<bool> {
+    pub fn foreground(&self, grid: [usize; 2]) -> Vec<bool> {
         let placed = Placed::random(self.figure(), &mut self.rng());
         let mut mask = Canvas::new(self.size, [0.0; 3]);
         mask.fill(placed.centre, placed.radius, [1.0; 3], |x, y| {
             placed.contains(x, y)
         });
         let size = self.size as usize;
-        let span = |patch: usize| {
-            let start = patch * size / grid;
-            start..((patch + 1) * size / grid).max(start + 1)
+        let span = |patch: usize, of: usize| {
+            let start = patch * size / of;
+            start..((patch + 1) * size / of).max(start + 1)
         };
+        let [down, across] = grid;
         let is_foreground = |patch: usize| {
-            let (rows, columns) = (span(patch / grid), span(patch % grid));
+            let (rows, columns) = (span(patch / across, down), span(patch % across, across));
             let area = rows.len() * columns.len();
             let figure = rows
                 .flat_map(|y| columns.clone().map(move |x| y * size + x))
@@ -137,7 +138,7 @@ impl ShapeImage {
                 .count();
             figure as f32 >= FOREGROUND_SHARE * area as f32
         };
-        (0..grid * grid).map(is_foreground).collect()
+        (0..down * across).map(is_foreground).collect()
     }
 
     fn figure(&self) -> Figure {
@@ -316,7 +317,7 @@ mod tests {
         let test = splits(32, 5).test;
         for i in 0..test.len() {
             let image = test.image(i).unwrap();
-            let foreground = test.foreground(i, 8).unwrap();
+            let foreground = test.foreground(i, [8, 8]).unwrap();
             let mut sums = [[0.0; 2]; 2];
             for (p, pixel) in image.pixels.chunks(3).enumerate() {
                 let patch = p / 32 / 4 * 8 + p % 32 / 4;
@@ -337,15 +338,15 @@ mod tests {
     fn a_grid_of_pixels_shows_the_figure_and_a_grid_of_one_holds_it() {
         let test = splits(32, 5).test;
         for i in 0..test.len() {
-            let pixels = test.foreground(i, 32).unwrap();
+            let pixels = test.foreground(i, [32, 32]).unwrap();
             let share = pixels.iter().filter(|&&figure| figure).count() as f64 / 1024.0;
             assert!((0.03..0.31).contains(&share), "{}: {share}", test.name(i));
-            let patches = test.foreground(i, 8).unwrap();
+            let patches = test.foreground(i, [8, 8]).unwrap();
             let kept = patches.iter().filter(|&&figure| figure).count();
             assert!((4..40).contains(&kept), "{}: {kept} patches", test.name(i));
         }
-        assert_eq!(test.foreground(0, 0), Some(vec![]));
-        assert_eq!(test.foreground(0, 100).unwrap().len(), 10_000);
+        assert_eq!(test.foreground(0, [0, 0]), Some(vec![]));
+        assert_eq!(test.foreground(0, [100, 100]).unwrap().len(), 10_000);
     }
 
     #[test]

@@ -105,7 +105,8 @@ impl TrainTransform {
     }
 }
 
-/// Crops, resizes, flips and normalises a training image into `out`, `[3, size, size]`. The result
+/// Crops, resizes, flips and normalises a training image into `out`, `[3, height, width]`, `size`
+/// being height and width. The result
 /// depends on the arguments alone, `seed` included.
 ///
 /// # Panics
@@ -113,7 +114,7 @@ impl TrainTransform {
 /// If `out` has another length, or the image's pixels do not fit its size.
 pub fn train_image(
     img: &RgbImage,
-    size: u32,
+    size: [u32; 2],
     t: &TrainTransform,
     n: &Normalization,
     seed: u64,
@@ -133,13 +134,14 @@ pub fn train_image(
     });
 }
 
-/// Resizes and normalises an image into `out`, `[3, size, size]`. Bilinear with antialiasing, the
+/// Resizes and normalises an image into `out`, `[3, height, width]`, `size` being height and width.
+/// Bilinear with antialiasing, the
 /// image's proportions are not kept; an image of that size already is only normalised.
 ///
 /// # Panics
 ///
 /// If `out` has another length, or the image's pixels do not fit its size.
-pub fn eval_image(img: &RgbImage, size: u32, n: &Normalization, out: &mut [f32]) {
+pub fn eval_image(img: &RgbImage, size: [u32; 2], n: &Normalization, out: &mut [f32]) {
     with_resized(img, size, Crop::whole(img), |pixels| {
         write_planes(pixels, size, [0, 0], false, n, out);
     });
@@ -206,8 +208,13 @@ thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
-/// Hands the crop's pixels, resized to `size` x `size`, to `use_pixels`.
-fn with_resized(img: &RgbImage, size: u32, crop: Crop, use_pixels: impl FnOnce(&[u8])) {
+/// Hands the crop's pixels, resized to that height and width, to `use_pixels`.
+fn with_resized(
+    img: &RgbImage,
+    [height, width]: [u32; 2],
+    crop: Crop,
+    use_pixels: impl FnOnce(&[u8]),
+) {
     assert_eq!(
         img.pixels.len(),
         img.width as usize * img.height as usize * 3,
@@ -215,15 +222,15 @@ fn with_resized(img: &RgbImage, size: u32, crop: Crop, use_pixels: impl FnOnce(&
         img.width,
         img.height
     );
-    if crop == Crop::whole(img) && (crop.width, crop.height) == (size, size) {
+    if crop == Crop::whole(img) && (crop.width, crop.height) == (width, height) {
         return use_pixels(&img.pixels);
     }
     SCRATCH.with_borrow_mut(|Scratch { resizer, pixels }| {
-        pixels.resize(size as usize * size as usize * 3, 0);
+        pixels.resize(height as usize * width as usize * 3, 0);
         let source = ImageRef::new(img.width, img.height, &img.pixels, PixelType::U8x3)
             .expect("the length was checked");
-        let mut target =
-            Image::from_slice_u8(size, size, pixels, PixelType::U8x3).expect("the length was set");
+        let mut target = Image::from_slice_u8(width, height, pixels, PixelType::U8x3)
+            .expect("the length was set");
         let options = ResizeOptions::new()
             .resize_alg(ResizeAlg::Convolution(FilterType::Bilinear))
             .crop(
@@ -242,36 +249,40 @@ fn with_resized(img: &RgbImage, size: u32, crop: Crop, use_pixels: impl FnOnce(&
 /// Row-major RGB bytes to normalised planes, shifted and then flipped.
 fn write_planes(
     pixels: &[u8],
-    size: u32,
+    size: [u32; 2],
     [shift_x, shift_y]: [i64; 2],
     flip: bool,
     n: &Normalization,
     out: &mut [f32],
 ) {
-    let side = size as usize;
-    assert_eq!(out.len(), 3 * side * side, "a slice of 3 x {side} x {side}");
+    let [height, width] = size.map(|side| side as usize);
+    assert_eq!(
+        out.len(),
+        3 * height * width,
+        "a slice of 3 x {height} x {width}"
+    );
     let table = n.table();
-    let source = |at: usize, shift: i64| {
+    let source = |at: usize, shift: i64, size: usize| {
         let at = at as i64 + shift;
-        (0..i64::from(size)).contains(&at).then_some(at as usize)
+        (0..size as i64).contains(&at).then_some(at as usize)
     };
     for (plane, (channel, table)) in out
-        .chunks_exact_mut(side * side)
+        .chunks_exact_mut(height * width)
         .zip(table.iter().enumerate())
     {
-        for (y, row) in plane.chunks_exact_mut(side).enumerate() {
-            let Some(y) = source(y, shift_y) else {
+        for (y, row) in plane.chunks_exact_mut(width).enumerate() {
+            let Some(y) = source(y, shift_y, height) else {
                 row.fill(table[0]);
                 continue;
             };
-            let bytes = &pixels[y * side * 3..][..side * 3];
+            let bytes = &pixels[y * width * 3..][..width * 3];
             if shift_x == 0 {
                 for (value, rgb) in row.iter_mut().zip(bytes.chunks_exact(3)) {
                     *value = table[usize::from(rgb[channel])];
                 }
             } else {
                 for (x, value) in row.iter_mut().enumerate() {
-                    let byte = source(x, shift_x).map_or(0, |x| bytes[x * 3 + channel]);
+                    let byte = source(x, shift_x, width).map_or(0, |x| bytes[x * 3 + channel]);
                     *value = table[usize::from(byte)];
                 }
             }

@@ -42,7 +42,8 @@ impl From<KeepRate> for f64 {
     }
 }
 
-/// Keeps the share `rate` of each image's visible patches that score highest, and CLS. Of equal
+/// Keeps the share `rate` of each image's visible patches that score highest, and what stands before
+/// the patches. Of equal
 /// scores the earlier patch stays.
 ///
 /// `scores` and the result have one entry a row.
@@ -59,9 +60,10 @@ pub fn keep_best(
 ) -> Vec<bool> {
     let mut keep = vec![false; sequences.num_rows()];
     for (slot, rows) in sequences.starts().windows(2).enumerate() {
-        let (cls, end) = (rows[0], rows[1]);
-        keep[cls] = true;
-        let mut patches: Vec<usize> = (cls + 1..end)
+        let (first, end) = (rows[0], rows[1]);
+        let patches = first + sequences.prefix();
+        keep[first..patches].fill(true);
+        let mut patches: Vec<usize> = (patches..end)
             .filter(|&row| sequences.visible()[row])
             .collect();
         let count = count(slot, patches.len()).min(patches.len());

@@ -1,11 +1,14 @@
-use std::path::{Path, PathBuf};
+mod model;
+
+use std::path::Path;
 
 use apt_data::{DataSource, Normalization, TrainTransform};
 use apt_pruning_agent::PruningAgentsConfig;
-use apt_vit_model::{Activation, Checkpoint, PositionResize, VitConfig, VitPreset};
 use serde::{Deserialize, Serialize};
 
 use crate::TrainerError;
+
+pub use self::model::ModelConfig;
 
 /// One experiment, as a TOML file says it. Every field has a default; a file has to name its
 /// `data`.
@@ -51,108 +54,6 @@ pub struct InputConfig {
     pub test_images: Option<usize>,
 }
 
-/// `[model]`: a preset, and what is different from it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct ModelConfig {
-    /// The preset's name.
-    pub preset: String,
-    /// Pixels of an image's side.
-    pub image_size: Option<usize>,
-    /// Pixels of a patch's side.
-    pub patch_size: Option<usize>,
-    /// Width of a token.
-    pub hidden_size: Option<usize>,
-    /// Blocks.
-    pub num_layers: Option<usize>,
-    /// Attention heads.
-    pub num_heads: Option<usize>,
-    /// Width within each MLP.
-    pub mlp_dim: Option<usize>,
-    /// Dropout in training.
-    pub dropout: Option<f64>,
-    /// Epsilon of the layer norms.
-    pub layer_norm_eps: Option<f64>,
-    /// Activation of the MLPs.
-    pub activation: Option<Activation>,
-    /// LayerScale's start value.
-    pub layer_scale: Option<f64>,
-    /// Weights to start from: Google's `.npz`, or timm's or Hugging Face's safetensors or PyTorch
-    /// checkpoint (a file, or Hugging Face's folder). What is not said above is as they have it. The
-    /// head starts fresh.
-    pub pretrained: Option<PathBuf>,
-    /// How their positions are resized; as their project does it where absent.
-    pub positions: Option<PositionResize>,
-}
-
-impl Default for ModelConfig {
-    fn default() -> Self {
-        Self {
-            preset: "vit-b16".into(),
-            image_size: None,
-            patch_size: None,
-            hidden_size: None,
-            num_layers: None,
-            num_heads: None,
-            mlp_dim: None,
-            dropout: None,
-            layer_norm_eps: None,
-            activation: None,
-            layer_scale: None,
-            pretrained: None,
-            positions: None,
-        }
-    }
-}
-
-impl ModelConfig {
-    /// Takes from the pretrained weights what is not said: the config then stands without them.
-    ///
-    /// # Errors
-    ///
-    /// Where the weights cannot be read.
-    pub fn complete(&mut self) -> Result<(), TrainerError> {
-        let Some(path) = &self.pretrained else {
-            return Ok(());
-        };
-        let found = Checkpoint::open(path)?.config().clone();
-        self.image_size.get_or_insert(found.image_size);
-        self.patch_size.get_or_insert(found.patch_size);
-        self.hidden_size.get_or_insert(found.hidden_size);
-        self.num_layers.get_or_insert(found.num_layers);
-        self.num_heads.get_or_insert(found.num_heads);
-        self.mlp_dim.get_or_insert(found.mlp_dim);
-        self.layer_norm_eps.get_or_insert(found.layer_norm_eps);
-        self.activation.get_or_insert(found.activation);
-        self.layer_scale = self.layer_scale.or(found.layer_scale);
-        Ok(())
-    }
-
-    /// The sizes, for `num_classes` classes.
-    ///
-    /// # Errors
-    ///
-    /// Where there is no such preset, or the sizes do not fit together.
-    pub fn resolve(&self, num_classes: usize) -> Result<VitConfig, TrainerError> {
-        let preset = VitPreset::from_name(&self.preset)?.config();
-        let config = VitConfig {
-            image_size: self.image_size.unwrap_or(preset.image_size),
-            patch_size: self.patch_size.unwrap_or(preset.patch_size),
-            hidden_size: self.hidden_size.unwrap_or(preset.hidden_size),
-            num_layers: self.num_layers.unwrap_or(preset.num_layers),
-            num_heads: self.num_heads.unwrap_or(preset.num_heads),
-            mlp_dim: self.mlp_dim.unwrap_or(preset.mlp_dim),
-            num_classes,
-            layer_norm_eps: self.layer_norm_eps.unwrap_or(preset.layer_norm_eps),
-            dropout: self.dropout.unwrap_or(preset.dropout),
-            activation: self.activation.unwrap_or(preset.activation),
-            layer_scale: self.layer_scale.or(preset.layer_scale),
-        };
-        config.validate()?;
-        Ok(config)
-    }
-}
-
 /// How stream 1 runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -162,6 +63,24 @@ pub enum Execution {
     /// Removed tokens are dropped: the same numbers for less work.
     #[default]
     Drop,
+}
+
+/// What of the model does not learn. A frozen part has no dropout, and costs no backward pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged, expecting = "expected \"backbone\" or a number of blocks")]
+pub enum Freeze {
+    /// The patch embedding, the positions and the first so many blocks.
+    Blocks(usize),
+    /// More than that.
+    Part(FrozenPart),
+}
+
+/// A part of the model that has a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FrozenPart {
+    /// Everything but the head.
+    Backbone,
 }
 
 /// `[train]`: the loop. The defaults are the published settings.
@@ -186,9 +105,15 @@ pub struct TrainConfig {
     /// published, where the model starts from pretrained weights. From random weights, agents
     /// learn nothing true of the model before it has learned something of the images.
     pub dense_steps: usize,
+    /// Optimiser steps after those in which agents learn, but do not act yet; 0 is published. Agents
+    /// that know nothing may remove nearly every token.
+    pub agents_warmup_steps: usize,
     /// Stream 1 is dense in every so-many-th forward pass, so that the dense model is trained too;
     /// none is published.
     pub dense_every: Option<usize>,
+    /// What of the model does not learn: the backbone, or its first so many blocks; all of it
+    /// learns where absent.
+    pub freeze: Option<Freeze>,
     /// The global norm that gradients are clipped to.
     pub clip_norm: f32,
     /// Images of one forward pass in evaluations.
@@ -210,7 +135,9 @@ impl Default for TrainConfig {
             execution: Execution::Drop,
             agents_every: 1,
             dense_steps: 0,
+            agents_warmup_steps: 0,
             dense_every: None,
+            freeze: None,
             clip_norm: 1.0,
             eval_batch_size: 64,
             patience: None,
@@ -238,6 +165,10 @@ pub struct OptimizerConfig {
     pub kind: OptimizerKind,
     /// The peak learning rate.
     pub learning_rate: f64,
+    /// The head's peak; the same where absent.
+    pub head_learning_rate: Option<f64>,
+    /// The agents' peak; the same where absent.
+    pub agents_learning_rate: Option<f64>,
     /// Weight decay: of every parameter with `sgd`, of matrices and not of biases, norms, CLS and
     /// positions with `adamw`.
     pub weight_decay: f32,
@@ -252,6 +183,8 @@ impl Default for OptimizerConfig {
         Self {
             kind: OptimizerKind::Sgd,
             learning_rate: 0.03,
+            head_learning_rate: None,
+            agents_learning_rate: None,
             weight_decay: 0.0,
             momentum: 0.9,
             betas: [0.9, 0.999],
@@ -379,19 +312,29 @@ impl ExperimentConfig {
                 ),
             });
         }
-        if train.dense_steps >= train.steps {
+        if train.dense_steps + train.agents_warmup_steps >= train.steps {
             return Err(TrainerError::Field {
                 field: "train.dense_steps".into(),
                 found: train.dense_steps.to_string(),
-                expected: format!("must be less than train.steps = {}", train.steps),
+                expected: format!(
+                    "with train.agents_warmup_steps = {} must be less than train.steps = {}",
+                    train.agents_warmup_steps, train.steps
+                ),
             });
         }
         self.input.transform.validate()?;
+        let optimizer = &self.optimizer;
         let positive = [
-            ("train.clip_norm", f64::from(train.clip_norm)),
-            ("optimizer.learning_rate", self.optimizer.learning_rate),
+            ("train.clip_norm", Some(f64::from(train.clip_norm))),
+            ("optimizer.learning_rate", Some(optimizer.learning_rate)),
+            ("optimizer.head_learning_rate", optimizer.head_learning_rate),
+            (
+                "optimizer.agents_learning_rate",
+                optimizer.agents_learning_rate,
+            ),
         ];
         for (field, value) in positive {
+            let Some(value) = value else { continue };
             if !(value > 0.0 && value.is_finite()) {
                 return Err(TrainerError::Field {
                     field: field.into(),

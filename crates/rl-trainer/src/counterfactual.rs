@@ -71,11 +71,13 @@ pub fn stream_0(
 }
 
 /// Action: the token to cut in each image. With probability 1/2 the one that the agent most
-/// wants removed, else one of all patches uniformly at random. CLS is never cut.
+/// wants removed, else one of all patches uniformly at random. What stands before the patches is
+/// never cut.
 ///
 /// `seeds` has one entry for each image; the choice depends on nothing else.
 pub fn choose_cuts(observed: &Observed, seeds: &[u64]) -> Vec<usize> {
     let [_, tokens, _] = observed.logits.dims();
+    let first = observed.batch.sequences.prefix();
     let values: Vec<f32> = observed.logits.to_data().iter::<f32>().collect();
     let images = values.chunks_exact(2 * tokens).zip(seeds);
     images
@@ -84,7 +86,7 @@ pub fn choose_cuts(observed: &Observed, seeds: &[u64]) -> Vec<usize> {
             rng.set_stream(observed.layer as u64);
             if rng.random_bool(0.5) {
                 let wish = |token: usize| logits[2 * token + 1] - logits[2 * token];
-                let patches = 1..tokens;
+                let patches = first..tokens;
                 let most_wanted = patches.reduce(|best, token| {
                     if wish(token) > wish(best) {
                         token
@@ -94,7 +96,7 @@ pub fn choose_cuts(observed: &Observed, seeds: &[u64]) -> Vec<usize> {
                 });
                 most_wanted.unwrap_or(0)
             } else {
-                rng.random_range(1..tokens)
+                rng.random_range(first..tokens)
             }
         })
         .collect()

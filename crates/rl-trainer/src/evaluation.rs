@@ -1,7 +1,7 @@
 use std::time::Instant;
 
 use apt_data::{EvalLoader, ImageDataset, Normalization};
-use apt_vit_model::ExecutionMode;
+use apt_vit_model::{ExecutionMode, ImageSize};
 use burn::data::dataloader::DataLoader;
 use burn::prelude::*;
 use serde::Serialize;
@@ -20,6 +20,11 @@ pub struct EvaluationSettings {
     pub normalization: Normalization,
     /// Threads that load images.
     pub workers: usize,
+}
+
+/// Height and width, as loaders take them.
+pub(crate) fn sides(size: ImageSize) -> [u32; 2] {
+    [size.height as u32, size.width as u32]
 }
 
 /// The accuracy on one class.
@@ -106,10 +111,11 @@ pub fn evaluate(
     mut progress: impl FnMut(usize),
 ) -> Result<Vec<Evaluation>, TrainerError> {
     let config = model.config();
+    let prefix = config.num_prefix_tokens();
     let loader = EvalLoader::new(
         dataset.clone(),
         settings.batch_size,
-        config.image_size as u32,
+        sides(config.image_size),
         settings.normalization,
         settings.workers,
     );
@@ -164,7 +170,8 @@ pub fn evaluate(
                 tally.left[index].0 += entry.left.iter().sum::<usize>();
                 tally.left[index].1 += entry.left.len();
                 for (kept, truth) in entry.kept.iter().zip(&truth) {
-                    for (&kept, &is_foreground) in kept[1..].iter().zip(truth.iter().flatten()) {
+                    for (&kept, &is_foreground) in kept[prefix..].iter().zip(truth.iter().flatten())
+                    {
                         let counts = match is_foreground {
                             true => &mut tally.foreground[index],
                             false => &mut tally.background[index],
@@ -191,6 +198,7 @@ fn finish(
 ) -> Evaluation {
     let share = |[part, whole]: [usize; 2]| (whole > 0).then(|| part as f64 / whole as f64);
     let patches = model.config().num_patches() as f64;
+    let prefix = model.config().num_prefix_tokens() as f64;
     let layers = model
         .agents
         .layers
@@ -202,7 +210,7 @@ fn finish(
             Some(LayerTokens {
                 layer,
                 tokens,
-                keep_rate: (tokens - 1.0) / patches,
+                keep_rate: (tokens - prefix) / patches,
                 foreground_kept: share(tally.foreground[index]),
                 background_kept: share(tally.background[index]),
             })

@@ -7,11 +7,13 @@ pub mod counterfactual;
 mod error;
 mod evaluation;
 mod event_file;
+mod export;
 mod metric_log;
 mod model;
 mod optimizer;
 mod plain_renderer;
 mod plan;
+mod pretrained;
 mod report;
 mod run_folder;
 mod schedule;
@@ -20,15 +22,17 @@ mod training;
 
 pub use checkpoint::{CheckpointFolder, CheckpointSet};
 pub use config::{
-    Decay, Execution, ExperimentConfig, InputConfig, ModelConfig, OptimizerConfig, OptimizerKind,
-    ScheduleConfig, TrainConfig,
+    Decay, Execution, ExperimentConfig, Freeze, FrozenPart, InputConfig, ModelConfig,
+    OptimizerConfig, OptimizerKind, ScheduleConfig, TrainConfig,
 };
 pub use error::TrainerError;
 pub use evaluation::{ClassAccuracy, Evaluation, EvaluationSettings, LayerTokens, evaluate};
+pub use export::export_model;
 pub use model::PruningVit;
 pub use optimizer::{build_optimizer, clip_global_norm};
 pub use plain_renderer::duration;
 pub use plan::{Plan, known_classes, plan};
+pub use pretrained::{fetch_checkpoint, locate_weights};
 pub use report::{Report, ReportMetric};
 pub use run_folder::{Choice, RunDescription, RunFolder};
 pub use schedule::WarmupSchedule;

@@ -4,8 +4,7 @@ use std::sync::Arc;
 use apt_data::{Batch, mix_seed};
 use apt_pruning_agent::PruningAgents;
 use apt_vit_model::{
-    Checkpoint, CheckpointHead, ExecutionMode, LayerTrace, RunSettings, Vit, VitConfig, VitOutput,
-    vit_flops,
+    CheckpointHead, ExecutionMode, LayerTrace, RunSettings, Vit, VitConfig, VitOutput, vit_flops,
 };
 use burn::lr_scheduler::module_lr_scheduler::ModuleLearningRate;
 use burn::module::{Module, ModuleVisitor, Param};
@@ -13,9 +12,9 @@ use burn::optim::{GradientsParams, ModuleOptimizer};
 use burn::prelude::*;
 use burn::train::{InferenceStep, TrainOutput, TrainStep};
 
-use crate::config::{Execution, ExperimentConfig};
+use crate::config::{Execution, ExperimentConfig, Freeze, FrozenPart};
 use crate::counterfactual::{choose_cuts, cross_entropy, stream_0, stream_1, stream_2};
-use crate::optimizer::clip_global_norm;
+use crate::optimizer::{clip_global_norm, split_off};
 use crate::session::Session;
 use crate::{Report, TrainerError};
 
@@ -65,12 +64,39 @@ impl PruningVit {
             config: sizes,
         };
         model.initialize();
-        if let Some(path) = &config.model.pretrained {
-            let mut checkpoint = Checkpoint::open(path)?;
+        if let Some(mut checkpoint) = config.model.checkpoint()? {
             let (head, resize) = (CheckpointHead::Fresh, config.model.positions);
             model.vit = checkpoint.load(model.vit, &model.config, head, resize)?;
         }
-        Ok(model)
+        model.freeze_part(config.train.freeze)
+    }
+
+    /// Part of the model does not learn.
+    fn freeze_part(mut self, freeze: Option<Freeze>) -> Result<Self, TrainerError> {
+        let layers = self.vit.blocks.len();
+        let (blocks, norm) = match freeze {
+            None => return Ok(self),
+            Some(Freeze::Blocks(blocks)) => (blocks, false),
+            Some(Freeze::Part(FrozenPart::Backbone)) => (layers, true),
+        };
+        if blocks > layers {
+            return Err(TrainerError::Field {
+                field: "train.freeze".into(),
+                found: blocks.to_string(),
+                expected: format!("must be at most the {layers} blocks of the model"),
+            });
+        }
+        self.vit.embedding = self.vit.embedding.freeze();
+        let numbered = self.vit.blocks.into_iter().enumerate();
+        let frozen = numbered.map(|(layer, block)| match layer < blocks {
+            true => block.freeze(),
+            false => block,
+        });
+        self.vit.blocks = frozen.collect();
+        if norm {
+            self.vit.norm = self.vit.norm.freeze();
+        }
+        Ok(self)
     }
 
     /// Parameters are made when first used; this uses each once, in order, so that they depend
@@ -132,7 +158,8 @@ impl PruningVit {
         values.insert("flops_share".into(), shares / images as f64);
         let patches = self.config.num_patches() as f64;
         for entry in trace {
-            let kept: usize = entry.left.iter().map(|left| left - 1).sum();
+            let prefix = self.config.num_prefix_tokens();
+            let kept: usize = entry.left.iter().map(|left| left - prefix).sum();
             let rate = kept as f64 / patches / images as f64;
             values.insert(format!("keep_rate/{}", entry.layer), rate);
         }
@@ -181,9 +208,8 @@ impl TrainStep for PruningVit {
         ]));
 
         let agents = self.agents.valid();
-        let agents_act = batch.number >= settings.dense_passes;
         let mode = match settings.execution {
-            _ if !agents_act || settings.is_dense(batch.number) => ExecutionMode::Dense,
+            _ if settings.is_dense(batch.number) => ExecutionMode::Dense,
             Execution::Mask => ExecutionMode::Mask,
             Execution::Drop => ExecutionMode::Drop,
         };
@@ -200,7 +226,7 @@ impl TrainStep for PruningVit {
         self.report_trace(&pruned.trace, targets.len(), &mut values);
 
         let mut loss = pruned.loss;
-        if agents_act && batch.number.is_multiple_of(settings.agents_every) {
+        if settings.agents_learn(batch.number) {
             let vit = self.vit.valid();
             let dense = stream_0(&vit, &agents, batch.images.without_autodiff(), targets);
             values.insert("dense_accuracy".into(), accuracy(&dense.logits, targets));
@@ -258,7 +284,15 @@ impl TrainStep for PruningVit {
             session.diverged(norm);
             return model;
         }
-        let model = optim.step(lr_module, model, grads);
+        let (rate, settings) = (lr_module.base(), &session.settings);
+        let heads = (&model.vit.head, &model.vit.distillation_head);
+        let of_head = split_off(heads.0, &mut grads);
+        let of_second_head = split_off(heads.1, &mut grads);
+        let of_agents = split_off(&model.agents, &mut grads);
+        let model = optim.step(rate, model, grads);
+        let model = optim.step(rate * settings.head_factor, model, of_head);
+        let model = optim.step(rate * settings.head_factor, model, of_second_head);
+        let model = optim.step(rate * settings.agents_factor, model, of_agents);
         session.finish_step(&model, optim);
         model
     }

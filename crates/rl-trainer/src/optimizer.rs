@@ -52,6 +52,25 @@ fn undecayed_params<M: Module>(module: &M) -> Vec<ParamId> {
     collector.0
 }
 
+/// The gradients of `part`'s parameters, taken out of `grads`.
+pub(crate) fn split_off<M: Module>(part: &M, grads: &mut GradientsParams) -> GradientsParams {
+    struct Taker<'a> {
+        grads: &'a mut GradientsParams,
+        taken: GradientsParams,
+    }
+    impl ModuleVisitor for Taker<'_> {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            if let Some(grad) = self.grads.remove::<D>(param.id) {
+                self.taken.register(param.id, grad);
+            }
+        }
+    }
+    let taken = GradientsParams::new();
+    let mut taker = Taker { grads, taken };
+    part.visit(&mut taker);
+    taker.taken
+}
+
 /// Scales all gradients together so that their joint norm is at most `max_norm`, as PyTorch's
 /// `clip_grad_norm_` does. Returns the norm before.
 pub fn clip_global_norm<M: Module>(

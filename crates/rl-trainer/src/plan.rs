@@ -4,13 +4,13 @@ use std::time::Instant;
 use apt_data::{Batch, CifarLabels, DataSource};
 use apt_pruning_agent::agent_flops;
 use apt_vit_model::{block_flops, vit_flops};
-use burn::module::Module;
+use burn::module::{Module, ModuleVisitor, Param};
 use burn::prelude::*;
 use burn::tensor::Distribution;
 use burn::train::TrainStep;
 use serde::Serialize;
 
-use crate::config::{ExperimentConfig, OptimizerKind};
+use crate::config::{ExperimentConfig, Freeze, FrozenPart, OptimizerKind};
 use crate::session::{Session, StepSettings, StopRequest};
 use crate::{CheckpointFolder, PruningVit, TrainerError};
 
@@ -25,6 +25,8 @@ const DENSE_PASSES: u64 = 1;
 pub struct Plan {
     /// Parameters of model and agents.
     pub parameters: usize,
+    /// Those of them that learn.
+    pub trained_parameters: usize,
     /// FLOPs of one image through the dense model.
     pub dense_flops: u64,
     /// FLOPs of one image through the three streams, forward and backward, before any token is
@@ -72,6 +74,7 @@ pub fn plan(
     let model = PruningVit::new(config, num_classes, &device)?;
     let sizes = model.config().clone();
     let parameters = model.num_params();
+    let trained_parameters = trained_params(&model);
 
     let tokens = sizes.num_tokens();
     let dense_flops = vit_flops(&sizes, &[], 0);
@@ -85,8 +88,18 @@ pub fn plan(
                 + 2 * agent_flops(sizes.hidden_size, tokens)
         })
         .sum();
+    let learning_layers = match settings.freeze {
+        None => sizes.num_layers,
+        Some(Freeze::Blocks(blocks)) => sizes.num_layers.saturating_sub(blocks),
+        Some(Freeze::Part(FrozenPart::Backbone)) => 0,
+    };
+    let backward_flops = 2 * match settings.freeze {
+        None => dense_flops,
+        Some(_) => learning_layers as u64 * block_flops(&sizes, tokens, tokens),
+    };
     // Stream 1 forward and backward, stream 0, stream 2.
-    let step_flops = 3 * dense_flops + (dense_flops + after_cut) / settings.agents_every as u64;
+    let step_flops =
+        dense_flops + backward_flops + (dense_flops + after_cut) / settings.agents_every as u64;
 
     let state = match config.optimizer.kind {
         OptimizerKind::Sgd => 1,
@@ -95,8 +108,8 @@ pub fn plan(
     let per_token = 9 * sizes.hidden_size + 2 * sizes.mlp_dim + sizes.num_heads;
     let kept = settings.batch_size
         * tokens
-        * (sizes.num_layers * per_token + model.agents.layers.len() * sizes.hidden_size);
-    let memory = 4 * ((2 + state) * parameters + kept) as u64;
+        * (learning_layers * per_token + model.agents.layers.len() * sizes.hidden_size);
+    let memory = 4 * (parameters + (1 + state) * trained_parameters + kept) as u64;
 
     let images = TIMED_IMAGES.min(settings.batch_size);
     let seconds = time_step(config, model, images, &device);
@@ -104,6 +117,7 @@ pub fn plan(
     let seconds_per_step = seconds * per_step as f64 / images as f64;
     Ok(Plan {
         parameters,
+        trained_parameters,
         dense_flops,
         step_flops,
         memory,
@@ -115,21 +129,31 @@ pub fn plan(
     })
 }
 
+/// Parameters that learn.
+fn trained_params(model: &PruningVit) -> usize {
+    struct Counter(usize);
+    impl ModuleVisitor for Counter {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            if param.val().is_require_grad() {
+                self.0 += param.shape().num_elements();
+            }
+        }
+    }
+    let mut counter = Counter(0);
+    model.visit(&mut counter);
+    counter.0
+}
+
 fn time_step(config: &ExperimentConfig, model: PruningVit, images: usize, device: &Device) -> f64 {
     let settings = &config.train;
     let size = model.config().image_size;
     let folder = std::env::temp_dir();
     let session = Session::new(
         StepSettings {
-            seed: config.seed,
-            threshold: config.agents.threshold,
-            execution: settings.execution,
-            accumulation: settings.accumulation,
-            agents_every: settings.agents_every as u64,
             dense_passes: DENSE_PASSES,
+            passive_passes: DENSE_PASSES,
             dense_every: None,
-            clip_norm: settings.clip_norm,
-            steps_per_epoch: settings.steps_per_epoch as u64,
+            ..StepSettings::new(config)
         },
         CheckpointFolder::new(folder, settings.steps_per_epoch),
         StopRequest::default(),
@@ -140,7 +164,7 @@ fn time_step(config: &ExperimentConfig, model: PruningVit, images: usize, device
     let targets = vec![0; images];
     let batch = Batch {
         images: Tensor::random(
-            [images, 3, size, size],
+            [images, 3, size.height, size.width],
             Distribution::Normal(0.0, 1.0),
             device,
         ),

@@ -8,7 +8,7 @@ use burn::optim::ModuleOptimizer;
 use burn::train::Interrupter;
 
 use crate::checkpoint::CheckpointFolder;
-use crate::config::Execution;
+use crate::config::{Execution, ExperimentConfig};
 use crate::{PruningVit, TrainerError};
 
 /// Asks a running training to save a checkpoint and stop. Clones ask the same training.
@@ -44,19 +44,51 @@ pub(crate) struct StepSettings {
     pub execution: Execution,
     pub accumulation: usize,
     pub agents_every: u64,
-    /// Forward passes before agents act and learn.
+    /// Forward passes before agents learn.
     pub dense_passes: u64,
+    /// Forward passes before agents act.
+    pub passive_passes: u64,
     /// So many passes apart, stream 1 is dense.
     pub dense_every: Option<u64>,
     pub clip_norm: f32,
+    /// What the head's and the agents' learning rate is of the backbone's.
+    pub head_factor: f64,
+    pub agents_factor: f64,
     pub steps_per_epoch: u64,
 }
 
 impl StepSettings {
-    /// Is stream 1 dense in this forward pass, although agents act?
+    pub fn new(config: &ExperimentConfig) -> Self {
+        let (settings, optimizer) = (&config.train, &config.optimizer);
+        let passes = |steps: usize| (steps * settings.accumulation) as u64;
+        let factor = |rate: Option<f64>| rate.map_or(1.0, |rate| rate / optimizer.learning_rate);
+        Self {
+            seed: config.seed,
+            threshold: config.agents.threshold,
+            execution: settings.execution,
+            accumulation: settings.accumulation,
+            agents_every: settings.agents_every as u64,
+            dense_passes: passes(settings.dense_steps),
+            passive_passes: passes(settings.dense_steps + settings.agents_warmup_steps),
+            dense_every: settings.dense_every.map(|every| every as u64),
+            clip_norm: settings.clip_norm,
+            head_factor: factor(optimizer.head_learning_rate),
+            agents_factor: factor(optimizer.agents_learning_rate),
+            steps_per_epoch: settings.steps_per_epoch as u64,
+        }
+    }
+
+    /// Is stream 1 dense in this forward pass?
     pub fn is_dense(&self, pass: u64) -> bool {
-        self.dense_every
-            .is_some_and(|every| pass % every == every - 1)
+        let between = self
+            .dense_every
+            .is_some_and(|every| pass % every == every - 1);
+        pass < self.passive_passes || between
+    }
+
+    /// Do agents learn in this forward pass?
+    pub fn agents_learn(&self, pass: u64) -> bool {
+        pass >= self.dense_passes && pass.is_multiple_of(self.agents_every)
     }
 }
 

@@ -21,7 +21,7 @@ use serde::Serialize;
 
 use crate::checkpoint::{CheckpointSet, is_readable};
 use crate::config::ExperimentConfig;
-use crate::evaluation::{Evaluation, EvaluationSettings, LayerTokens, evaluate};
+use crate::evaluation::{Evaluation, EvaluationSettings, LayerTokens, evaluate, sides};
 use crate::metric_log::RunLog;
 use crate::optimizer::build_optimizer;
 use crate::plain_renderer::PlainRenderer;
@@ -221,17 +221,7 @@ fn fit(
     let parameters = model.num_params();
     if steps_done < settings.steps as u64 {
         let session = Arc::new(Session::new(
-            StepSettings {
-                seed: config.seed,
-                threshold: config.agents.threshold,
-                execution: settings.execution,
-                accumulation: settings.accumulation,
-                agents_every: settings.agents_every as u64,
-                dense_passes: (settings.dense_steps * settings.accumulation) as u64,
-                dense_every: settings.dense_every.map(|every| every as u64),
-                clip_norm: settings.clip_norm,
-                steps_per_epoch: settings.steps_per_epoch as u64,
-            },
+            StepSettings::new(config),
             checkpoints.clone(),
             options.stop.clone(),
             options.time_limit,
@@ -282,7 +272,7 @@ fn launch(
         images.train.clone(),
         LoaderSettings {
             batch_size: settings.batch_size,
-            image_size: model.config().image_size as u32,
+            image_size: sides(model.config().image_size),
             transform: config.input.transform,
             normalization: config.input.normalization,
             seed: config.seed,
@@ -294,7 +284,7 @@ fn launch(
     let held_out = EvalLoader::new(
         images.held_out.clone(),
         settings.eval_batch_size,
-        model.config().image_size as u32,
+        sides(model.config().image_size),
         config.input.normalization,
         settings.workers,
     );

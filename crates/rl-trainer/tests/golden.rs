@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use apt_pruning_agent::{PruningAgents, PruningAgentsConfig};
 use apt_rl_trainer::counterfactual::{DensePass, stream_0, stream_1, stream_2};
 use apt_vit_model::{
-    Activation, Checkpoint, CheckpointHead, ExecutionMode, RunSettings, Vit, VitConfig,
+    Activation, Checkpoint, CheckpointHead, ExecutionMode, ImageSize, RunSettings, Vit, VitConfig,
 };
 use burn::module::{Module, Param, ParamId};
 use burn::prelude::*;
@@ -70,7 +70,7 @@ impl Golden {
         let json: serde_json::Value = serde_json::from_str(&text).unwrap();
         let size = |key: &str| json[key].as_u64().unwrap() as usize;
         let config = VitConfig {
-            image_size: size("image_size"),
+            image_size: ImageSize::square(size("image_size")),
             patch_size: size("patch_size"),
             hidden_size: size("hidden_size"),
             num_layers: size("num_layers"),
@@ -81,6 +81,7 @@ impl Golden {
             dropout: 0.0,
             activation: Activation::Gelu,
             layer_scale: None,
+            ..VitConfig::default()
         };
         let layers = json["agent_layers"].as_array().unwrap().iter();
         let layers: Vec<usize> = layers

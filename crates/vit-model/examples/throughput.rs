@@ -4,7 +4,8 @@
 use std::time::Instant;
 
 use apt_vit_model::{
-    ExecutionMode, Observation, Placement, Reduction, RunSettings, TokenReducer, VitPreset,
+    ExecutionMode, ImageSize, Observation, Placement, Reduction, RunSettings, TokenReducer,
+    VitPreset,
 };
 use burn::tensor::{Device, Distribution, Tensor};
 
@@ -41,8 +42,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let device = Device::default();
     let config = VitPreset::from_name(&preset)?.config();
     let vit = config.init(&device)?;
-    let size = config.image_size;
-    let images = Tensor::<4>::random([batch, 3, size, size], Distribution::Default, &device);
+    let ImageSize { height, width } = config.image_size;
+    let images = Tensor::<4>::random([batch, 3, height, width], Distribution::Default, &device);
     let half = EverySecond {
         layer: config.num_layers / 3,
     };

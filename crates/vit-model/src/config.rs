@@ -1,7 +1,11 @@
+mod image_size;
+
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 
-use crate::{Vit, VitError};
+use crate::{StemConfig, Vit, VitError};
+
+pub use self::image_size::ImageSize;
 
 /// The activation between the two linear layers of an MLP.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -14,15 +18,26 @@ pub enum Activation {
     GeluTanh,
 }
 
+/// A second token before the patches, which learned from a teacher (Touvron et al., "Training
+/// data-efficient image transformers", 2021, section 4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Distillation {
+    /// It is attended to, and nothing more.
+    Token,
+    /// It has a head of its own; the logits are the mean of both heads'.
+    TokenAndHead,
+}
+
 /// The sizes and constants of a Vision Transformer.
 ///
 /// The fields' defaults are ViT-B/16 at 224 with ten classes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct VitConfig {
-    /// Height and width of the square input images, in pixels.
-    pub image_size: usize,
-    /// Height and width of a patch, in pixels; divides `image_size`.
+    /// Height and width of the input images, in pixels.
+    pub image_size: ImageSize,
+    /// Height and width of a patch, in pixels; divides both of `image_size`.
     pub patch_size: usize,
     /// Width of a token.
     pub hidden_size: usize,
@@ -45,6 +60,12 @@ pub struct VitConfig {
     /// none: there is no such scale.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub layer_scale: Option<f64>,
+    /// DeiT's distillation token; none: CLS alone stands before the patches.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub distillation: Option<Distillation>,
+    /// The convolutions of a hybrid model; none: patches are made of pixels.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stem: Option<StemConfig>,
 }
 
 impl Default for VitConfig {
@@ -57,30 +78,55 @@ impl VitConfig {
     /// With what DINOv2's LayerScale starts.
     pub const LAYER_SCALE: f64 = 1e-5;
 
-    /// Patches in a row or column of the image.
-    pub fn grid(&self) -> usize {
-        self.image_size / self.patch_size
+    /// Rows and columns of patches.
+    pub fn grid(&self) -> [usize; 2] {
+        let ImageSize { height, width } = self.image_size;
+        [height / self.patch_size, width / self.patch_size]
     }
 
-    /// Patches of an image (CLS not counted).
+    /// Patches of an image.
     pub fn num_patches(&self) -> usize {
-        self.grid() * self.grid()
+        let [rows, columns] = self.grid();
+        rows * columns
     }
 
-    /// Tokens of an image before any is removed: the CLS token and every patch.
+    /// Tokens before the patches, which are never removed: CLS, and the distillation token where
+    /// there is one.
+    pub fn num_prefix_tokens(&self) -> usize {
+        1 + usize::from(self.distillation.is_some())
+    }
+
+    /// Tokens of an image before any is removed: those before the patches, and every patch.
     pub fn num_tokens(&self) -> usize {
-        self.num_patches() + 1
+        self.num_prefix_tokens() + self.num_patches()
     }
 
-    /// Trainable parameters of the model, head included.
+    /// Numbers that a patch is made of.
+    pub fn patch_inputs(&self) -> usize {
+        let (channels, pixels) = match &self.stem {
+            None => (3, self.patch_size),
+            Some(stem) => (stem.output_channels(), self.patch_size / stem.reduction()),
+        };
+        channels * pixels * pixels
+    }
+
+    /// Trainable parameters of the model, heads included.
     pub fn num_parameters(&self) -> usize {
         let (d, m) = (self.hidden_size, self.mlp_dim);
         let norm = 2 * d;
         let scales = if self.layer_scale.is_some() { 2 * d } else { 0 };
         let block =
             scales + 2 * norm + (d * 3 * d + 3 * d) + (d * d + d) + (d * m + m) + (m * d + d);
-        let embedding = 3 * self.patch_size * self.patch_size * d + d + d + self.num_tokens() * d;
-        embedding + self.num_layers * block + norm + d * self.num_classes + self.num_classes
+        let stem = self.stem.as_ref().map_or(0, StemConfig::num_parameters);
+        let tokens = (self.num_prefix_tokens() + self.num_tokens()) * d;
+        let embedding = stem + self.patch_inputs() * d + d + tokens;
+        let head = d * self.num_classes + self.num_classes;
+        embedding + self.num_layers * block + norm + self.num_heads_on_top() * head
+    }
+
+    /// Classification heads.
+    pub(crate) fn num_heads_on_top(&self) -> usize {
+        1 + usize::from(self.distillation == Some(Distillation::TokenAndHead))
     }
 
     /// Checks that the sizes fit together.
@@ -97,7 +143,8 @@ impl VitConfig {
             })
         };
         for (field, value) in [
-            ("image_size", self.image_size),
+            ("image_size", self.image_size.height),
+            ("image_size", self.image_size.width),
             ("patch_size", self.patch_size),
             ("hidden_size", self.hidden_size),
             ("num_layers", self.num_layers),
@@ -109,12 +156,27 @@ impl VitConfig {
                 return error(field, "0".into(), "must be at least 1".into());
             }
         }
-        if !self.image_size.is_multiple_of(self.patch_size) {
+        let ImageSize { height, width } = self.image_size;
+        if [height, width]
+            .iter()
+            .any(|side| !side.is_multiple_of(self.patch_size))
+        {
             return error(
                 "image_size",
                 self.image_size.to_string(),
                 format!("must be a multiple of patch_size = {}", self.patch_size),
             );
+        }
+        if let Some(stem) = &self.stem {
+            stem.validate()?;
+            let reduction = stem.reduction();
+            if !self.patch_size.is_multiple_of(reduction) {
+                return error(
+                    "patch_size",
+                    self.patch_size.to_string(),
+                    format!("must be a multiple of {reduction}, by which the stem divides"),
+                );
+            }
         }
         if !self.hidden_size.is_multiple_of(self.num_heads) {
             return error(
@@ -179,6 +241,8 @@ pub enum VitPreset {
     B14,
     /// ViT-L/14 at 518 with LayerScale, as DINOv2 has it.
     L14,
+    /// R50+ViT-B/16 at 224: the hybrid with a ResNet-50 before its patches.
+    R50B16,
     /// Width 64, depth 6, patch 4 at 32: learns simple images in a minute.
     Tiny32,
     /// Width 96, depth 9, patch 4 at 32: for CIFAR from scratch.
@@ -187,7 +251,7 @@ pub enum VitPreset {
 
 impl VitPreset {
     /// Every preset.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Ti16,
         Self::S16,
         Self::B16,
@@ -198,6 +262,7 @@ impl VitPreset {
         Self::S14,
         Self::B14,
         Self::L14,
+        Self::R50B16,
         Self::Tiny32,
         Self::Small32,
     ];
@@ -215,6 +280,7 @@ impl VitPreset {
             Self::S14 => "vit-s14",
             Self::B14 => "vit-b14",
             Self::L14 => "vit-l14",
+            Self::R50B16 => "vit-r50-b16",
             Self::Tiny32 => "vit-tiny32",
             Self::Small32 => "vit-small32",
         }
@@ -238,7 +304,7 @@ impl VitPreset {
         let (image_size, patch_size, hidden_size, num_layers, num_heads, mlp_dim) = match self {
             Self::Ti16 => (224, 16, 192, 12, 3, 768),
             Self::S16 => (224, 16, 384, 12, 6, 1536),
-            Self::B16 => (224, 16, 768, 12, 12, 3072),
+            Self::B16 | Self::R50B16 => (224, 16, 768, 12, 12, 3072),
             Self::B32 => (224, 32, 768, 12, 12, 3072),
             Self::L16 => (224, 16, 1024, 24, 16, 4096),
             Self::L32 => (224, 32, 1024, 24, 16, 4096),
@@ -250,7 +316,7 @@ impl VitPreset {
             Self::Small32 => (32, 4, 96, 9, 3, 384),
         };
         VitConfig {
-            image_size,
+            image_size: ImageSize::square(image_size),
             patch_size,
             hidden_size,
             num_layers,
@@ -262,6 +328,8 @@ impl VitPreset {
             activation: Activation::Gelu,
             layer_scale: matches!(self, Self::S14 | Self::B14 | Self::L14)
                 .then_some(VitConfig::LAYER_SCALE),
+            distillation: None,
+            stem: (self == Self::R50B16).then(StemConfig::r50),
         }
     }
 }
@@ -280,6 +348,7 @@ mod tests {
             (VitPreset::B32, 88_224_232),
             (VitPreset::L16, 304_326_632),
             (VitPreset::H14, 632_045_800),
+            (VitPreset::R50B16, 98_659_112),
         ] {
             let config = VitConfig {
                 num_classes: 1000,
@@ -292,7 +361,7 @@ mod tests {
     #[test]
     fn sizes_that_do_not_fit_are_refused_by_name() {
         let config = VitConfig {
-            image_size: 30,
+            image_size: ImageSize::square(30),
             ..VitPreset::Tiny32.config()
         };
         let message = config.validate().unwrap_err().to_string();

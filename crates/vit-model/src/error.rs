@@ -29,6 +29,14 @@ pub enum VitError {
         /// What the reader said.
         reason: String,
     },
+    /// A weights file could not be written.
+    #[error("{}: cannot write the weights: {reason}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        reason: String,
+    },
     /// A tensor that the model needs is not in the file.
     #[error("{}: tensor '{tensor}' is missing (expected shape {expected:?})", path.display())]
     MissingTensor {

@@ -2,13 +2,14 @@ use crate::{LayerTrace, Placement, VitConfig};
 
 /// Floating-point operations of one image. A multiplication and an addition count as two;
 /// counted are the matrix products (patch projection, linear layers, attention scores and
-/// their weighted sums, head), which is what the literature counts.
+/// their weighted sums, heads) and a stem's convolutions, which is what the literature counts.
 pub type FlopsCount = u64;
 
-/// The patch projection of one image.
+/// The patch projection of one image, and the stem before it where there is one.
 pub fn patch_embedding_flops(config: &VitConfig) -> FlopsCount {
-    let inputs = 3 * config.patch_size * config.patch_size;
-    2 * (config.num_patches() * inputs * config.hidden_size) as u64
+    let stem = config.stem.as_ref();
+    let stem = stem.map_or(0, |stem| stem.flops(config.image_size));
+    stem + 2 * (config.num_patches() * config.patch_inputs() * config.hidden_size) as u64
 }
 
 /// One block over `attended` tokens in its attention and `processed` tokens in its MLP.
@@ -34,7 +35,7 @@ pub fn vit_flops(config: &VitConfig, trace: &[LayerTrace], image: usize) -> Flop
         }
         flops += block_flops(config, attended, processed);
     }
-    flops + 2 * (config.hidden_size * config.num_classes) as u64
+    flops + 2 * (config.num_heads_on_top() * config.hidden_size * config.num_classes) as u64
 }
 
 #[cfg(test)]

@@ -10,18 +10,24 @@ mod flops;
 mod kernels;
 mod patch_embedding;
 mod reducer;
+mod stem;
 mod token_batch;
 mod vit;
 mod weights;
 
 pub use attention::{Attention, AttentionConfig};
 pub use block::{Block, BlockConfig, Mlp};
-pub use config::{Activation, VitConfig, VitPreset};
+pub use config::{Activation, Distillation, ImageSize, VitConfig, VitPreset};
 pub use encoder::{Encoded, ExecutionMode, LayerTrace, RunSettings};
 pub use error::VitError;
 pub use flops::{FlopsCount, block_flops, patch_embedding_flops, vit_flops};
 pub use patch_embedding::PatchEmbedding;
 pub use reducer::{Needs, Observation, Placement, Reduction, TokenReducer};
+pub use stem::{StandardizedConv, Stem, StemConfig, Unit};
 pub use token_batch::{Sequences, TokenBatch};
 pub use vit::{Vit, VitOutput};
-pub use weights::{Checkpoint, CheckpointHead, CheckpointInfo, PositionResize, WeightsFormat};
+pub use weights::{
+    Checkpoint, CheckpointHead, CheckpointInfo, ExportDetails, ExportNaming, Exported,
+    KNOWN_CHECKPOINTS, KnownCheckpoint, NamedTensors, PositionResize, WeightsFormat, export,
+    write_safetensors,
+};

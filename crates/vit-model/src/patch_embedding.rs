@@ -2,22 +2,31 @@ use burn::module::{Module, Param};
 use burn::nn::{Dropout, DropoutConfig, Initializer, Linear, LinearConfig};
 use burn::prelude::*;
 
-use crate::{TokenBatch, VitConfig, kernels};
+use crate::stem::Stem;
+use crate::{Sequences, StemConfig, TokenBatch, VitConfig, kernels};
 
 /// Images to tokens: each patch projected, CLS in front, positions added, dropout
 /// (Dosovitskiy et al. 2021, equation 1).
 #[derive(Module, Debug)]
 pub struct PatchEmbedding {
-    /// The projection of a flattened patch, `[3 * patch * patch, hidden]`: channels outermost,
-    /// then rows, then columns. A convolution of stride `patch`, written as a matrix product.
+    /// What images go through first, in a hybrid model.
+    pub stem: Option<Stem>,
+    /// The projection of a flattened patch, `[channels * patch * patch, hidden]`: channels
+    /// outermost, then rows, then columns. A convolution of stride `patch`, written as a matrix
+    /// product.
     pub projection: Linear,
     /// The CLS token, `[1, 1, hidden]`.
     pub cls_token: Param<Tensor<3>>,
+    /// The distillation token, `[1, 1, hidden]`.
+    pub distillation_token: Option<Param<Tensor<3>>>,
     /// The learned positions, CLS first, `[1, tokens, hidden]`.
     pub positions: Param<Tensor<3>>,
     /// Dropout after the positions.
     pub dropout: Dropout,
+    /// Side of a patch in what is projected: pixels, or what a stem makes of them.
     patch_size: usize,
+    /// Rows and columns of patches.
+    grid: [usize; 2],
 }
 
 impl PatchEmbedding {
@@ -26,17 +35,22 @@ impl PatchEmbedding {
             mean: 0.0,
             std: 0.02,
         };
-        let inputs = 3 * config.patch_size * config.patch_size;
-        let mut projection = LinearConfig::new(inputs, config.hidden_size)
+        let hidden = config.hidden_size;
+        let mut projection = LinearConfig::new(config.patch_inputs(), hidden)
             .with_initializer(Initializer::XavierUniform { gain: 1.0 })
             .init(device);
-        projection.bias = Some(Initializer::Zeros.init([config.hidden_size], device));
+        projection.bias = Some(Initializer::Zeros.init([hidden], device));
+        let token = || normal.init([1, 1, hidden], device);
+        let reduction = config.stem.as_ref().map_or(1, StemConfig::reduction);
         Self {
+            stem: config.stem.as_ref().map(|stem| stem.init(device)),
             projection,
-            cls_token: normal.init([1, 1, config.hidden_size], device),
-            positions: normal.init([1, config.num_tokens(), config.hidden_size], device),
+            cls_token: token(),
+            distillation_token: config.distillation.map(|_| token()),
+            positions: normal.init([1, config.num_tokens(), hidden], device),
             dropout: DropoutConfig::new(config.dropout).init(),
-            patch_size: config.patch_size,
+            patch_size: config.patch_size / reduction,
+            grid: config.grid(),
         }
     }
 
@@ -46,20 +60,39 @@ impl PatchEmbedding {
     ///
     /// Panics where the images have another size than the model.
     pub fn forward(&self, images: Tensor<4>) -> TokenBatch {
-        let [batch, channels, height, width] = images.dims();
-        let patch = self.patch_size;
-        let (rows, columns) = (height / patch, width / patch);
-        let [_, tokens, hidden] = self.positions.dims();
-        assert_eq!(rows * columns + 1, tokens, "image size of the model");
+        let features = match &self.stem {
+            Some(stem) => stem.forward(images),
+            None => images,
+        };
+        let [batch, channels, height, width] = features.dims();
+        let (patch, [rows, columns]) = (self.patch_size, self.grid);
+        let [_, _, hidden] = self.positions.dims();
+        assert_eq!(
+            [height, width],
+            [rows * patch, columns * patch],
+            "image size of the model"
+        );
 
-        let patches = images
+        let patches = features
             .reshape([batch, channels, rows, patch, columns, patch])
             .permute([0, 2, 4, 1, 3, 5])
             .reshape([batch * rows * columns, channels * patch * patch]);
         let patches = kernels::linear(&self.projection, patches);
         let patches = patches.reshape([batch, rows * columns, hidden]);
-        let cls = self.cls_token.val().expand([batch, 1, hidden]);
-        let tokens = Tensor::cat(vec![cls, patches], 1) + self.positions.val();
-        TokenBatch::full(self.dropout.forward(tokens))
+        let prefix = [Some(&self.cls_token), self.distillation_token.as_ref()];
+        let prefix = prefix.into_iter().flatten();
+        let mut tokens: Vec<Tensor<3>> = prefix
+            .map(|token| token.val().expand([batch, 1, hidden]))
+            .collect();
+        let prefix = tokens.len();
+        tokens.push(patches);
+        let tokens = self
+            .dropout
+            .forward(Tensor::cat(tokens, 1) + self.positions.val());
+        let [_, count, _] = tokens.dims();
+        TokenBatch {
+            tokens: tokens.reshape([batch * count, hidden]),
+            sequences: Sequences::full(batch, count).with_prefix(prefix),
+        }
     }
 }

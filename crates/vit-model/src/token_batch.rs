@@ -13,11 +13,13 @@ use crate::kernels::Spans;
 pub struct Sequences {
     /// Per slot: the image's index in the batch.
     images: Vec<usize>,
-    /// Per slot: the positions of its rows; 0 is CLS and always first, patch p is p + 1.
+    /// Per slot: the positions of its rows; 0 is CLS and always first, patch p is p + prefix.
     positions: Vec<Vec<usize>>,
     /// Per row: may other tokens attend to it? All true unless tokens were masked.
     visible: Vec<bool>,
     tokens_per_image: usize,
+    /// Tokens before the patches.
+    prefix: usize,
 }
 
 impl Sequences {
@@ -28,7 +30,19 @@ impl Sequences {
             positions: vec![(0..tokens).collect(); batch],
             visible: vec![true; batch * tokens],
             tokens_per_image: tokens,
+            prefix: 1,
         }
+    }
+
+    /// The same with so many tokens before the patches that are never removed; without it, CLS is
+    /// the only one.
+    pub fn with_prefix(self, prefix: usize) -> Self {
+        Self { prefix, ..self }
+    }
+
+    /// Tokens before the patches, which are never removed: CLS and maybe others.
+    pub fn prefix(&self) -> usize {
+        self.prefix
     }
 
     /// Images in the batch.
@@ -139,12 +153,13 @@ impl Sequences {
             .collect()
     }
 
-    /// `keep`, with what must always hold: CLS stays, and what was removed stays away.
+    /// `keep`, with what must always hold: what stands before the patches stays, and what was
+    /// removed stays away.
     fn legal(&self, keep: &[bool]) -> Vec<bool> {
         assert_eq!(keep.len(), self.num_rows(), "one decision a row");
         let positions = self.positions.iter().flatten();
         let rows = keep.iter().zip(&self.visible).zip(positions);
-        rows.map(|((&keep, &visible), &position)| position == 0 || (keep && visible))
+        rows.map(|((&keep, &visible), &position)| position < self.prefix || (keep && visible))
             .collect()
     }
 
@@ -180,6 +195,7 @@ impl Sequences {
             positions: positions.collect(),
             visible: vec![true; kept_rows.iter().map(Vec::len).sum()],
             tokens_per_image: self.tokens_per_image,
+            prefix: self.prefix,
         };
         (
             sequences,
@@ -238,6 +254,13 @@ impl TokenBatch {
     /// The CLS tokens, `[batch, hidden]`, in the order of the images.
     pub fn cls(&self) -> Tensor<2> {
         select_rows(self.tokens.clone(), &self.sequences.cls_rows())
+    }
+
+    /// The tokens right after CLS, `[batch, hidden]`, in the order of the images.
+    pub(crate) fn after_cls(&self) -> Tensor<2> {
+        let mut rows = self.sequences.cls_rows();
+        rows.iter_mut().for_each(|row| *row += 1);
+        select_rows(self.tokens.clone(), &rows)
     }
 }
 

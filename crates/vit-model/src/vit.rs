@@ -6,8 +6,8 @@ use burn::prelude::*;
 
 use crate::encoder::run_blocks;
 use crate::{
-    Block, BlockConfig, Encoded, LayerTrace, PatchEmbedding, RunSettings, TokenBatch, VitConfig,
-    kernels,
+    Block, BlockConfig, Distillation, Encoded, LayerTrace, PatchEmbedding, RunSettings, TokenBatch,
+    VitConfig, kernels,
 };
 
 /// A pre-norm Vision Transformer (Dosovitskiy et al., "An Image is Worth 16x16 Words", 2021),
@@ -22,6 +22,8 @@ pub struct Vit {
     pub norm: LayerNorm,
     /// The classification head on the CLS token, `[hidden, classes]`.
     pub head: Linear,
+    /// The head on the distillation token; the logits are the mean of both.
+    pub distillation_head: Option<Linear>,
 }
 
 /// The class logits of a batch, and what was removed on the way to them.
@@ -35,10 +37,14 @@ pub struct VitOutput {
 
 impl Vit {
     pub(crate) fn new(config: &VitConfig, device: &Device) -> Self {
-        let mut head = LinearConfig::new(config.hidden_size, config.num_classes)
-            .with_initializer(Initializer::Zeros)
-            .init(device);
-        head.bias = Some(Initializer::Zeros.init([config.num_classes], device));
+        let head = || {
+            let mut head = LinearConfig::new(config.hidden_size, config.num_classes)
+                .with_initializer(Initializer::Zeros)
+                .init(device);
+            head.bias = Some(Initializer::Zeros.init([config.num_classes], device));
+            head
+        };
+        let distilled = config.distillation == Some(Distillation::TokenAndHead);
         let block = BlockConfig::new(config.clone());
         Self {
             embedding: PatchEmbedding::new(config, device),
@@ -46,7 +52,8 @@ impl Vit {
             norm: LayerNormConfig::new(config.hidden_size)
                 .with_epsilon(config.layer_norm_eps)
                 .init(device),
-            head,
+            head: head(),
+            distillation_head: distilled.then(head),
         }
     }
 
@@ -77,7 +84,11 @@ impl Vit {
 
     /// The class logits, `[batch, classes]`, after the last block.
     pub fn classify(&self, batch: &TokenBatch) -> Tensor<2> {
-        self.head.forward(self.norm.forward(batch.cls()))
+        let logits = self.head.forward(self.norm.forward(batch.cls()));
+        match &self.distillation_head {
+            None => logits,
+            Some(head) => (logits + head.forward(self.norm.forward(batch.after_cls()))) / 2.0,
+        }
     }
 
     /// Images to logits.

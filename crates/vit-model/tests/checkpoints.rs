@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use apt_vit_model::{Checkpoint, CheckpointHead, Vit, VitConfig, VitError, VitPreset};
+use apt_vit_model::{Checkpoint, CheckpointHead, ImageSize, Vit, VitConfig, VitError, VitPreset};
 use burn::tensor::Device;
 
 fn golden() -> PathBuf {
@@ -13,7 +13,7 @@ fn golden() -> PathBuf {
 /// The sizes of the golden model.
 fn fitting() -> VitConfig {
     VitConfig {
-        image_size: 48,
+        image_size: ImageSize::square(48),
         patch_size: 8,
         hidden_size: 48,
         num_layers: 10,
@@ -78,7 +78,7 @@ fn a_head_for_other_classes_stays_fresh_where_asked() {
 #[test]
 fn another_image_size_resizes_the_positions() {
     let config = VitConfig {
-        image_size: 64,
+        image_size: ImageSize::square(64),
         ..fitting()
     };
     let vit = load(&config, &golden(), CheckpointHead::Load).unwrap();

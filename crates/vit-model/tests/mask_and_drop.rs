@@ -2,7 +2,8 @@
 #![allow(clippy::unwrap_used)]
 
 use apt_vit_model::{
-    ExecutionMode, Observation, Placement, Reduction, RunSettings, TokenReducer, Vit, VitConfig,
+    ExecutionMode, ImageSize, Observation, Placement, Reduction, RunSettings, TokenReducer, Vit,
+    VitConfig,
 };
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{DType, Device, Distribution, Gradients, Tensor, TensorData, Tolerance};
@@ -84,7 +85,7 @@ fn cases() -> impl Strategy<Value = (VitConfig, usize, Pattern)> {
     (1usize..4, 1usize..4, 1usize..5, 1usize..9, 1usize..4).prop_flat_map(
         |(layers, heads, grid, width, batch)| {
             let config = VitConfig {
-                image_size: 2 * grid,
+                image_size: ImageSize::square(2 * grid),
                 patch_size: 2,
                 hidden_size: heads * width,
                 num_layers: layers,
@@ -127,7 +128,7 @@ proptest! {
         // The head starts at zero, and would let no gradient through.
         let normal = Distribution::Normal(0.0, 1.0);
         vit.head.weight = vit.head.weight.map(|weight| weight.random_like(normal).require_grad());
-        let size = config.image_size;
+        let size = config.image_size.height;
         let images = Tensor::random([batch, 3, size, size], normal, &device);
         let masked = run(&vit, &images, ExecutionMode::Mask, &pattern);
         let dropped = run(&vit, &images, ExecutionMode::Drop, &pattern);

@@ -5,7 +5,8 @@
 use std::path::{Path, PathBuf};
 
 use apt_vit_model::{
-    Checkpoint, CheckpointHead, RunSettings, Vit, VitConfig, VitError, WeightsFormat,
+    Checkpoint, CheckpointHead, ImageSize, PositionResize, RunSettings, Vit, VitConfig, VitError,
+    WeightsFormat,
 };
 use burn::tensor::{Device, Tensor, TensorData, Tolerance};
 use safetensors::SafeTensors;
@@ -14,6 +15,17 @@ fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests/fixtures")
         .join(name)
+}
+
+fn read(bytes: &[u8], name: &str) -> TensorData {
+    let tensors = SafeTensors::deserialize(bytes).unwrap();
+    let view = tensors.tensor(name).unwrap();
+    let values: Vec<f32> = view
+        .data()
+        .chunks_exact(4)
+        .map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap()))
+        .collect();
+    TensorData::new(values, view.shape().to_vec())
 }
 
 /// What the original framework computed.
@@ -27,19 +39,10 @@ struct Expected {
 fn expected(file: &Path) -> Expected {
     let bytes = std::fs::read(file).unwrap();
     let tensors = SafeTensors::deserialize(&bytes).unwrap();
-    let read = |name: &str| {
-        let view = tensors.tensor(name).unwrap();
-        let values: Vec<f32> = view
-            .data()
-            .chunks_exact(4)
-            .map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap()))
-            .collect();
-        TensorData::new(values, view.shape().to_vec())
-    };
     let has_head = tensors.names().contains(&"logits");
     Expected {
-        images: read("images"),
-        output: read(if has_head { "logits" } else { "features" }),
+        images: read(&bytes, "images"),
+        output: read(&bytes, if has_head { "logits" } else { "features" }),
         has_head,
     }
 }
@@ -53,8 +56,13 @@ fn config_of(checkpoint: &Checkpoint, folder: &Path) -> VitConfig {
     assert_eq!(config.hidden_size, size("hidden"));
     assert_eq!(config.num_layers, size("depth"));
     assert_eq!(config.mlp_dim, size("mlp"));
-    assert_eq!(config.patch_size, size("patch_size"));
-    assert_eq!(config.image_size, size("image_size"));
+    let reduction = meta["reduction"].as_u64().unwrap_or(1) as usize;
+    assert_eq!(config.patch_size, reduction * size("patch_size"));
+    assert_eq!(config.image_size, ImageSize::square(size("image_size")));
+    assert_eq!(
+        config.distillation.is_some(),
+        meta["distillation_token"] == true
+    );
     assert_eq!(config.layer_scale.is_some(), meta["layer_scale"] == true);
     assert_eq!(
         config.layer_norm_eps,
@@ -75,22 +83,30 @@ fn load(checkpoint: &mut Checkpoint, config: &VitConfig, has_head: bool) -> Resu
     checkpoint.load(config.init(&Device::default())?, config, head, None)
 }
 
+/// The CLS token after the last norm.
+fn features(vit: &Vit, images: &TensorData) -> Tensor<2> {
+    let batch = vit.embed(Tensor::from_data(images.clone(), &Device::default()));
+    let encoded = vit.run_blocks(batch, 0..vit.blocks.len(), RunSettings::DENSE);
+    vit.norm.forward(encoded.batch.cls())
+}
+
 fn check(name: &str, weights: &str, outputs: &str) {
     let folder = fixture(name);
     let expected = expected(&folder.join(outputs));
     let mut checkpoint = Checkpoint::open(&folder.join(weights)).unwrap();
     let mut config = config_of(&checkpoint, &folder);
-    config.image_size = expected.images.shape()[2];
+    config.image_size = ImageSize {
+        height: expected.images.shape()[2],
+        width: expected.images.shape()[3],
+    };
     let vit = load(&mut checkpoint, &config, expected.has_head).unwrap();
     for vit in [vit.clone(), vit.prepack()] {
-        let images = Tensor::<4>::from_data(expected.images.clone(), &Device::default());
         let output = match expected.has_head {
-            true => vit.forward(images, RunSettings::DENSE).logits,
-            false => {
-                let batch = vit.embed(images);
-                let encoded = vit.run_blocks(batch, 0..config.num_layers, RunSettings::DENSE);
-                vit.norm.forward(encoded.batch.cls())
+            true => {
+                let images = Tensor::<4>::from_data(expected.images.clone(), &Device::default());
+                vit.forward(images, RunSettings::DENSE).logits
             }
+            false => features(&vit, &expected.images),
         };
         // Below what a wrong epsilon or activation would change.
         let tolerance = Tolerance::<f32>::rel_abs(2e-5, 2e-5);
@@ -117,6 +133,7 @@ gives_the_same! {
     timm_nested: "timm-vit-bin-nested", "pytorch_model.bin", "expected.safetensors";
     timm_dinov2: "timm-dinov2", "model.safetensors", "expected.safetensors";
     timm_dinov2_resized: "timm-dinov2", "model.safetensors", "expected_resized.safetensors";
+    timm_dinov2_wider: "timm-dinov2", "model.safetensors", "expected_resized_wide.safetensors";
     timm_dinov2_smaller: "timm-dinov2", "model.safetensors", "expected_resized_small.safetensors";
     hugging_face: "hf-vit", "model.safetensors", "expected.safetensors";
     hugging_face_folder: "hf-vit", "", "expected.safetensors";
@@ -124,9 +141,44 @@ gives_the_same! {
     hugging_face_dinov2: "hf-dinov2", "", "expected.safetensors";
     hugging_face_dinov2_resized: "hf-dinov2", "", "expected_resized.safetensors";
     hugging_face_dinov2_smaller: "hf-dinov2", "", "expected_resized_small.safetensors";
+    hugging_face_dinov2_wider: "hf-dinov2", "", "expected_resized_wide.safetensors";
+    timm_deit: "timm-deit-distilled", "model.safetensors", "expected.safetensors";
+    hugging_face_deit: "hf-deit", "", "expected.safetensors";
+    timm_hybrid: "timm-hybrid-r50", "model.safetensors", "expected.safetensors";
     google: "google-npz", "weights.npz", "expected.safetensors";
     google_big_vision: "google-npz-big-vision", "weights.npz", "expected.safetensors";
+    google_resized: "google-npz", "weights.npz", "expected_resized.safetensors";
+    google_wider: "google-npz", "weights.npz", "expected_resized_wide.safetensors";
+    google_hybrid: "google-npz-hybrid", "weights.npz", "expected.safetensors";
     google_with_pre_logits: "google-npz-prelogits", "weights.npz", "expected.safetensors";
+}
+
+/// The published DINOv2 ViT-S/14 gives the features that timm and Hugging Face give, at two sizes.
+/// `fixtures/README.md` says how to make the folder that `APT_REAL_WEIGHTS` names.
+#[test]
+#[ignore = "needs the published weights in the folder APT_REAL_WEIGHTS"]
+fn real_dinov2() {
+    let folder = PathBuf::from(std::env::var("APT_REAL_WEIGHTS").unwrap());
+    let bytes = std::fs::read(folder.join("features.safetensors")).unwrap();
+    for (size, suffix) in [(98, ""), (224, "_224")] {
+        for (how, project) in [
+            (PositionResize::BicubicAntialias, ""),
+            (PositionResize::Bicubic, "_hf"),
+        ] {
+            let mut checkpoint =
+                Checkpoint::open(&folder.join("dinov2-small.safetensors")).unwrap();
+            let config = VitConfig {
+                image_size: ImageSize::square(size),
+                ..checkpoint.config().clone()
+            };
+            let vit = config.init(&Device::default()).unwrap();
+            let head = CheckpointHead::Fresh;
+            let vit = checkpoint.load(vit, &config, head, Some(how)).unwrap();
+            let found = features(&vit, &read(&bytes, &format!("images{suffix}"))).into_data();
+            let expected = read(&bytes, &format!("features{project}{suffix}"));
+            found.assert_approx_eq(&expected, Tolerance::<f32>::rel_abs(1e-3, 1e-3));
+        }
+    }
 }
 
 #[test]

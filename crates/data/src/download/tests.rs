@@ -41,12 +41,12 @@ impl Download {
     }
 
     fn run(&self) -> Result<(), DataError> {
-        Downloader::for_tests().fetch(
-            &self.server.url("file.bin"),
-            &self.dest(),
-            &sha256(&content()),
-            Progress::Hidden,
-        )
+        self.run_with(&sha256(&content()))
+    }
+
+    fn run_with(&self, checksum: &Checksum) -> Result<(), DataError> {
+        let url = self.server.url("file.bin");
+        Downloader::for_tests().fetch(&url, &self.dest(), checksum, Progress::Hidden)
     }
 
     fn assert_complete(&self) {
@@ -168,9 +168,89 @@ fn md5_is_known_too() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a");
     std::fs::write(&path, "abc").unwrap();
-    let checksum = Checksum::Md5(String::new());
+    let known = Known::read(&Checksum::Md5(String::new()), &path).unwrap();
+    assert_eq!(known.of(&path).unwrap(), "900150983cd24fb0d6963f7d28e17f72");
+}
+
+#[test]
+fn without_a_published_checksum_the_first_one_holds() {
+    let download = Download::new(vec![Answer::File, Answer::File, Answer::Corrupt]);
+    let first_use = || download.run_with(&Checksum::FirstUse);
+    first_use().unwrap();
+    let record = download.folder.path().join("cache/file.bin.sha256");
+    let recorded = std::fs::read_to_string(&record).unwrap();
     assert_eq!(
-        checksum.of(&path).unwrap(),
-        "900150983cd24fb0d6963f7d28e17f72"
+        Checksum::Sha256(recorded.trim().to_uppercase()),
+        sha256(&content())
     );
+    // What is there is not asked for again; what is spoilt there is replaced by the same.
+    first_use().unwrap();
+    std::fs::write(download.dest(), b"spoilt").unwrap();
+    first_use().unwrap();
+    assert!(std::fs::read(download.dest()).unwrap() == content());
+    // Another file is refused, and the error says how to accept it.
+    std::fs::remove_file(download.dest()).unwrap();
+    let error = first_use().unwrap_err().to_string();
+    assert!(error.contains("file.bin.sha256"), "{error}");
+    assert!(!download.part().exists() && !download.dest().exists());
+}
+
+#[test]
+fn a_cut_transfer_without_a_checksum_is_completed() {
+    let download = Download::new(vec![Answer::CutAfter(100_000), Answer::File]);
+    download.run_with(&Checksum::FirstUse).unwrap();
+    assert!(std::fs::read(download.dest()).unwrap() == content());
+    let complete = Download::new(vec![Answer::NothingLeft]);
+    complete.begin_with(&content());
+    complete.run_with(&Checksum::FirstUse).unwrap();
+    assert!(std::fs::read(complete.dest()).unwrap() == content());
+    let longer = Download::new(vec![Answer::NothingLeft, Answer::File]);
+    longer.begin_with(&[7; 400_000]);
+    longer.run_with(&Checksum::FirstUse).unwrap();
+    assert!(std::fs::read(longer.dest()).unwrap() == content());
+}
+
+#[test]
+fn a_file_that_changed_meanwhile_is_not_joined_to_the_old_part() {
+    let same = [
+        Answer::Tagged("\"a\"", 100_000),
+        Answer::Tagged("\"a\"", usize::MAX),
+    ];
+    let changed = [
+        Answer::Tagged("\"a\"", 100_000),
+        Answer::Tagged("\"b\"", usize::MAX),
+    ];
+    for (answers, second) in [(same, Some(100_000)), (changed, None)] {
+        let download = Download::new(answers.to_vec());
+        download.run_with(&Checksum::FirstUse).unwrap();
+        assert!(std::fs::read(download.dest()).unwrap() == content());
+        assert_eq!(download.server.ranges(), [None, second]);
+        assert!(
+            !download
+                .folder
+                .path()
+                .join("cache/file.bin.part.etag")
+                .exists()
+        );
+    }
+}
+
+#[test]
+fn a_proxy_is_gone_through() {
+    let server = Server::start(content(), vec![Answer::File]);
+    let proxy = crate::server::proxy_to(server.address());
+    let folder = tempfile::tempdir().unwrap();
+    let dest = folder.path().join("file.bin");
+    let proxy = ureq::Proxy::new(&format!("http://{proxy}")).unwrap();
+    let agent = Downloader::agent().proxy(Some(proxy));
+    // No such host: only the proxy can reach it.
+    Downloader::new(agent, 2, Duration::from_millis(1))
+        .fetch(
+            "http://weights.invalid/file.bin",
+            &dest,
+            &sha256(&content()),
+            Progress::Hidden,
+        )
+        .unwrap();
+    assert!(std::fs::read(&dest).unwrap() == content());
 }

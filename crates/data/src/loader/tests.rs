@@ -11,7 +11,7 @@ fn dataset(count: usize) -> ImageDataset {
 fn settings(workers: usize) -> LoaderSettings {
     LoaderSettings {
         batch_size: 4,
-        image_size: 8,
+        image_size: [8, 8],
         transform: TrainTransform::default(),
         normalization: Normalization::HALF,
         seed: 9,
@@ -115,7 +115,7 @@ fn progress_counts_images_and_ends_complete() {
     while batches.next().is_some() {}
     assert!(batches.progress().is_completed());
 
-    let loader = EvalLoader::new(dataset(10), 4, 8, Normalization::HALF, 0);
+    let loader = EvalLoader::new(dataset(10), 4, [8, 8], Normalization::HALF, 0);
     let mut batches = loader.iter();
     assert_eq!(batches.by_ref().count(), 3);
     assert!(batches.progress().is_completed());
@@ -150,7 +150,7 @@ fn slices_share_the_images_of_an_epoch() {
 #[test]
 fn evaluation_goes_in_order_and_its_last_batch_is_smaller() {
     for workers in [0, 2] {
-        let loader = EvalLoader::new(dataset(10), 4, 8, Normalization::HALF, workers);
+        let loader = EvalLoader::new(dataset(10), 4, [8, 8], Normalization::HALF, workers);
         let batches = epoch(&loader);
         assert_eq!(batches[1].images.dims(), [4, 3, 8, 8]);
         assert_eq!(batches[2].images.dims(), [2, 3, 8, 8]);
@@ -169,7 +169,7 @@ fn evaluation_goes_in_order_and_its_last_batch_is_smaller() {
 #[test]
 fn evaluated_pixels_and_labels_are_the_datasets() {
     let dataset = dataset(5);
-    let loader = EvalLoader::new(dataset.clone(), 5, 10, Normalization::HALF, 1);
+    let loader = EvalLoader::new(dataset.clone(), 5, [10, 10], Normalization::HALF, 1);
     let (_, _, targets, labels, images) = content(epoch(&loader).remove(0));
     assert_eq!(targets, [0, 1, 2, 0, 1]);
     assert_eq!(labels, [0, 1, 2, 0, 1]);
@@ -186,7 +186,7 @@ fn evaluated_pixels_and_labels_are_the_datasets() {
 
 #[test]
 fn evaluation_slices_keep_the_places_in_the_dataset() {
-    let loader = EvalLoader::new(dataset(10), 4, 8, Normalization::HALF, 0);
+    let loader = EvalLoader::new(dataset(10), 4, [8, 8], Normalization::HALF, 0);
     let slice = loader.slice(5, 10);
     assert_eq!(slice.num_items(), 5);
     assert_eq!(epoch(&*slice)[0].indices, [5, 6, 7, 8]);
@@ -208,7 +208,7 @@ fn an_image_that_breaks_after_loading_makes_its_batch_an_error_that_names_it() {
         .test;
     std::fs::write(folder.path().join("test/ant/large.png"), "gone").unwrap();
     for workers in [0, 2] {
-        let loader = EvalLoader::new(test.clone(), 1, 8, Normalization::HALF, workers);
+        let loader = EvalLoader::new(test.clone(), 1, [8, 8], Normalization::HALF, workers);
         let (good, bad): (Vec<_>, Vec<_>) = loader.iter().partition(Result::is_ok);
         assert_eq!((good.len(), bad.len()), (2, 1));
         let error = bad.into_iter().next().unwrap().unwrap_err().to_string();

@@ -8,13 +8,13 @@ const PLAIN: Normalization = Normalization {
 
 fn eval(img: &RgbImage, size: u32, n: &Normalization) -> Vec<f32> {
     let mut out = vec![f32::NAN; 3 * (size * size) as usize];
-    eval_image(img, size, n, &mut out);
+    eval_image(img, [size; 2], n, &mut out);
     out
 }
 
 fn train(img: &RgbImage, size: u32, t: &TrainTransform, seed: u64) -> Vec<f32> {
     let mut out = vec![f32::NAN; 3 * (size * size) as usize];
-    train_image(img, size, t, &PLAIN, seed, &mut out);
+    train_image(img, [size; 2], t, &PLAIN, seed, &mut out);
     out
 }
 
@@ -187,4 +187,22 @@ fn impossible_ranges_are_named() {
         assert!(error.contains("crop_scale"), "{error}");
     }
     TrainTransform::default().validate().unwrap();
+}
+
+#[test]
+fn an_image_need_not_be_square() {
+    let img = RgbImage {
+        width: 3,
+        height: 2,
+        pixels: (0..18).collect(),
+    };
+    let mut out = vec![f32::NAN; 18];
+    eval_image(&img, [2, 3], &PLAIN, &mut out);
+    let expected: Vec<f32> = (0..3)
+        .flat_map(|channel| (0..6).map(move |pixel| (3 * pixel + channel) as f32 / 255.0))
+        .collect();
+    assert_eq!(out, expected);
+    let mut out = vec![f32::NAN; 3 * 5 * 7];
+    eval_image(&img, [5, 7], &PLAIN, &mut out);
+    assert!(out.iter().all(|value| (0.0..=17.0 / 255.0).contains(value)));
 }

@@ -32,6 +32,8 @@ pub enum WeightsFormat {
 pub(super) struct Tensors {
     pub path: PathBuf,
     pub format: WeightsFormat,
+    /// Of the file, or of all shards.
+    pub bytes: u64,
     source: Source,
 }
 
@@ -69,6 +71,7 @@ impl Tensors {
         let mut start = Vec::new();
         let read = file.by_ref().take(9).read_to_end(&mut start);
         read.map_err(|error| failed(&error))?;
+        let mut bytes = file.metadata().map_err(|error| failed(&error))?.len();
         let (format, source) = match start.as_slice() {
             [b'P', b'K', 3 | 5, ..] => {
                 let file = File::open(&path).map_err(|error| failed(&error))?;
@@ -93,7 +96,11 @@ impl Tensors {
                 WeightsFormat::Safetensors,
                 Source::Stored(safetensors(&path)?),
             ),
-            [b'{', ..] => (WeightsFormat::Safetensors, Source::Stored(sharded(&path)?)),
+            [b'{', ..] => {
+                let (tensors, length) = sharded(&path)?;
+                bytes = length;
+                (WeightsFormat::Safetensors, Source::Stored(tensors))
+            }
             [0x80, ..] => {
                 let file = File::open(&path).map_err(|error| failed(&error))?;
                 check_pickles(file, LEGACY_PICKLES).map_err(|error| failed(&error))?;
@@ -108,6 +115,7 @@ impl Tensors {
         Ok(Self {
             path,
             format,
+            bytes,
             source,
         })
     }
@@ -236,8 +244,8 @@ fn safetensors(path: &Path) -> Result<Stored, VitError> {
     Ok(tensors.clone())
 }
 
-/// All shards that an index names; they lie beside it.
-fn sharded(path: &Path) -> Result<Stored, VitError> {
+/// All shards that an index names, and their length; they lie beside it.
+fn sharded(path: &Path) -> Result<(Stored, u64), VitError> {
     #[derive(Deserialize)]
     struct Index {
         weight_map: BTreeMap<String, String>,
@@ -249,11 +257,14 @@ fn sharded(path: &Path) -> Result<Stored, VitError> {
     shards.sort();
     shards.dedup();
     let mut tensors = Stored::new();
+    let mut bytes = 0;
     for shard in shards {
         if Path::new(shard).components().count() != 1 || shard.starts_with('.') {
             return Err(unreadable(path, format!("'{shard}' is no file beside it")));
         }
-        tensors.extend(safetensors(&path.with_file_name(shard))?);
+        let shard = path.with_file_name(shard);
+        tensors.extend(safetensors(&shard)?);
+        bytes += shard.metadata().map_or(0, |metadata| metadata.len());
     }
     match index
         .weight_map
@@ -261,7 +272,7 @@ fn sharded(path: &Path) -> Result<Stored, VitError> {
         .find(|name| !tensors.contains_key(*name))
     {
         Some(name) => Err(unreadable(path, format!("no shard holds tensor '{name}'"))),
-        None => Ok(tensors),
+        None => Ok((tensors, bytes)),
     }
 }
 

@@ -1,0 +1,135 @@
+use std::path::PathBuf;
+
+use apt_data::Progress;
+use apt_vit_model::{
+    Activation, Checkpoint, Distillation, ImageSize, PositionResize, StemConfig, VitConfig,
+    VitPreset,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{TrainerError, locate_weights};
+
+/// `[model]`: a preset, and what is different from it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ModelConfig {
+    /// The preset's name.
+    pub preset: String,
+    /// Pixels of an image's side, or `[height, width]`.
+    pub image_size: Option<ImageSize>,
+    /// Pixels of a patch's side.
+    pub patch_size: Option<usize>,
+    /// Width of a token.
+    pub hidden_size: Option<usize>,
+    /// Blocks.
+    pub num_layers: Option<usize>,
+    /// Attention heads.
+    pub num_heads: Option<usize>,
+    /// Width within each MLP.
+    pub mlp_dim: Option<usize>,
+    /// Dropout in training.
+    pub dropout: Option<f64>,
+    /// Epsilon of the layer norms.
+    pub layer_norm_eps: Option<f64>,
+    /// Activation of the MLPs.
+    pub activation: Option<Activation>,
+    /// LayerScale's start value.
+    pub layer_scale: Option<f64>,
+    /// A distillation token beside CLS.
+    pub distillation: Option<Distillation>,
+    /// Convolutions before the patches.
+    pub stem: Option<StemConfig>,
+    /// Weights to start from: Google's `.npz`, or timm's or Hugging Face's safetensors or PyTorch
+    /// checkpoint (a file, or Hugging Face's folder), or a name that `aptvit fetch` lists, which is
+    /// downloaded. What is not said above is as they have it. The
+    /// head starts fresh.
+    pub pretrained: Option<PathBuf>,
+    /// How their positions are resized; as their project does it where absent.
+    pub positions: Option<PositionResize>,
+}
+
+impl Default for ModelConfig {
+    fn default() -> Self {
+        Self {
+            preset: "vit-b16".into(),
+            image_size: None,
+            patch_size: None,
+            hidden_size: None,
+            num_layers: None,
+            num_heads: None,
+            mlp_dim: None,
+            dropout: None,
+            layer_norm_eps: None,
+            activation: None,
+            layer_scale: None,
+            distillation: None,
+            stem: None,
+            pretrained: None,
+            positions: None,
+        }
+    }
+}
+
+impl ModelConfig {
+    /// Takes from the pretrained weights what is not said: the config then stands without them.
+    ///
+    /// # Errors
+    ///
+    /// Where the weights cannot be read.
+    pub fn complete(&mut self) -> Result<(), TrainerError> {
+        let Some(checkpoint) = self.checkpoint()? else {
+            return Ok(());
+        };
+        let found = checkpoint.config().clone();
+        self.image_size.get_or_insert(found.image_size);
+        self.patch_size.get_or_insert(found.patch_size);
+        self.hidden_size.get_or_insert(found.hidden_size);
+        self.num_layers.get_or_insert(found.num_layers);
+        self.num_heads.get_or_insert(found.num_heads);
+        self.mlp_dim.get_or_insert(found.mlp_dim);
+        self.layer_norm_eps.get_or_insert(found.layer_norm_eps);
+        self.activation.get_or_insert(found.activation);
+        self.layer_scale = self.layer_scale.or(found.layer_scale);
+        self.distillation = self.distillation.or(found.distillation);
+        self.stem = self.stem.take().or(found.stem);
+        Ok(())
+    }
+
+    /// The pretrained weights, if there are any.
+    ///
+    /// # Errors
+    ///
+    /// Where they cannot be found or read.
+    pub fn checkpoint(&self) -> Result<Option<Checkpoint>, TrainerError> {
+        let open = |path: &PathBuf| -> Result<Checkpoint, TrainerError> {
+            Ok(Checkpoint::open(&locate_weights(path, Progress::Bar)?)?)
+        };
+        self.pretrained.as_ref().map(open).transpose()
+    }
+
+    /// The sizes, for `num_classes` classes.
+    ///
+    /// # Errors
+    ///
+    /// Where there is no such preset, or the sizes do not fit together.
+    pub fn resolve(&self, num_classes: usize) -> Result<VitConfig, TrainerError> {
+        let preset = VitPreset::from_name(&self.preset)?.config();
+        let config = VitConfig {
+            image_size: self.image_size.unwrap_or(preset.image_size),
+            patch_size: self.patch_size.unwrap_or(preset.patch_size),
+            hidden_size: self.hidden_size.unwrap_or(preset.hidden_size),
+            num_layers: self.num_layers.unwrap_or(preset.num_layers),
+            num_heads: self.num_heads.unwrap_or(preset.num_heads),
+            mlp_dim: self.mlp_dim.unwrap_or(preset.mlp_dim),
+            num_classes,
+            layer_norm_eps: self.layer_norm_eps.unwrap_or(preset.layer_norm_eps),
+            dropout: self.dropout.unwrap_or(preset.dropout),
+            activation: self.activation.unwrap_or(preset.activation),
+            layer_scale: self.layer_scale.or(preset.layer_scale),
+            distillation: self.distillation.or(preset.distillation),
+            stem: self.stem.clone().or(preset.stem),
+        };
+        config.validate()?;
+        Ok(config)
+    }
+}

@@ -1,0 +1,56 @@
+use std::path::{Path, PathBuf};
+
+use apt_data::{Checksum, Progress, cache_folder, download};
+use apt_vit_model::KnownCheckpoint;
+
+use crate::TrainerError;
+
+/// Where the weights are that a config or a user names: a file or folder, or the name of a known
+/// checkpoint, which is downloaded if it is not in the cache.
+///
+/// # Errors
+///
+/// Where neither is there, or the download fails.
+pub fn locate_weights(path: &Path, progress: Progress) -> Result<PathBuf, TrainerError> {
+    if path.exists() {
+        return Ok(path.to_path_buf());
+    }
+    match path.to_str().and_then(KnownCheckpoint::from_name) {
+        Some(known) => fetch_checkpoint(known, progress),
+        None => Err(TrainerError::Field {
+            field: "model.pretrained".into(),
+            found: path.display().to_string(),
+            expected: "is no file or folder, and no name that `aptvit fetch` lists".into(),
+        }),
+    }
+}
+
+/// Downloads a checkpoint into the cache, unless it is there. Returns its file, or its folder where
+/// it has several.
+///
+/// `HF_ENDPOINT` names a mirror of Hugging Face, as for Hugging Face's own tools.
+///
+/// # Errors
+///
+/// Where the download fails.
+pub fn fetch_checkpoint(
+    known: &KnownCheckpoint,
+    progress: Progress,
+) -> Result<PathBuf, TrainerError> {
+    let folder = cache_folder()?.join("weights").join(known.name);
+    let mut last = folder.clone();
+    for (url, file) in known.urls.iter().zip(known.files()) {
+        last = folder.join(file);
+        download(&mirrored(url), &last, &Checksum::FirstUse, progress)?;
+    }
+    Ok(if known.urls.len() == 1 { last } else { folder })
+}
+
+fn mirrored(url: &str) -> String {
+    match std::env::var("HF_ENDPOINT") {
+        Ok(mirror) if !mirror.is_empty() => {
+            url.replacen("https://huggingface.co", mirror.trim_end_matches('/'), 1)
+        }
+        _ => url.to_string(),
+    }
+}

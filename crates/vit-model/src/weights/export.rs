@@ -1,0 +1,431 @@
+//! A model out again, under the names that timm or Hugging Face gives its tensors.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+
+use burn::nn::{GroupNorm, LayerNorm, Linear};
+use burn::prelude::*;
+use safetensors::tensor::{Dtype, TensorView};
+use serde_json::{Map, Value, json};
+
+use super::load::transposed;
+use super::naming::{
+    HF_DEIT, HF_DINOV2, HF_DISTILLED, HF_VIT, Names, Naming, Part, StemNames, TIMM,
+};
+use crate::{
+    Activation, Distillation, ImageSize, StandardizedConv, Stem, StemConfig, Vit, VitConfig,
+    VitError,
+};
+
+/// Whose names an exported model gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExportNaming {
+    /// timm's `VisionTransformer`.
+    Timm,
+    /// Hugging Face transformers' `ViTForImageClassification`, `DeiTForImageClassification` (with
+    /// teacher where there are two heads) or, with LayerScale, `Dinov2ForImageClassification`.
+    HuggingFace,
+}
+
+/// What of an exported model's `config.json` the model itself does not know.
+#[derive(Clone, Copy, Debug)]
+pub struct ExportDetails<'a> {
+    /// The classes, in the order of the logits.
+    pub class_names: &'a [String],
+    /// Mean of red, green and blue in the images it was trained on.
+    pub mean: [f32; 3],
+    /// Standard deviation of red, green and blue.
+    pub std: [f32; 3],
+}
+
+/// A file of weights, and the `config.json` to lie beside it.
+#[derive(Clone, Debug)]
+pub struct Exported {
+    /// The weights.
+    pub tensors: NamedTensors,
+    /// What goes into `config.json`.
+    pub config: Value,
+}
+
+/// A model's tensors under the names of `naming`; the frameworks load them unchanged.
+///
+/// # Errors
+///
+/// Where the framework has no such model: Hugging Face has no hybrid, its DINOv2 no distillation token
+/// and no images that are not square; timm has no distillation token without a head.
+pub fn export(
+    vit: &Vit,
+    config: &VitConfig,
+    naming: ExportNaming,
+    details: ExportDetails<'_>,
+) -> Result<Exported, VitError> {
+    let (names, json) = match naming {
+        ExportNaming::Timm if config.distillation == Some(Distillation::Token) => {
+            return Err(no_place("distillation", "timm", "Hugging Face's"));
+        }
+        ExportNaming::Timm => {
+            let prefix = String::new();
+            let naming = &TIMM;
+            (Names { naming, prefix }, timm_config(config, details))
+        }
+        ExportNaming::HuggingFace => {
+            let (naming, prefix, class) = hugging_face(config)?;
+            let prefix = format!("{prefix}.");
+            let config = hugging_face_config(config, class, details);
+            (Names { naming, prefix }, config)
+        }
+    };
+    let mut exporter = Exporter {
+        names,
+        tensors: BTreeMap::new(),
+    };
+    exporter.model(vit, config);
+    Ok(Exported {
+        tensors: exporter.tensors,
+        config: json,
+    })
+}
+
+/// Tensors by name: shape and values.
+pub type NamedTensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
+
+/// Writes tensors as safetensors, whole or not at all.
+///
+/// # Errors
+///
+/// Where the file cannot be written.
+pub fn write_safetensors(path: &Path, tensors: &NamedTensors) -> Result<(), VitError> {
+    let failed = |reason: String| VitError::Write {
+        path: path.to_path_buf(),
+        reason,
+    };
+    let tensors: Vec<(&str, &[usize], Vec<u8>)> = tensors
+        .iter()
+        .map(|(name, (shape, values))| {
+            let bytes = values.iter().flat_map(|value| value.to_le_bytes());
+            (name.as_str(), shape.as_slice(), bytes.collect())
+        })
+        .collect();
+    let views = tensors.iter().map(|(name, shape, bytes)| {
+        let view = TensorView::new(Dtype::F32, shape.to_vec(), bytes);
+        view.map(|view| (*name, view))
+    });
+    let views = views.collect::<Result<Vec<_>, _>>();
+    let views = views.map_err(|error| failed(error.to_string()))?;
+    let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
+    let partial = path.with_extension("partial");
+    safetensors::serialize_to_file(views, Some(metadata), &partial)
+        .map_err(|error| failed(error.to_string()))?;
+    std::fs::rename(&partial, path).map_err(|error| failed(error.to_string()))
+}
+
+struct Exporter {
+    names: Names,
+    tensors: NamedTensors,
+}
+
+impl Exporter {
+    fn model(&mut self, vit: &Vit, config: &VitConfig) {
+        let embedding = &vit.embedding;
+        let stem = config.stem.as_ref();
+        if let (Some(values), Some(sizes), Some(names)) =
+            (&embedding.stem, stem, self.names.naming.stem)
+        {
+            self.stem(values, sizes, names);
+        }
+        let channels = stem.map_or(3, StemConfig::output_channels);
+        let patch = config.patch_size / stem.map_or(1, StemConfig::reduction);
+        let d = config.hidden_size;
+        let weight = values(embedding.projection.weight.val());
+        let weight = transposed(&weight, config.patch_inputs(), d);
+        let shape = [d, channels, patch, patch];
+        self.add(self.names.weight(Part::Patches, 0), &shape, weight);
+        self.add_bias(Part::Patches, 0, &embedding.projection);
+        self.add_tensor(self.names.of(Part::Cls, 0), embedding.cls_token.val());
+        if let Some(token) = &embedding.distillation_token {
+            self.add_tensor(self.names.of(Part::DistillationToken, 0), token.val());
+        }
+        self.add_tensor(self.names.of(Part::Positions, 0), embedding.positions.val());
+
+        for (layer, block) in vit.blocks.iter().enumerate() {
+            self.norm(Part::AttentionNorm, layer, &block.attention_norm);
+            self.qkv(layer, &block.attention.qkv);
+            self.linear(Part::AttentionOutput, layer, &block.attention.output);
+            self.norm(Part::MlpNorm, layer, &block.mlp_norm);
+            self.linear(Part::Expand, layer, &block.mlp.expand);
+            self.linear(Part::Contract, layer, &block.mlp.contract);
+            for (part, scale) in [
+                (Part::AttentionScale, &block.attention_scale),
+                (Part::MlpScale, &block.mlp_scale),
+            ] {
+                if let Some(scale) = scale {
+                    self.add_tensor(self.names.of(part, layer), scale.val());
+                }
+            }
+        }
+        self.norm(Part::Norm, 0, &vit.norm);
+        self.linear(Part::Head, 0, &vit.head);
+        if let Some(head) = &vit.distillation_head {
+            self.linear(Part::DistillationHead, 0, head);
+        }
+        if self.names.naming.name == HF_DINOV2.name {
+            self.widen_head(d);
+        }
+    }
+
+    /// Hugging Face's DINOv2 head sees CLS and, behind it, the mean of all patches; ours does not
+    /// look at the latter.
+    fn widen_head(&mut self, d: usize) {
+        let name = self.names.weight(Part::Head, 0).unwrap_or_default();
+        if let Some((shape, values)) = self.tensors.get_mut(&name) {
+            let wide = values
+                .chunks_exact(d)
+                .flat_map(|row| row.iter().copied().chain(std::iter::repeat_n(0.0, d)));
+            *values = wide.collect();
+            shape[1] = 2 * d;
+        }
+    }
+
+    fn stem(&mut self, stem: &Stem, sizes: &StemConfig, names: &StemNames) {
+        self.convolution(&names.root(), &stem.convolution, &stem.norm);
+        for (unit, shape) in stem.units.iter().zip(sizes.units()) {
+            let layers = names.layers(shape.stage, shape.unit);
+            let parts = unit.convolutions.iter().zip(&unit.norms);
+            for ((convolution, norm), names) in parts.zip(&layers) {
+                self.convolution(names, convolution, norm);
+            }
+            if let (Some(convolution), Some(norm)) = (&unit.shortcut, &unit.shortcut_norm) {
+                let names = names.shortcut(shape.stage, shape.unit);
+                self.convolution(&names, convolution, norm);
+            }
+        }
+    }
+
+    fn convolution(
+        &mut self,
+        names: &[String; 2],
+        convolution: &StandardizedConv,
+        norm: &GroupNorm,
+    ) {
+        let naming = self.names.naming;
+        let [of_convolution, of_norm] = names.each_ref().map(|name| self.names.of_backbone(name));
+        let name = of_convolution + naming.weight_suffix(false);
+        self.add_tensor(Some(name), convolution.weight.val());
+        for (parameter, suffix) in [
+            (&norm.gamma, naming.weight_suffix(true)),
+            (&norm.beta, naming.bias_suffix()),
+        ] {
+            if let Some(parameter) = parameter {
+                self.add_tensor(Some(format!("{of_norm}{suffix}")), parameter.val());
+            }
+        }
+    }
+
+    fn norm(&mut self, part: Part, layer: usize, norm: &LayerNorm) {
+        self.add_tensor(self.names.weight(part, layer), norm.gamma.val());
+        if let Some(beta) = &norm.beta {
+            self.add_tensor(self.names.bias(part, layer), beta.val());
+        }
+    }
+
+    fn linear(&mut self, part: Part, layer: usize, linear: &Linear) {
+        let [inputs, outputs] = linear.weight.dims();
+        let weight = transposed(&values(linear.weight.val()), inputs, outputs);
+        self.add(self.names.weight(part, layer), &[outputs, inputs], weight);
+        self.add_bias(part, layer, linear);
+    }
+
+    fn qkv(&mut self, layer: usize, qkv: &Linear) {
+        if self.names.of(Part::Qkv, layer).is_some() {
+            return self.linear(Part::Qkv, layer, qkv);
+        }
+        let [d, _] = qkv.weight.dims();
+        for (index, part) in [Part::Query, Part::Key, Part::Value]
+            .into_iter()
+            .enumerate()
+        {
+            let weight = values(qkv.weight.val().narrow(1, index * d, d));
+            let weight = transposed(&weight, d, d);
+            self.add(self.names.weight(part, layer), &[d, d], weight);
+            if let Some(bias) = &qkv.bias {
+                let bias = bias.val().narrow(0, index * d, d);
+                self.add_tensor(self.names.bias(part, layer), bias);
+            }
+        }
+    }
+
+    fn add_bias(&mut self, part: Part, layer: usize, linear: &Linear) {
+        if let Some(bias) = &linear.bias {
+            self.add_tensor(self.names.bias(part, layer), bias.val());
+        }
+    }
+
+    fn add_tensor<const D: usize>(&mut self, name: Option<String>, tensor: Tensor<D>) {
+        let shape = tensor.dims();
+        self.add(name, &shape, values(tensor));
+    }
+
+    fn add(&mut self, name: Option<String>, shape: &[usize], values: Vec<f32>) {
+        if let Some(name) = name {
+            self.tensors.insert(name, (shape.to_vec(), values));
+        }
+    }
+}
+
+fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+    tensor.into_data().iter::<f32>().collect()
+}
+
+/// timm's `config.json`: an architecture, and what is different from it.
+fn timm_config(config: &VitConfig, details: ExportDetails<'_>) -> Value {
+    let ImageSize { height, width } = config.image_size;
+    let architecture = match (&config.stem, config.distillation) {
+        (Some(_), _) => "vit_base_r50_s16_224",
+        (None, Some(_)) => "deit_base_distilled_patch16_224",
+        (None, None) => "vit_base_patch16_224",
+    };
+    let mut arguments = Map::new();
+    let mut set = |name: &str, value: Value| arguments.insert(name.into(), value);
+    set("img_size", json!([height, width]));
+    if config.stem.is_none() {
+        set("patch_size", json!(config.patch_size));
+    }
+    set("embed_dim", json!(config.hidden_size));
+    set("depth", json!(config.num_layers));
+    set("num_heads", json!(config.num_heads));
+    set(
+        "mlp_ratio",
+        mlp_ratio(config),
+    );
+    if config.layer_scale.is_some() {
+        set("init_values", json!(config.layer_scale));
+    }
+    if config.activation == Activation::GeluTanh {
+        set("act_layer", json!("gelu_tanh"));
+    }
+    let classifier = match config.distillation {
+        Some(Distillation::TokenAndHead) => json!(["head", "head_dist"]),
+        _ => json!("head"),
+    };
+    if config.layer_norm_eps != TIMM.layer_norm_eps {
+        tracing::warn!(
+            "timm's models have a layer-norm epsilon of {:e}, this one {:e}: its logits there may \
+             differ a little",
+            TIMM.layer_norm_eps,
+            config.layer_norm_eps
+        );
+    }
+    json!({
+        "architecture": architecture,
+        // For whom reads more than timm does.
+        "layer_norm_eps": config.layer_norm_eps,
+        "num_classes": config.num_classes,
+        "num_features": config.hidden_size,
+        "global_pool": "token",
+        "label_names": details.class_names,
+        "model_args": arguments,
+        "pretrained_cfg": {
+            "tag": "aptvit",
+            "custom_load": false,
+            "input_size": [3, height, width],
+            "fixed_input_size": true,
+            "interpolation": "bilinear",
+            "crop_pct": 1.0,
+            "mean": details.mean,
+            "std": details.std,
+            "num_classes": config.num_classes,
+            "pool_size": null,
+            "first_conv": "patch_embed.proj",
+            "classifier": classifier,
+        },
+    })
+}
+
+/// The MLP's width by the tokens'; the frameworks multiply and cut off what is behind the point.
+fn mlp_ratio(config: &VitConfig) -> Value {
+    let (d, m) = (config.hidden_size, config.mlp_dim);
+    match m.is_multiple_of(d) {
+        true => json!(m / d),
+        false => json!((m as f64 + 0.5) / d as f64),
+    }
+}
+
+fn no_place(field: &'static str, framework: &str, other: &str) -> VitError {
+    VitError::Config {
+        field,
+        found: "as this model has it".into(),
+        expected: format!("{framework} has no such model; export with {other} names"),
+    }
+}
+
+/// Which of Hugging Face's models it is: its names, its backbone's name, its class.
+fn hugging_face(
+    config: &VitConfig,
+) -> Result<(&'static Naming, &'static str, &'static str), VitError> {
+    let refuse = |field: &'static str| Err(no_place(field, "Hugging Face", "timm's"));
+    if config.stem.is_some() {
+        return refuse("stem");
+    }
+    let ImageSize { height, width } = config.image_size;
+    if config.layer_scale.is_some() && height != width {
+        return refuse("image_size");
+    }
+    match (config.layer_scale, config.distillation) {
+        (Some(_), Some(_)) => refuse("distillation"),
+        (Some(_), None) => Ok((&HF_DINOV2, "dinov2", "Dinov2ForImageClassification")),
+        (None, None) => Ok((&HF_VIT, "vit", "ViTForImageClassification")),
+        (None, Some(Distillation::Token)) => Ok((&HF_DEIT, "deit", "DeiTForImageClassification")),
+        (None, Some(Distillation::TokenAndHead)) => Ok((
+            &HF_DISTILLED,
+            "deit",
+            "DeiTForImageClassificationWithTeacher",
+        )),
+    }
+}
+
+fn hugging_face_config(config: &VitConfig, class: &str, details: ExportDetails<'_>) -> Value {
+    let classes = details.class_names.iter().enumerate();
+    let (mut names, mut numbers) = (Map::new(), Map::new());
+    for (number, name) in classes {
+        names.insert(number.to_string(), json!(name));
+        numbers.insert(name.clone(), json!(number));
+    }
+    let activation = match config.activation {
+        Activation::Gelu => "gelu",
+        Activation::GeluTanh => "gelu_pytorch_tanh",
+    };
+    let mut json = json!({
+        "architectures": [class],
+        "dtype": "float32",
+        "attention_probs_dropout_prob": 0.0,
+        "hidden_act": activation,
+        "hidden_dropout_prob": 0.0,
+        "hidden_size": config.hidden_size,
+        "id2label": names,
+        "image_size": config.image_size,
+        "label2id": numbers,
+        "layer_norm_eps": config.layer_norm_eps,
+        "num_attention_heads": config.num_heads,
+        "num_channels": 3,
+        "num_hidden_layers": config.num_layers,
+        "patch_size": config.patch_size,
+        "qkv_bias": true,
+    });
+    if let Value::Object(json) = &mut json {
+        if class.starts_with("Dinov2") {
+            json.insert("model_type".into(), json!("dinov2"));
+            json.insert("mlp_ratio".into(), mlp_ratio(config));
+            json.insert("layerscale_value".into(), json!(config.layer_scale));
+            json.insert("use_mask_token".into(), json!(false));
+        } else {
+            let model = if class.starts_with("DeiT") {
+                "deit"
+            } else {
+                "vit"
+            };
+            json.insert("model_type".into(), json!(model));
+            json.insert("intermediate_size".into(), json!(config.mlp_dim));
+        }
+    }
+    json
+}
