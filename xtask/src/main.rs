@@ -1,7 +1,10 @@
 //! `cargo xtask`: builds, runs and checks APT.
 
+mod backend;
+mod curves;
+
 use std::io::{BufRead, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context, Result, bail};
@@ -29,10 +32,21 @@ enum Task {
     /// Build, and run `aptvit bench`
     #[command(disable_help_flag = true)]
     Bench(Rest),
+    /// Build, and run `aptvit export`
+    #[command(disable_help_flag = true)]
+    Export(Rest),
+    /// Build, and run `aptvit fetch`
+    #[command(disable_help_flag = true)]
+    Fetch(Rest),
+    /// Build, and run `aptvit info`
+    #[command(disable_help_flag = true)]
+    Info(Rest),
+    /// Time ViT-S/16 against keep rate and image size, and draw both beside what FLOPs promise
+    Curves(curves::Curves),
     /// Run every test: units, properties, golden values, the program itself, examples in docs
     Test {
         /// Which backend the tests run on
-        #[arg(long, default_value = "flex", value_parser = ["flex", "wgpu", "tch", "cuda"])]
+        #[arg(long, default_value = "flex", value_name = "flex|wgpu|tch|cuda")]
         backend: String,
         /// Arguments for `cargo test`
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -65,6 +79,10 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Eval(args) => aptvit("eval", args.rest),
         Task::Infer(args) => aptvit("infer", args.rest),
         Task::Bench(args) => aptvit("bench", args.rest),
+        Task::Export(args) => aptvit("export", args.rest),
+        Task::Fetch(args) => aptvit("fetch", args.rest),
+        Task::Info(args) => aptvit("info", args.rest),
+        Task::Curves(args) => curves::run(&args),
         Task::Test { backend, rest } => test(&backend, &rest),
         Task::Ci => {
             check(&["fmt", "--all", "--check"])?;
@@ -89,11 +107,25 @@ fn aptvit(command: &str, mut rest: Vec<String>) -> Result<ExitCode> {
     let mut backend = "flex".to_string();
     if let Some(index) = rest.iter().position(|arg| arg == "--backend") {
         if index + 1 >= rest.len() {
-            bail!("--backend: expected one of flex, wgpu, tch, cuda");
+            bail!("--backend: expected flex, wgpu, tch or cuda, or several with commas");
         }
         backend = rest.remove(index + 1);
         rest.remove(index);
     }
+    let program = build(&backend)?;
+    let mut child = Command::new(&program)
+        .arg(command)
+        .args(rest)
+        .envs(backend::environment(&backend)?)
+        .spawn()
+        .with_context(|| format!("cannot run {}", program.display()))?;
+    let _ = ctrlc::set_handler(|| ());
+    let status = child.wait()?;
+    Ok(ExitCode::from(status.code().map_or(1, |code| code as u8)))
+}
+
+/// Builds the program. Returns where it is.
+fn build(backend: &str) -> Result<PathBuf> {
     let mut build = cargo();
     build.args([
         "build",
@@ -103,7 +135,7 @@ fn aptvit(command: &str, mut rest: Vec<String>) -> Result<ExitCode> {
         "--no-default-features",
         "--features",
     ]);
-    build.arg(features(&backend)?);
+    build.arg(backend).envs(backend::environment(backend)?);
     if !build.status().context("cannot run cargo")?.success() {
         bail!("the build failed");
     }
@@ -111,31 +143,15 @@ fn aptvit(command: &str, mut rest: Vec<String>) -> Result<ExitCode> {
         || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"),
         Into::into,
     );
-    let program = target
-        .join("release")
-        .join(format!("aptvit{}", std::env::consts::EXE_SUFFIX));
-    let mut child = Command::new(&program)
-        .arg(command)
-        .args(rest)
-        .spawn()
-        .with_context(|| format!("cannot run {}", program.display()))?;
-    let _ = ctrlc::set_handler(|| ());
-    let status = child.wait()?;
-    Ok(ExitCode::from(status.code().map_or(1, |code| code as u8)))
-}
-
-/// Cargo features of a backend.
-fn features(backend: &str) -> Result<&str> {
-    match backend {
-        "flex" | "wgpu" | "tch" | "cuda" => Ok(backend),
-        other => bail!("--backend {other}: expected one of flex, wgpu, tch, cuda"),
-    }
+    let name = format!("aptvit{}", std::env::consts::EXE_SUFFIX);
+    Ok(target.join("release").join(name))
 }
 
 /// Runs all tests and closes with one line that counts them.
 fn test(backend: &str, rest: &[String]) -> Result<ExitCode> {
     let mut command = cargo();
     command.args(["test", "--release", "--workspace", "--no-fail-fast"]);
+    command.envs(backend::environment(backend)?);
     if backend != "flex" {
         command.args(["--no-default-features", "--features", backend]);
     }

@@ -10,6 +10,8 @@ use apt_vit_model::{ExecutionMode, ExportNaming, ImageSize};
 use clap::{Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
+use crate::device::DeviceChoice;
+
 /// Trains Vision Transformers together with agents that prune their tokens, and runs them.
 #[derive(Debug, Parser)]
 #[command(name = "aptvit", version, about, max_term_width = 100, after_help = EXAMPLES)]
@@ -38,6 +40,16 @@ pub struct Global {
     /// Threads that compute [default: all cores]
     #[arg(long, global = true, value_name = "N", value_parser = at_least_one)]
     pub threads: Option<usize>,
+    /// Where to compute: auto, flex, wgpu[:N], tch, tch:cuda[:N] or cuda[:N]; `aptvit info` lists
+    /// what is there
+    #[arg(
+        long,
+        global = true,
+        value_name = "DEVICE",
+        default_value = "auto",
+        hide_default_value = true
+    )]
+    pub device: DeviceChoice,
     /// What to log to stderr: error, warn, info, debug, or a tracing filter
     #[arg(long, global = true, value_name = "LEVEL", default_value = "warn")]
     pub log: String,
@@ -136,7 +148,7 @@ pub struct Train {
     /// Override a config key, as in train.steps=1000; repeatable
     #[arg(long = "set", value_name = "KEY=VALUE", conflicts_with = "resume")]
     pub overrides: Vec<String>,
-    /// Data file or folder [default: generated or downloaded]
+    /// Data file or folder [default: generated or downloaded; with --resume, the run's]
     #[arg(long, value_name = "PATH")]
     pub data: Option<PathBuf>,
     /// The run's folder [default: runs/ and the config's name, numbered where there is one]
@@ -151,7 +163,7 @@ pub struct Train {
     /// Show parameters, FLOPs, memory, steps and a time estimate, and stop
     #[arg(long, conflicts_with = "resume")]
     pub dry_run: bool,
-    /// Save a checkpoint and stop after so long, as in 90s, 30m or 2h
+    /// Save a checkpoint and stop after so long, as in 90s, 30m or 2h; without a unit, seconds
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub time_limit: Option<Duration>,
     /// Plain lines instead of the dashboard, also on a terminal
@@ -173,7 +185,7 @@ pub struct Eval {
     /// Which checkpoint
     #[arg(long, value_enum, default_value_t)]
     pub checkpoint: Which,
-    /// Data file or folder [default: generated or downloaded]
+    /// Data file or folder [default: the run's]
     #[arg(long, value_name = "PATH")]
     pub data: Option<PathBuf>,
     /// Images of a forward pass [default: the run's]
@@ -299,9 +311,12 @@ pub struct Info {
     /// A model preset, as in vit-b16
     #[arg(long, value_name = "PRESET", conflicts_with = "run")]
     pub model: Option<String>,
-    /// Layer keep rates after blocks 2, 5 and 8, as in 0.7,0.7,0.7; one rate is for all
+    /// Layer keep rates of agents, as in 0.7,0.7,0.7; one rate is for all
     #[arg(long, value_name = "RATES", requires = "model", value_delimiter = ',')]
     pub keep: Vec<f64>,
+    /// Blocks (0-based) after which an agent acts [default: 2,5,8]
+    #[arg(long, value_name = "BLOCKS", requires = "keep", value_delimiter = ',')]
+    pub layers: Vec<usize>,
     /// A run's folder
     #[arg(long, value_name = "DIR")]
     pub run: Option<PathBuf>,

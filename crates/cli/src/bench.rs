@@ -14,10 +14,10 @@ use indicatif::ProgressBar;
 use serde::Serialize;
 
 use self::clock::{Case, PerImage, Times};
-use crate::End;
 use crate::args::{Bench, Benched, Global, keep_rates};
 use crate::eval::progress_bar;
 use crate::table::{count, percent, table};
+use crate::{End, device};
 
 /// What is timed.
 struct Subject {
@@ -28,8 +28,8 @@ struct Subject {
 
 pub fn run(args: &Bench, global: &Global) -> Result<End> {
     let device = match args.what {
-        Benched::Inference => Device::default(),
-        Benched::Train => Device::default().autodiff(),
+        Benched::Inference => device::open(),
+        Benched::Train => device::open().autodiff(),
     };
     let mut subject = Subject::new(args, &device)?;
     device.seed(args.seed);
@@ -81,7 +81,7 @@ impl Subject {
     fn timed(&self, batch: usize, times: &Times) -> Timed {
         Timed {
             model: self.name.clone(),
-            backend: backend(),
+            backend: device::selected().map_or(String::new(), |device| device.to_string()),
             batch,
             threads: rayon::current_num_threads(),
             images_per_s: batch as f64 / times.median(),
@@ -112,18 +112,6 @@ fn preset(args: &Bench, device: &Device) -> Result<PruningVit> {
         TrainerError::Agent(_) => Error::new(error).context("--layers"),
         error => error.into(),
     })
-}
-
-/// The backend of the default device: what `BURN_DEVICE` names, or the first that is built in, in
-/// Burn's order.
-fn backend() -> String {
-    let built_in = match () {
-        () if cfg!(feature = "cuda") => "cuda",
-        () if cfg!(feature = "wgpu") => "wgpu",
-        () if cfg!(feature = "tch") => "tch",
-        () => "flex",
-    };
-    std::env::var("BURN_DEVICE").map_or(built_in.into(), |name| name.to_lowercase())
 }
 
 /// What every line of a result has.

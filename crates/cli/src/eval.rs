@@ -6,24 +6,20 @@ use anyhow::Result;
 use apt_data::Progress;
 use apt_rl_trainer::{Evaluation, EvaluationSettings, RunFolder, evaluate};
 use apt_vit_model::ExecutionMode;
-use burn::tensor::Device;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 
-use crate::End;
 use crate::args::{Eval, Global};
 use crate::table::{count, percent, table};
+use crate::{End, device};
 
 pub fn run(args: &Eval, global: &Global) -> Result<End> {
-    let device = Device::default();
+    let device = device::open();
     let run = RunFolder::open(&args.run)?;
     let checkpoint = run.checkpoint(args.checkpoint.into())?;
     let model = run.load_model(&checkpoint, &device)?.prepack();
-    let test = run
-        .config
-        .data
-        .load(args.data.as_deref(), Progress::Bar)?
-        .test;
+    let data = args.data.as_deref().or(run.description.data.as_deref());
+    let test = run.config.data.load(data, Progress::Bar)?.test;
     let limit = args
         .limit
         .or(run.config.input.test_images)

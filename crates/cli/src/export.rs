@@ -2,16 +2,15 @@
 
 use anyhow::Result;
 use apt_rl_trainer::{RunFolder, export_model};
-use burn::tensor::Device;
 use serde_json::json;
 
-use crate::End;
 use crate::args::{Export, Global};
+use crate::{End, device};
 
 pub fn run(args: &Export, global: &Global) -> Result<End> {
     let run = RunFolder::open(&args.run)?;
     let checkpoint = run.checkpoint(args.checkpoint.into())?;
-    let model = run.load_model(&checkpoint, &Device::default())?;
+    let model = run.load_model(&checkpoint, &device::open())?;
     export_model(&model, &run.description, args.naming.into(), &args.out)?;
     let checkpoint = checkpoint.folder_name();
     if global.json {

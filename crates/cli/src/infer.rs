@@ -7,20 +7,20 @@ use apt_data::{RgbImage, eval_image};
 use apt_rl_trainer::RunFolder;
 use apt_vit_model::ExecutionMode;
 use burn::tensor::activation::softmax;
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Tensor, TensorData};
 use serde_json::json;
 
-use crate::End;
 use crate::args::{Global, Infer};
 use crate::eval::progress_bar;
 use crate::picture;
 use crate::table::percent;
+use crate::{End, device};
 
 /// Images of a forward pass.
 const BATCH: usize = 16;
 
 pub fn run(args: &Infer, global: &Global) -> Result<End> {
-    let device = Device::default();
+    let device = device::open();
     let run = RunFolder::open(&args.run)?;
     let checkpoint = run.checkpoint(args.checkpoint.into())?;
     let model = run.load_model(&checkpoint, &device)?.prepack();
@@ -30,6 +30,12 @@ pub fn run(args: &Infer, global: &Global) -> Result<End> {
     let size = description.model.image_size;
     let sides = [size.height as u32, size.width as u32];
     if let Some(folder) = &args.visualize {
+        if folder.is_file() {
+            bail!(
+                "--visualize {}: is a file; expected a folder",
+                folder.display()
+            );
+        }
         std::fs::create_dir_all(folder)
             .with_context(|| format!("{}: cannot create the folder", folder.display()))?;
     }
@@ -96,7 +102,7 @@ pub fn run(args: &Infer, global: &Global) -> Result<End> {
                 bar.suspend(|| {
                     println!("{}: {}", path.display(), top.join(", "));
                     println!(
-                        "  tokens: {}, then {}; FLOPs {} of dense",
+                        "  tokens: {}, then {}; FLOPs, agents included: {} of dense",
                         description.model.num_tokens(),
                         tokens.join(", "),
                         percent(share)

@@ -2,15 +2,15 @@
 
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use apt_pruning_agent::{PruningAgentsConfig, agent_flops};
 use apt_rl_trainer::RunFolder;
 use apt_vit_model::{Checkpoint, Distillation, LayerTrace, Placement, VitPreset, vit_flops};
-use burn::tensor::Device;
 use serde_json::json;
 
 use crate::End;
 use crate::args::{Global, Info, keep_rates};
+use crate::device::Backend;
 use crate::table::{count, percent, table};
 
 pub fn run(args: &Info, global: &Global) -> Result<End> {
@@ -18,7 +18,7 @@ pub fn run(args: &Info, global: &Global) -> Result<End> {
         return weights(path, global);
     }
     match (&args.model, &args.run) {
-        (Some(name), _) => model(name, &args.keep, global),
+        (Some(name), _) => model(name, args, global),
         (None, Some(folder)) => describe(&RunFolder::open(folder)?, global),
         (None, None) => {
             backends(global);
@@ -28,16 +28,11 @@ pub fn run(args: &Info, global: &Global) -> Result<End> {
 }
 
 fn backends(global: &Global) {
-    let built_in: Vec<&str> = [
-        ("flex", cfg!(feature = "flex")),
-        ("wgpu", cfg!(feature = "wgpu")),
-        ("tch", cfg!(feature = "tch")),
-        ("cuda", cfg!(feature = "cuda")),
-    ]
-    .into_iter()
-    .filter_map(|(name, built_in)| built_in.then_some(name))
-    .collect();
-    let device = format!("{:?}", Device::default());
+    let built_in: Vec<&str> = Backend::built_in().map(Backend::name).collect();
+    let present: Vec<String> = Backend::built_in()
+        .flat_map(Backend::present)
+        .map(|device| device.to_string())
+        .collect();
     let presets = VitPreset::ALL.map(VitPreset::name);
     if global.json {
         println!(
@@ -45,7 +40,7 @@ fn backends(global: &Global) {
             json!({
                 "version": env!("CARGO_PKG_VERSION"),
                 "backends": built_in,
-                "device": device,
+                "devices": present,
                 "threads": rayon::current_num_threads(),
                 "presets": presets,
             })
@@ -54,17 +49,33 @@ fn backends(global: &Global) {
     }
     println!("aptvit {}", env!("CARGO_PKG_VERSION"));
     println!("backends built in: {}", built_in.join(", "));
-    println!("device: {device}, {} threads", rayon::current_num_threads());
+    println!("devices: {}", present.join(", "));
+    println!("threads: {}", rayon::current_num_threads());
     println!("model presets: {}", presets.join(", "));
 }
 
-fn model(name: &str, keep: &[f64], global: &Global) -> Result<End> {
+fn model(name: &str, args: &Info, global: &Global) -> Result<End> {
     let config = VitPreset::from_name(name)?.config();
-    let layers = PruningAgentsConfig::default().layers;
-    let rates = match keep {
+    let keep = &args.keep;
+    let mut layers = args.layers.clone();
+    if layers.is_empty() {
+        layers = PruningAgentsConfig::default().layers;
+    }
+    let rates = match keep.as_slice() {
         [] => Vec::new(),
         keep => keep_rates(keep, layers.len())?,
     };
+    if let Some(layer) = layers
+        .iter()
+        .find(|&&layer| !keep.is_empty() && layer >= config.num_layers)
+    {
+        bail!(
+            "{name} has blocks 0 to {}, and none numbered {layer}; say with --layers after which \
+             blocks an agent acts",
+            config.num_layers - 1
+        );
+    }
+    let after: Vec<String> = layers.iter().map(usize::to_string).collect();
     let mut patches = config.num_patches();
     let mut trace = Vec::new();
     let mut flops = 0;
@@ -102,7 +113,7 @@ fn model(name: &str, keep: &[f64], global: &Global) -> Result<End> {
     }
     let mut rows = table(&[name, ""]);
     rows.add_row([
-        "parameters (10 classes)",
+        "parameters (10 classes), without agents",
         &count(config.num_parameters() as f64),
     ]);
     rows.add_row(["tokens", &config.num_tokens().to_string()]);
@@ -115,7 +126,8 @@ fn model(name: &str, keep: &[f64], global: &Global) -> Result<End> {
     ]);
     rows.add_row(["FLOPs, dense", &count(dense as f64)]);
     if !keep.is_empty() {
-        rows.add_row(["tokens after blocks 2, 5, 8", &format!("{tokens:?}")]);
+        let label = format!("tokens after blocks {}", after.join(", "));
+        rows.add_row([&label, &format!("{tokens:?}")]);
         rows.add_row(["FLOPs, pruned, agents included", &count(pruned as f64)]);
         rows.add_row(["share", &percent(share)]);
     }
@@ -212,15 +224,35 @@ fn describe(run: &RunFolder, global: &Global) -> Result<End> {
         .iter()
         .map(|set| set.folder_name())
         .collect();
+    let summary = std::fs::read(run.path().join("summary.json")).ok();
+    let summary: Option<serde_json::Value> =
+        summary.and_then(|text| serde_json::from_slice(&text).ok());
     if global.json {
         println!(
             "{}",
-            json!({ "config": run.config, "run": run.description, "checkpoints": checkpoints })
+            json!({
+                "config": run.config,
+                "run": run.description,
+                "checkpoints": checkpoints,
+                "summary": summary,
+            })
         );
         return Ok(End::Done);
     }
     println!("{}", run.config.to_toml()?);
     println!("classes: {}", run.description.class_names.join(", "));
     println!("checkpoints: {}", checkpoints.join(", "));
+    match &summary {
+        None => println!("not finished: continue it with aptvit train --resume"),
+        Some(summary) => {
+            let figure = |key: &str| percent(summary[key].as_f64().unwrap_or(f64::NAN));
+            println!(
+                "test images: {} dense, {} pruned with {} of the FLOPs",
+                figure("dense_accuracy"),
+                figure("pruned_accuracy"),
+                figure("flops_share")
+            );
+        }
+    }
     Ok(End::Done)
 }

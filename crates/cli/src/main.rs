@@ -2,6 +2,7 @@
 
 mod args;
 mod bench;
+mod device;
 mod eval;
 mod export;
 mod fetch;
@@ -70,6 +71,10 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> anyhow::Result<End> {
+    match args.command {
+        Command::Fetch(_) | Command::Info(_) | Command::Completions { .. } => (),
+        _ => device::choose(args.global.device)?,
+    }
     if let Some(threads) = args.global.threads {
         rayon::ThreadPoolBuilder::new()
             .num_threads(threads)

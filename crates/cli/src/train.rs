@@ -9,20 +9,23 @@ use apt_rl_trainer::{
     ExperimentConfig, Outcome, Pause, Plan, StopRequest, Summary, TrainOptions, duration,
     known_classes, plan, resume, train,
 };
-use burn::tensor::Device;
 use serde_json::json;
 
-use crate::End;
 use crate::args::{Global, Train};
 use crate::table::{count, percent, table};
+use crate::{End, device};
 
 const QUICKSTART: &str = include_str!("../../../configs/quickstart.toml");
 
 pub fn run(args: &Train, global: &Global) -> Result<End> {
-    let device = Device::default();
+    let device = device::open();
     if args.dry_run {
         let mut config = config(args)?;
-        config.model.complete()?;
+        match config.model.is_at_hand() {
+            true => config.model.complete()?,
+            // What a training would download first; the preset has its sizes.
+            false => config.model.pretrained = None,
+        }
         if let Some(path) = args.data.as_deref().filter(|path| !path.exists()) {
             bail!("--data {}: there is no such file or folder", path.display());
         }
@@ -79,15 +82,7 @@ pub fn run(args: &Train, global: &Global) -> Result<End> {
             step,
             steps,
         } => {
-            let data = args
-                .data
-                .as_deref()
-                .map(|data| format!(" --data {}", data.display()));
-            let command = format!(
-                "aptvit train --resume {}{}",
-                folder.display(),
-                data.unwrap_or_default()
-            );
+            let command = format!("aptvit train --resume {}", folder.display());
             if global.json {
                 println!(
                     "{}",

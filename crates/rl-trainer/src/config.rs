@@ -381,19 +381,27 @@ fn set(table: &mut toml::Table, entry: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Adds the nearest valid name to serde's message about an unknown one.
+/// Serde's message in words that need no Rust, and with the nearest valid name to an unknown one.
 fn with_nearest(message: &str) -> String {
+    let message = ["usize", "u64", "u32"]
+        .iter()
+        .fold(message.to_string(), |message, kind| {
+            message.replace(&format!("expected {kind}"), "expected a whole number")
+        });
+    let message = ["f64", "f32"].iter().fold(message, |message, kind| {
+        message.replace(&format!("expected {kind}"), "expected a number")
+    });
     let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
     let unknown = message.contains("unknown field") || message.contains("unknown variant");
     let Some((found, valid)) = quoted.split_first().filter(|_| unknown) else {
-        return message.to_string();
+        return message;
     };
     let nearest = valid
         .iter()
         .max_by(|a, b| strsim::jaro_winkler(found, a).total_cmp(&strsim::jaro_winkler(found, b)));
     match nearest {
         Some(nearest) => format!("{message}\ndid you mean `{nearest}`?"),
-        None => message.to_string(),
+        None => message,
     }
 }
 
@@ -447,6 +455,10 @@ mod tests {
             wrong_type.contains("--set train.steps") && wrong_type.contains("many"),
             "{wrong_type}"
         );
+        assert!(
+            wrong_type.contains("expected a whole number"),
+            "{wrong_type}"
+        );
         assert!(message(TEXT, &["train.steps"]).contains("key=value"));
     }
 
@@ -454,6 +466,44 @@ mod tests {
     fn steps_that_do_not_fill_epochs_are_refused() {
         let message = message(TEXT, &["train.steps=501"]);
         assert!(message.contains("train.steps = 501"), "{message}");
+    }
+
+    #[test]
+    fn every_key_is_described_in_the_docs() {
+        let docs = include_str!("../../../docs/config.md");
+        for section in [
+            "",
+            "input",
+            "input.transform",
+            "input.normalization",
+            "model",
+            "agents",
+            "train",
+            "optimizer",
+            "schedule",
+        ] {
+            let header = match section {
+                "" => String::new(),
+                section => format!("[{section}]\n"),
+            };
+            let text = match section {
+                "" => format!("no_such_key = 1\n{TEXT}"),
+                "train" => TEXT.replace("steps", "no_such_key"),
+                _ => format!("{TEXT}{header}no_such_key = 1\n"),
+            };
+            let message = message(&text, &[]);
+            let keys: Vec<&str> = message
+                .split_once("expected")
+                .map(|(_, keys)| keys.split('`').skip(1).step_by(2).collect())
+                .unwrap_or_default();
+            assert!(keys.len() > 1, "{section}: {message}");
+            let start = docs.find(&format!("`[{section}]`")).unwrap_or(0);
+            for key in keys {
+                let described = docs[start..].contains(&format!("| `{key}` |"))
+                    || docs.contains(&format!("`[{key}]`"));
+                assert!(described, "[{section}] {key}");
+            }
+        }
     }
 
     #[test]

@@ -41,7 +41,11 @@ pub fn export_model(
         let path = folder.join(name);
         fs::write(&path, text).map_err(TrainerError::io(&path, "write"))
     };
-    write("aptvit.json", &to_json(description))?;
+    let description = RunDescription {
+        data: None,
+        ..description.clone()
+    };
+    write("aptvit.json", &to_json(&description))?;
     if naming == ExportNaming::HuggingFace {
         let ImageSize { height, width } = description.model.image_size;
         let preprocessor = json!({

@@ -152,6 +152,7 @@ fn time_step(config: &ExperimentConfig, model: PruningVit, images: usize, device
         StepSettings {
             dense_passes: DENSE_PASSES,
             passive_passes: DENSE_PASSES,
+            agents_every: 2,
             dense_every: None,
             ..StepSettings::new(config)
         },
@@ -182,17 +183,18 @@ fn time_step(config: &ExperimentConfig, model: PruningVit, images: usize, device
         TrainStep::step(&model, batch);
         start.elapsed().as_secs_f64()
     };
-    // The first batch whose number `agents_every` divides, and one that it does not.
-    let every = settings.agents_every as u64;
-    let learning = DENSE_PASSES.next_multiple_of(every);
-    time(learning); // warms up
-    let mut seconds = time(learning);
-    if every > 1 {
-        seconds = (seconds + (every - 1) as f64 * time(learning + 1)) / every as f64;
-    }
-    if settings.dense_steps > 0 {
-        let share = settings.dense_steps as f64 / settings.steps as f64;
-        seconds = share * time(0) + (1.0 - share) * seconds;
-    }
-    seconds
+    // Pass 0 is dense, in pass 1 agents act, in pass 2 they learn, too.
+    time(2); // warms up
+    let [dense, dropped, learning] = [0, 1, 2].map(time);
+    let agents = (learning - dropped).max(0.0) / settings.agents_every as f64;
+    let acting = match settings.dense_every {
+        None => dropped,
+        Some(every) => dropped + (dense - dropped) / every as f64,
+    };
+    let share = |steps: usize| steps as f64 / settings.steps as f64;
+    let (passive, warmup) = (
+        share(settings.dense_steps),
+        share(settings.agents_warmup_steps),
+    );
+    passive * dense + warmup * (dense + agents) + (1.0 - passive - warmup) * (acting + agents)
 }

@@ -37,13 +37,23 @@ pub fn fetch_checkpoint(
     known: &KnownCheckpoint,
     progress: Progress,
 ) -> Result<PathBuf, TrainerError> {
-    let folder = cache_folder()?.join("weights").join(known.name);
+    let folder = folder_of(known)?;
     let mut last = folder.clone();
     for (url, file) in known.urls.iter().zip(known.files()) {
         last = folder.join(file);
         download(&mirrored(url), &last, &Checksum::FirstUse, progress)?;
     }
     Ok(if known.urls.len() == 1 { last } else { folder })
+}
+
+fn folder_of(known: &KnownCheckpoint) -> Result<PathBuf, TrainerError> {
+    Ok(cache_folder()?.join("weights").join(known.name))
+}
+
+/// Are all its files in the cache?
+pub(crate) fn is_cached(known: &KnownCheckpoint) -> bool {
+    let mut files = known.files();
+    folder_of(known).is_ok_and(|folder| files.all(|file| folder.join(file).is_file()))
 }
 
 fn mirrored(url: &str) -> String {

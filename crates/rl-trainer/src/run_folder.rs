@@ -39,6 +39,9 @@ pub struct RunDescription {
     pub class_names: Vec<String>,
     /// How images are normalised.
     pub normalization: Normalization,
+    /// Where the user's data was; none where it is downloaded or generated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data: Option<PathBuf>,
 }
 
 /// A folder that holds a run: `config.toml`, `run.json`, `checkpoints/`, `metrics.jsonl`,

@@ -1,4 +1,4 @@
-use std::path::PathBuf;
+use std::path::{Path, PathBuf, absolute};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -33,7 +33,7 @@ use crate::{PruningVit, TrainerError};
 
 /// What a training needs beside its config.
 pub struct TrainOptions {
-    /// The user's data; downloaded or generated where absent.
+    /// The user's data; where absent, what a resumed run had, or downloaded or generated.
     pub data: Option<PathBuf>,
     /// The device, without autodiff.
     pub device: Device,
@@ -122,10 +122,12 @@ struct Images {
     test: ImageDataset,
 }
 
-fn load_images(config: &ExperimentConfig, options: &TrainOptions) -> Result<Images, TrainerError> {
-    let Splits { train, test } = config
-        .data
-        .load(options.data.as_deref(), options.progress)?;
+fn load_images(
+    config: &ExperimentConfig,
+    data: Option<&Path>,
+    options: &TrainOptions,
+) -> Result<Images, TrainerError> {
+    let Splits { train, test } = config.data.load(data, options.progress)?;
     let held_out = config.train.held_out;
     if train.len() <= held_out {
         return Err(TrainerError::Field {
@@ -156,12 +158,12 @@ fn load_images(config: &ExperimentConfig, options: &TrainOptions) -> Result<Imag
 /// Names what went wrong; the last good checkpoint stays.
 pub fn train(
     config: ExperimentConfig,
-    out: &std::path::Path,
+    out: &Path,
     options: &TrainOptions,
 ) -> Result<Outcome, TrainerError> {
     let mut config = config;
     config.model.complete()?;
-    let images = load_images(&config, options)?;
+    let images = load_images(&config, options.data.as_deref(), options)?;
     let classes = images.train.class_names().to_vec();
     let device = options.device.clone().autodiff();
     let model = PruningVit::new(&config, classes.len(), &device)?;
@@ -171,6 +173,11 @@ pub fn train(
         threshold: config.agents.threshold,
         class_names: classes,
         normalization: config.input.normalization,
+        // The run may be continued from another folder.
+        data: options
+            .data
+            .as_deref()
+            .map(|path| absolute(path).unwrap_or_else(|_| path.into())),
     };
     let run = RunFolder::create(out, config, description)?;
     fit(&run, model, &images, None, options)
@@ -182,13 +189,14 @@ pub fn train(
 /// # Errors
 ///
 /// As [`train`], and where the newest checkpoint does not load.
-pub fn resume(path: &std::path::Path, options: &TrainOptions) -> Result<Outcome, TrainerError> {
+pub fn resume(path: &Path, options: &TrainOptions) -> Result<Outcome, TrainerError> {
     let run = RunFolder::open(path)?;
     let newest = run.checkpoints().newest()?;
     if let Some(set) = &newest {
         is_readable(set)?;
     }
-    let images = load_images(&run.config, options)?;
+    let data = options.data.as_deref().or(run.description.data.as_deref());
+    let images = load_images(&run.config, data, options)?;
     let found = images.train.class_names();
     if found != run.description.class_names {
         return Err(TrainerError::Field {

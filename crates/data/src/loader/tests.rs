@@ -176,7 +176,7 @@ fn evaluated_pixels_and_labels_are_the_datasets() {
     let mut expected = vec![0.0; 300];
     eval_image(
         &dataset.image(3).unwrap(),
-        10,
+        [10, 10],
         &Normalization::HALF,
         &mut expected,
     );

@@ -2,12 +2,13 @@ use std::path::PathBuf;
 
 use apt_data::Progress;
 use apt_vit_model::{
-    Activation, Checkpoint, Distillation, ImageSize, PositionResize, StemConfig, VitConfig,
-    VitPreset,
+    Activation, Checkpoint, Distillation, ImageSize, KnownCheckpoint, PositionResize, StemConfig,
+    VitConfig, VitPreset,
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{TrainerError, locate_weights};
+use crate::TrainerError;
+use crate::pretrained::{is_cached, locate_weights};
 
 /// `[model]`: a preset, and what is different from it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -93,6 +94,14 @@ impl ModelConfig {
         self.distillation = self.distillation.or(found.distillation);
         self.stem = self.stem.take().or(found.stem);
         Ok(())
+    }
+
+    /// Can the model be made without a download?
+    pub fn is_at_hand(&self) -> bool {
+        let name = self.pretrained.as_deref();
+        let known = name.filter(|path| !path.exists());
+        let known = known.and_then(|path| KnownCheckpoint::from_name(path.to_str()?));
+        known.is_none_or(is_cached)
     }
 
     /// The pretrained weights, if there are any.

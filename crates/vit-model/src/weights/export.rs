@@ -293,10 +293,7 @@ fn timm_config(config: &VitConfig, details: ExportDetails<'_>) -> Value {
     set("embed_dim", json!(config.hidden_size));
     set("depth", json!(config.num_layers));
     set("num_heads", json!(config.num_heads));
-    set(
-        "mlp_ratio",
-        mlp_ratio(config),
-    );
+    set("mlp_ratio", mlp_ratio(config));
     if config.layer_scale.is_some() {
         set("init_values", json!(config.layer_scale));
     }
