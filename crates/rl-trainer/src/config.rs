@@ -499,8 +499,12 @@ mod tests {
             assert!(keys.len() > 1, "{section}: {message}");
             let start = docs.find(&format!("`[{section}]`")).unwrap_or(0);
             for key in keys {
-                let described = docs[start..].contains(&format!("| `{key}` |"))
-                    || docs.contains(&format!("`[{key}]`"));
+                let table = match section {
+                    "" => format!("`[{key}]`"),
+                    section => format!("`[{section}.{key}]`"),
+                };
+                let described =
+                    docs[start..].contains(&format!("| `{key}` |")) || docs.contains(&table);
                 assert!(described, "[{section}] {key}");
             }
         }

@@ -129,6 +129,8 @@ fn head_and_agents_have_learning_rates_of_their_own() {
         "train.steps=1",
         "train.steps_per_epoch=1",
         "train.dense_every=1",
+        // Else the only step would be the last of the decay, and its learning rate 0.
+        "schedule.warmup_steps=1",
     ];
     let same = moves(&one_step);
     let rates = [
