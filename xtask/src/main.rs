@@ -32,6 +32,9 @@ enum Task {
     /// Build, and run `aptvit bench`
     #[command(disable_help_flag = true)]
     Bench(Rest),
+    /// Build, and run `aptvit calibrate`
+    #[command(disable_help_flag = true)]
+    Calibrate(Rest),
     /// Build, and run `aptvit export`
     #[command(disable_help_flag = true)]
     Export(Rest),
@@ -79,6 +82,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Eval(args) => aptvit("eval", args.rest),
         Task::Infer(args) => aptvit("infer", args.rest),
         Task::Bench(args) => aptvit("bench", args.rest),
+        Task::Calibrate(args) => aptvit("calibrate", args.rest),
         Task::Export(args) => aptvit("export", args.rest),
         Task::Fetch(args) => aptvit("fetch", args.rest),
         Task::Info(args) => aptvit("info", args.rest),

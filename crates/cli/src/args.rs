@@ -66,6 +66,9 @@ pub enum Command {
     /// Classify pictures, and show what the agents removed
     #[command(after_help = INFER_EXAMPLES)]
     Infer(Infer),
+    /// Find the thresholds at which a trained model meets a compute budget
+    #[command(after_help = CALIBRATE_EXAMPLES)]
+    Calibrate(Calibrate),
     /// Time a model, dense and pruned, or its training step
     #[command(after_help = BENCH_EXAMPLES)]
     Bench(Bench),
@@ -105,6 +108,15 @@ const INFER_EXAMPLES: &str = "\
 Examples:
   aptvit infer --run runs/mine cat.jpg dog.png
   aptvit infer --run runs/mine photos/ --visualize pictures/ --top 3";
+
+const CALIBRATE_EXAMPLES: &str = "\
+Examples:
+  aptvit calibrate --run runs/mine --target-flops 0.7,0.5
+  aptvit eval --run runs/mine --target-flops 0.5
+  aptvit infer --run runs/mine --target-flops 0.5 cat.jpg
+
+Nothing is trained: thresholds are fitted on the training images that the run held out, and kept in
+its budgets.json.";
 
 const BENCH_EXAMPLES: &str = "\
 Examples:
@@ -182,6 +194,9 @@ pub struct Eval {
     /// A token goes where its removal is more probable than this [default: the run's]
     #[arg(long, value_name = "P", value_parser = probability)]
     pub threshold: Option<f64>,
+    /// Act by the threshold that `aptvit calibrate` found for this share of the FLOPs
+    #[arg(long, value_name = "SHARE", value_parser = share, conflicts_with = "threshold")]
+    pub target_flops: Option<f64>,
     /// Which checkpoint
     #[arg(long, value_enum, default_value_t)]
     pub checkpoint: Which,
@@ -207,6 +222,9 @@ pub struct Infer {
     /// A token goes where its removal is more probable than this [default: the run's]
     #[arg(long, value_name = "P", value_parser = probability)]
     pub threshold: Option<f64>,
+    /// Act by the threshold that `aptvit calibrate` found for this share of the FLOPs
+    #[arg(long, value_name = "SHARE", value_parser = share, conflicts_with = "threshold")]
+    pub target_flops: Option<f64>,
     /// Which checkpoint
     #[arg(long, value_enum, default_value_t)]
     pub checkpoint: Which,
@@ -216,6 +234,25 @@ pub struct Infer {
     /// Write a picture for each image with the removed patches dimmed, layer by layer
     #[arg(long, value_name = "DIR")]
     pub visualize: Option<PathBuf>,
+}
+
+#[derive(Debug, Parser)]
+pub struct Calibrate {
+    /// The run's folder
+    #[arg(long, value_name = "DIR")]
+    pub run: PathBuf,
+    /// Shares of the dense model's FLOPs, agents included
+    #[arg(long, required = true, value_name = "SHARE,..", value_delimiter = ',', value_parser = share)]
+    pub target_flops: Vec<f64>,
+    /// Which checkpoint
+    #[arg(long, value_enum, default_value_t)]
+    pub checkpoint: Which,
+    /// Data file or folder [default: the run's]
+    #[arg(long, value_name = "PATH")]
+    pub data: Option<PathBuf>,
+    /// Use only the first so many held-out images
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    pub limit: Option<usize>,
 }
 
 #[derive(Debug, Parser)]
@@ -404,6 +441,13 @@ fn at_least_one(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(0) | Err(_) => Err("expected a whole number of at least 1".into()),
         Ok(number) => Ok(number),
+    }
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(number) if number > 0.0 && number <= 1.0 => Ok(number),
+        _ => Err("expected a share above 0 and at most 1, as in 0.5".into()),
     }
 }
 

@@ -29,8 +29,12 @@ pub fn run(args: &Eval, global: &Global) -> Result<End> {
         Some(mode) => vec![mode.into()],
         None => vec![ExecutionMode::Dense, ExecutionMode::Drop],
     };
+    let threshold = match args.target_flops {
+        Some(target) => run.threshold_of(target, &checkpoint.folder_name())?,
+        None => args.threshold.unwrap_or(run.description.threshold),
+    };
     let settings = EvaluationSettings {
-        threshold: args.threshold.unwrap_or(run.description.threshold),
+        threshold,
         batch_size: args.batch_size.unwrap_or(run.config.train.eval_batch_size),
         normalization: run.description.normalization,
         workers: run.config.train.workers,

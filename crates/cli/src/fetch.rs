@@ -6,6 +6,7 @@ use anyhow::{Result, bail};
 use apt_data::{Checksum, CifarLabels, DataSource, Progress, cache_folder, download};
 use apt_rl_trainer::fetch_checkpoint;
 use apt_vit_model::{KNOWN_CHECKPOINTS, KnownCheckpoint};
+use comfy_table::CellAlignment;
 use serde_json::json;
 
 use crate::End;
@@ -95,6 +96,9 @@ fn list(global: &Global) -> Result<()> {
             known.licence,
             &megabytes,
         ]);
+    }
+    for column in rows.column_iter_mut().take(4) {
+        column.set_cell_alignment(CellAlignment::Left);
     }
     println!("{rows}");
     println!("Downloads go to {}.", cache_folder()?.display());

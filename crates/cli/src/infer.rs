@@ -26,7 +26,10 @@ pub fn run(args: &Infer, global: &Global) -> Result<End> {
     let model = run.load_model(&checkpoint, &device)?.prepack();
     let paths = pictures(&args.paths)?;
     let description = &run.description;
-    let threshold = args.threshold.unwrap_or(description.threshold);
+    let threshold = match args.target_flops {
+        Some(target) => run.threshold_of(target, &checkpoint.folder_name())?,
+        None => args.threshold.unwrap_or(description.threshold),
+    };
     let size = description.model.image_size;
     let sides = [size.height as u32, size.width as u32];
     if let Some(folder) = &args.visualize {

@@ -2,6 +2,7 @@
 
 mod args;
 mod bench;
+mod calibrate;
 mod device;
 mod eval;
 mod export;
@@ -84,6 +85,7 @@ fn run(args: &Args) -> anyhow::Result<End> {
         Command::Train(train) => train::run(train, &args.global),
         Command::Eval(eval) => eval::run(eval, &args.global),
         Command::Infer(infer) => infer::run(infer, &args.global),
+        Command::Calibrate(calibrate) => calibrate::run(calibrate, &args.global),
         Command::Bench(bench) => bench::run(bench, &args.global),
         Command::Export(export) => export::run(export, &args.global),
         Command::Fetch(fetch) => fetch::run(fetch, &args.global),

@@ -1,6 +1,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 #![doc = include_str!("../README.md")]
 
+mod calibration;
 mod checkpoint;
 mod config;
 pub mod counterfactual;
@@ -20,6 +21,7 @@ mod schedule;
 mod session;
 mod training;
 
+pub use calibration::{Budget, calibrate, held_out_images};
 pub use checkpoint::{CheckpointFolder, CheckpointSet};
 pub use config::{
     Decay, Execution, ExperimentConfig, Freeze, FrozenPart, InputConfig, ModelConfig,

@@ -1,0 +1,110 @@
+//! A compute budget, from a trained run to an evaluation that keeps it.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+const TINY: &str = r#"
+seed = 3
+[data]
+source = "shapes"
+size = 32
+train = 120
+test = 40
+[model]
+preset = "vit-tiny32"
+num_layers = 3
+[agents]
+layers = [0, 1]
+[train]
+steps = 4
+batch_size = 6
+steps_per_epoch = 4
+held_out = 60
+[optimizer]
+kind = "adamw"
+learning_rate = 0.003
+"#;
+
+fn aptvit(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_aptvit"))
+        .args(arguments)
+        .output()
+        .unwrap()
+}
+
+fn json(arguments: &[&str]) -> Value {
+    let output = aptvit(arguments);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+fn refusal(arguments: &[&str]) -> String {
+    let output = aptvit(arguments);
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{message}");
+    assert!(!message.contains("panicked"), "{message}");
+    message
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+#[test]
+fn a_budget_is_calibrated_and_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("tiny.toml");
+    std::fs::write(&config, TINY).unwrap();
+    let run = folder.path().join("run");
+    let train = [
+        "train",
+        "--config",
+        text(&config),
+        "--out",
+        text(&run),
+        "--json",
+    ];
+    json(&train);
+    let run = text(&run);
+    let targets = [0.9, 0.7];
+    let calibrate = [
+        "calibrate",
+        "--run",
+        run,
+        "--target-flops",
+        "0.9,0.7",
+        "--json",
+    ];
+    let found = json(&calibrate);
+    for (budget, target) in found.as_array().unwrap().iter().zip(targets) {
+        assert_eq!(budget["images"], 60);
+        let share = budget["flops_share"].as_f64().unwrap();
+        assert!((share - target).abs() < 0.01, "{budget}");
+    }
+    let eval = [
+        "eval",
+        "--run",
+        run,
+        "--target-flops",
+        "0.7",
+        "--mode",
+        "drop",
+        "--json",
+    ];
+    let eval = json(&eval);
+    assert_eq!(eval["threshold"], found[1]["threshold"]);
+    let share = eval["evaluations"][0]["flops_share"].as_f64().unwrap();
+    assert!((share - 0.7).abs() < 0.1, "{share}");
+
+    let unknown = refusal(&["eval", "--run", run, "--target-flops", "0.4"]);
+    assert!(
+        unknown.contains("aptvit calibrate --run") && unknown.contains("--target-flops 0.4"),
+        "{unknown}"
+    );
+    let too_little = refusal(&["calibrate", "--run", run, "--target-flops", "0.01"]);
+    assert!(too_little.contains("--target-flops = 0.01"), "{too_little}");
+}
