@@ -40,8 +40,8 @@ pub struct Global {
     /// Threads that compute [default: all cores]
     #[arg(long, global = true, value_name = "N", value_parser = at_least_one)]
     pub threads: Option<usize>,
-    /// Where to compute: auto, flex, wgpu[:N], tch, tch:cuda[:N] or cuda[:N]; `aptvit info` lists
-    /// what is there
+    /// Where to compute: auto, flex, wgpu, tch, tch:cuda or cuda, with :1 behind it for the second
+    /// GPU; `aptvit info` lists what is there
     #[arg(
         long,
         global = true,

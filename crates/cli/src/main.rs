@@ -1,3 +1,4 @@
+#![cfg_attr(test, allow(clippy::unwrap_used))]
 //! `aptvit`: train, evaluate and run Vision Transformers with pruning agents.
 
 mod args;

@@ -24,7 +24,8 @@ impl TokenReducer for Greedy {
         let keep = (0..sequences.batch()).flat_map(|slot| {
             let numbers = sequences.positions(slot).iter();
             let image = sequences.image(slot);
-            numbers.map(move |position| (image + position + observation.layer) % self.0 != 0)
+            numbers
+                .map(move |position| !(image + position + observation.layer).is_multiple_of(self.0))
         });
         Reduction {
             keep: keep.collect(),
