@@ -38,7 +38,7 @@ pub struct Global {
     #[arg(long, global = true)]
     pub json: bool,
     /// Threads that compute [default: all cores]
-    #[arg(long, global = true, value_name = "N", value_parser = at_least_one)]
+    #[arg(long, global = true, value_name = "N", value_parser = threads)]
     pub threads: Option<usize>,
     /// Where to compute: auto, flex, wgpu, tch, tch:cuda or cuda, with :1 behind it for the second
     /// GPU; `aptvit info` lists what is there
@@ -291,7 +291,7 @@ pub struct Bench {
     )]
     pub layers: Vec<usize>,
     /// Side of the images in pixels, or height and width as in 224x192 [default: the model's]
-    #[arg(long, value_name = "N", value_parser = at_least_one, conflicts_with = "run")]
+    #[arg(long, value_name = "N|HxW", conflicts_with = "run")]
     pub image_size: Option<ImageSize>,
     /// Time too what keeps a different number of patches in each image, with the same mean
     #[arg(long)]
@@ -435,6 +435,13 @@ pub fn keep_rates(given: &[f64], layers: usize) -> anyhow::Result<Vec<KeepRate>>
     }
     let rates = given.into_iter().map(KeepRate::new);
     rates.collect::<Result<_, _>>().context("--keep")
+}
+
+fn threads(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(number) if (1..=1024).contains(&number) => Ok(number),
+        _ => Err("expected a whole number from 1 to 1024".into()),
+    }
 }
 
 fn at_least_one(text: &str) -> Result<usize, String> {

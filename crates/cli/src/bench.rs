@@ -9,6 +9,7 @@ use anyhow::{Error, Result};
 use apt_pruning_agent::{KeepRate, KeptCounts, PruningAgentsConfig, RankedReducer};
 use apt_rl_trainer::{Choice, ExperimentConfig, ModelConfig, PruningVit, RunFolder, TrainerError};
 use apt_vit_model::{ExecutionMode, LayerTrace, RunSettings, VitPreset};
+use burn::module::Module;
 use burn::tensor::{Device, Distribution, Tensor};
 use indicatif::ProgressBar;
 use serde::Serialize;
@@ -32,6 +33,10 @@ pub fn run(args: &Bench, global: &Global) -> Result<End> {
         Benched::Train => device::open().autodiff(),
     };
     let mut subject = Subject::new(args, &device)?;
+    if args.what == Benched::Train && args.run.is_some() {
+        // A run's model comes ready for inference.
+        subject.model = subject.model.train();
+    }
     device.seed(args.seed);
     match args.what {
         Benched::Inference => {

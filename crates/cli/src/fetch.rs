@@ -43,12 +43,7 @@ pub fn run(args: &Fetch, global: &Global) -> Result<End> {
             images(DataSource::Cifar100 { labels }, global)?;
         }
         url if url.starts_with("http://") || url.starts_with("https://") => {
-            let file = url.split(['?', '#']).next().unwrap_or_default();
-            let file = file.rsplit('/').next().unwrap_or_default();
-            if file.is_empty() || file.starts_with('.') {
-                bail!("{url}: the address names no file");
-            }
-            let path = cache_folder()?.join("weights").join(file);
+            let path = cache_folder()?.join("weights").join(place_of(url)?);
             download(url, &path, &Checksum::FirstUse, Progress::Bar)?;
             weights(path, global);
         }
@@ -61,6 +56,24 @@ pub fn run(args: &Fetch, global: &Global) -> Result<End> {
         },
     }
     Ok(End::Done)
+}
+
+/// Where an address is kept: host and path, so that no two files share a place.
+fn place_of(url: &str) -> Result<PathBuf> {
+    let address = url.split(['?', '#']).next().unwrap_or_default();
+    let (_, address) = address.split_once("://").unwrap_or_default();
+    let parts: Vec<String> = address
+        .split('/')
+        .map(|part| part.replace(':', "_"))
+        .collect();
+    if parts.len() < 2
+        || parts
+            .iter()
+            .any(|part| part.is_empty() || part.starts_with('.'))
+    {
+        bail!("{url}: the address names no file");
+    }
+    Ok(parts.iter().collect())
 }
 
 fn list(global: &Global) -> Result<()> {
@@ -129,5 +142,27 @@ fn weights(path: PathBuf, global: &Global) {
         println!("{}", json!({ "path": path }));
     } else {
         println!("{}", path.display());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_of_the_same_name_have_places_of_their_own() {
+        let place = |url| place_of(url).unwrap();
+        let first = place("https://a.org/one/model.safetensors?download=true");
+        assert_eq!(first, PathBuf::from("a.org/one/model.safetensors"));
+        assert_ne!(first, place("https://a.org/two/model.safetensors"));
+        assert_eq!(place("http://h:80/x.npz"), PathBuf::from("h_80/x.npz"));
+        for url in [
+            "https://a.org",
+            "https://a.org/",
+            "https://a.org/../x",
+            "https://a.org/x/",
+        ] {
+            assert!(place_of(url).is_err(), "{url}");
+        }
     }
 }

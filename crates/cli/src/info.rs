@@ -5,7 +5,10 @@ use std::path::Path;
 use anyhow::{Result, bail};
 use apt_pruning_agent::{PruningAgentsConfig, agent_flops};
 use apt_rl_trainer::RunFolder;
-use apt_vit_model::{Checkpoint, Distillation, LayerTrace, Placement, VitPreset, vit_flops};
+use apt_vit_model::{
+    Checkpoint, CheckpointHead, Distillation, LayerTrace, Placement, VitPreset, vit_flops,
+};
+use burn::tensor::Device;
 use serde_json::json;
 
 use crate::End;
@@ -137,9 +140,21 @@ fn model(name: &str, args: &Info, global: &Global) -> Result<End> {
 
 /// What a weights file is, and what of it a training would use.
 fn weights(path: &Path, global: &Global) -> Result<End> {
-    let info = Checkpoint::open(path)?.info();
+    let mut checkpoint = Checkpoint::open(path)?;
+    let info = checkpoint.info();
+    // Nothing shows it as surely as what a training does.
+    let head = match info.classes {
+        Some(_) => CheckpointHead::Load,
+        None => CheckpointHead::Fresh,
+    };
+    let vit = info.config.init(&Device::default())?;
+    let refused = checkpoint.load(vit, &info.config, head, None).err();
+    let refused = refused.map(|error| error.to_string());
     if global.json {
-        println!("{}", json!(info));
+        let mut json = json!(info);
+        json["fits"] = json!(refused.is_none());
+        json["refused"] = json!(refused);
+        println!("{json}");
         return Ok(End::Done);
     }
     let config = &info.config;
@@ -208,12 +223,14 @@ fn weights(path: &Path, global: &Global) -> Result<End> {
     if !info.left_out.is_empty() {
         row("left out", info.left_out.join(", "));
     }
-    let fits = match info.unexpected.as_slice() {
-        [] => "yes".to_string(),
-        tensors => format!("no, it has tensors without a place: {}", tensors.join(", ")),
-    };
-    row("fits", fits);
+    row(
+        "fits",
+        if refused.is_none() { "yes" } else { "no" }.to_string(),
+    );
     println!("{rows}");
+    if let Some(reason) = refused {
+        println!("{reason}");
+    }
     Ok(End::Done)
 }
 

@@ -100,11 +100,25 @@ fn a_budget_is_calibrated_and_kept() {
     let share = eval["evaluations"][0]["flops_share"].as_f64().unwrap();
     assert!((share - 0.7).abs() < 0.1, "{share}");
 
+    let bench = [
+        "bench",
+        "train",
+        "--run",
+        run,
+        "--batch",
+        "2",
+        "--repeats",
+        "1",
+        "--warmup",
+        "0",
+    ];
+    assert!(aptvit(&bench).status.success(), "a run's training step");
+
     let unknown = refusal(&["eval", "--run", run, "--target-flops", "0.4"]);
     assert!(
         unknown.contains("aptvit calibrate --run") && unknown.contains("--target-flops 0.4"),
         "{unknown}"
     );
     let too_little = refusal(&["calibrate", "--run", run, "--target-flops", "0.01"]);
-    assert!(too_little.contains("--target-flops = 0.01"), "{too_little}");
+    assert!(too_little.contains("0.01 of the FLOPs"), "{too_little}");
 }

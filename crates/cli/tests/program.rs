@@ -391,6 +391,12 @@ fn info_says_what_a_weights_file_is() {
     assert_eq!(json["naming"], "Hugging Face DINOv2");
     assert_eq!(json["config"]["num_layers"], 2);
     assert!(stdout(&aptvit(&["info", &file])).contains("LayerScale"));
+    assert_eq!(json["fits"], true);
+    let misses = format!("{fixtures}/bad/missing-tensor.safetensors");
+    let json = stdout(&aptvit(&["info", &misses, "--json"]));
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["fits"], false);
+    assert!(stdout(&aptvit(&["info", &misses])).contains("blocks.1.mlp.fc2.weight"));
     let refused = aptvit(&["info", &format!("{fixtures}/bad/runs-a-command.pth")]);
     assert_eq!(refused.status.code(), Some(1));
     assert!(stderr(&refused).contains("nothing was executed"));
@@ -451,6 +457,14 @@ fn bench_times_dense_and_pruned_passes() {
             }
         }
     }
+}
+
+#[test]
+fn bench_takes_another_image_size() {
+    let rows = bench(&["--batch", "1", "--keep", "0.5", "--image-size", "16x32"]);
+    let tokens = rows[1]["tokens_per_layer"].as_array().unwrap();
+    // 4 x 8 patches: 16, then 8 stay, and CLS.
+    assert_eq!(tokens, &[17.0, 9.0]);
 }
 
 #[test]

@@ -228,7 +228,7 @@ pub enum DataError {
 
     /// The server refused the file for good.
     #[error(
-        "{url} answers with HTTP status {status}: download the file by hand, and give images with --data, \
+        "{url} answers with HTTP status {status}: check the address, or download the file by hand, and give images with --data, \
          weights as model.pretrained"
     )]
     HttpStatus {

@@ -90,13 +90,10 @@ pub fn calibrate(
     };
     let [least, most] = [at(-MOST)?, at(MOST)?];
     if !(least.flops_share - CLOSE..=most.flops_share + CLOSE).contains(&target) {
-        return Err(TrainerError::Field {
-            field: "--target-flops".into(),
-            found: target.to_string(),
-            expected: format!(
-                "this run's agents can compute from {:.3} to {:.3} of the dense FLOPs",
-                least.flops_share, most.flops_share
-            ),
+        return Err(TrainerError::Budget {
+            target,
+            least: least.flops_share,
+            most: most.flops_share,
         });
     }
     let (mut low, mut high) = (-MOST, MOST);

@@ -293,6 +293,8 @@ impl ExperimentConfig {
             ("train.agents_every", train.agents_every),
             ("train.dense_every", train.dense_every.unwrap_or(1)),
             ("train.eval_batch_size", train.eval_batch_size),
+            ("input.train_images", self.input.train_images.unwrap_or(1)),
+            ("input.test_images", self.input.test_images.unwrap_or(1)),
         ] {
             if value == 0 {
                 return Err(TrainerError::Field {
@@ -342,6 +344,27 @@ impl ExperimentConfig {
                     expected: "must be above 0".into(),
                 });
             }
+        }
+        let factors = [
+            ("optimizer.momentum", optimizer.momentum),
+            ("optimizer.betas", f64::from(optimizer.betas[0])),
+            ("optimizer.betas", f64::from(optimizer.betas[1])),
+        ];
+        for (field, value) in factors {
+            if !(0.0..1.0).contains(&value) {
+                return Err(TrainerError::Field {
+                    field: field.into(),
+                    found: value.to_string(),
+                    expected: "must be at least 0 and below 1".into(),
+                });
+            }
+        }
+        if !(optimizer.weight_decay >= 0.0 && optimizer.weight_decay.is_finite()) {
+            return Err(TrainerError::Field {
+                field: "optimizer.weight_decay".into(),
+                found: optimizer.weight_decay.to_string(),
+                expected: "must be at least 0".into(),
+            });
         }
         if !(0.0..=1.0).contains(&self.agents.threshold) {
             return Err(TrainerError::Field {
@@ -507,6 +530,21 @@ mod tests {
                     docs[start..].contains(&format!("| `{key}` |")) || docs.contains(&table);
                 assert!(described, "[{section}] {key}");
             }
+        }
+    }
+
+    #[test]
+    fn values_that_make_no_sense_are_refused_by_their_key() {
+        for (key, value) in [
+            ("input.train_images", "0"),
+            ("input.test_images", "0"),
+            ("optimizer.betas", "[0.9, 2]"),
+            ("optimizer.momentum", "1.5"),
+            ("optimizer.weight_decay", "-1"),
+            ("optimizer.head_learning_rate", "0"),
+        ] {
+            let message = message(TEXT, &[&format!("{key}={value}")]);
+            assert!(message.contains(&format!("{key} = ")), "{message}");
         }
     }
 

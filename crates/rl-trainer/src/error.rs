@@ -63,6 +63,18 @@ pub enum TrainerError {
         /// Which checkpoint there is.
         checkpoint: String,
     },
+    /// No threshold meets a compute budget.
+    #[error(
+        "{target} of the FLOPs cannot be met: this run's agents can compute from {least:.3} to {most:.3} of the dense model's"
+    )]
+    Budget {
+        /// The share of the dense model's FLOPs that was asked for.
+        target: f64,
+        /// The least that the agents can compute.
+        least: f64,
+        /// The most.
+        most: f64,
+    },
     /// burn-train stopped for a reason of its own.
     #[error("training stopped: {0}")]
     Training(String),

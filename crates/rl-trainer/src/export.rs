@@ -34,6 +34,12 @@ pub fn export_model(
         std,
     };
     let exported = export(&model.vit, model.config(), naming, details)?;
+    if folder.join("model.safetensors").exists() {
+        return Err(TrainerError::RunFolder {
+            path: folder.to_path_buf(),
+            reason: "holds a model already; name another folder".into(),
+        });
+    }
     fs::create_dir_all(folder).map_err(TrainerError::io(folder, "create"))?;
     write_safetensors(&folder.join("model.safetensors"), &exported.tensors)?;
     write_safetensors(&folder.join("agents.safetensors"), &agents(model))?;

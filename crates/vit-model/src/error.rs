@@ -29,6 +29,16 @@ pub enum VitError {
         /// What the reader said.
         reason: String,
     },
+    /// A framework has no model like this one.
+    #[error("{framework} has no model with {what}; export it with {other} names")]
+    NotExportable {
+        /// The framework.
+        framework: &'static str,
+        /// What it lacks.
+        what: &'static str,
+        /// Whose names to take instead.
+        other: &'static str,
+    },
     /// A weights file could not be written.
     #[error("{}: cannot write the weights: {reason}", path.display())]
     Write {

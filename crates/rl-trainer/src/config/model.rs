@@ -82,6 +82,13 @@ impl ModelConfig {
             return Ok(());
         };
         let found = checkpoint.config().clone();
+        if self.num_heads.is_none() && checkpoint.info().heads_are_guessed {
+            tracing::warn!(
+                "the pretrained weights do not say how many attention heads there are; taking {}, \
+                 unless model.num_heads says otherwise",
+                found.num_heads
+            );
+        }
         self.image_size.get_or_insert(found.image_size);
         self.patch_size.get_or_insert(found.patch_size);
         self.hidden_size.get_or_insert(found.hidden_size);

@@ -61,7 +61,11 @@ pub fn export(
 ) -> Result<Exported, VitError> {
     let (names, json) = match naming {
         ExportNaming::Timm if config.distillation == Some(Distillation::Token) => {
-            return Err(no_place("distillation", "timm", "Hugging Face's"));
+            return Err(VitError::NotExportable {
+                framework: "timm",
+                what: "a distillation token but no head on it",
+                other: "Hugging Face's",
+            });
         }
         ExportNaming::Timm => {
             let prefix = String::new();
@@ -114,8 +118,9 @@ pub fn write_safetensors(path: &Path, tensors: &NamedTensors) -> Result<(), VitE
     let views = views.map_err(|error| failed(error.to_string()))?;
     let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
     let partial = path.with_extension("partial");
-    safetensors::serialize_to_file(views, Some(metadata), &partial)
-        .map_err(|error| failed(error.to_string()))?;
+    let bytes =
+        safetensors::serialize(views, Some(metadata)).map_err(|error| failed(error.to_string()))?;
+    std::fs::write(&partial, bytes).map_err(|error| failed(error.to_string()))?;
     std::fs::rename(&partial, path).map_err(|error| failed(error.to_string()))
 }
 
@@ -347,28 +352,26 @@ fn mlp_ratio(config: &VitConfig) -> Value {
     }
 }
 
-fn no_place(field: &'static str, framework: &str, other: &str) -> VitError {
-    VitError::Config {
-        field,
-        found: "as this model has it".into(),
-        expected: format!("{framework} has no such model; export with {other} names"),
-    }
-}
-
 /// Which of Hugging Face's models it is: its names, its backbone's name, its class.
 fn hugging_face(
     config: &VitConfig,
 ) -> Result<(&'static Naming, &'static str, &'static str), VitError> {
-    let refuse = |field: &'static str| Err(no_place(field, "Hugging Face", "timm's"));
+    let refuse = |what| {
+        Err(VitError::NotExportable {
+            framework: "Hugging Face",
+            what,
+            other: "timm's",
+        })
+    };
     if config.stem.is_some() {
-        return refuse("stem");
+        return refuse("a stem of convolutions");
     }
     let ImageSize { height, width } = config.image_size;
     if config.layer_scale.is_some() && height != width {
-        return refuse("image_size");
+        return refuse("LayerScale for images that are not square");
     }
     match (config.layer_scale, config.distillation) {
-        (Some(_), Some(_)) => refuse("distillation"),
+        (Some(_), Some(_)) => refuse("LayerScale and a distillation token"),
         (Some(_), None) => Ok((&HF_DINOV2, "dinov2", "Dinov2ForImageClassification")),
         (None, None) => Ok((&HF_VIT, "vit", "ViTForImageClassification")),
         (None, Some(Distillation::Token)) => Ok((&HF_DEIT, "deit", "DeiTForImageClassification")),

@@ -431,7 +431,7 @@ const GOOGLE: Naming = Naming {
 };
 
 const BIG_VISION: Naming = Naming {
-    name: "Google, Big Vision",
+    name: "Google Big Vision",
     tables: &[
         GOOGLE_ROWS,
         &[
