@@ -55,7 +55,7 @@ pub fn run(args: &Eval, global: &Global) -> Result<End> {
         println!("{result}");
     } else {
         println!(
-            "{}, checkpoint of {}",
+            "{}, checkpoint of {}, threshold {threshold:.4}",
             args.run.display(),
             checkpoint.folder_name()
         );

@@ -78,6 +78,9 @@ fn model(name: &str, args: &Info, global: &Global) -> Result<End> {
             config.num_layers - 1
         );
     }
+    if !layers.is_sorted_by(|a, b| a < b) {
+        bail!("--layers {layers:?}: expected ascending block numbers");
+    }
     let after: Vec<String> = layers.iter().map(usize::to_string).collect();
     let mut patches = config.num_patches();
     let mut trace = Vec::new();
