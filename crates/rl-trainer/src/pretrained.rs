@@ -16,6 +16,8 @@ pub fn locate_weights(path: &Path, progress: Progress) -> Result<PathBuf, Traine
         return Ok(path.to_path_buf());
     }
     match path.to_str().and_then(KnownCheckpoint::from_name) {
+        // It was proved complete when it was downloaded.
+        Some(known) if is_cached(known) => place_of(known),
         Some(known) => fetch_checkpoint(known, progress),
         None => Err(TrainerError::Field {
             field: "model.pretrained".into(),
@@ -38,12 +40,21 @@ pub fn fetch_checkpoint(
     progress: Progress,
 ) -> Result<PathBuf, TrainerError> {
     let folder = folder_of(known)?;
-    let mut last = folder.clone();
     for (url, file) in known.urls.iter().zip(known.files()) {
-        last = folder.join(file);
-        download(&mirrored(url), &last, &Checksum::FirstUse, progress)?;
+        let path = folder.join(file);
+        download(&mirrored(url), &path, &Checksum::FirstUse, progress)?;
     }
-    Ok(if known.urls.len() == 1 { last } else { folder })
+    place_of(known)
+}
+
+/// Its file in the cache, or its folder where it has several.
+fn place_of(known: &KnownCheckpoint) -> Result<PathBuf, TrainerError> {
+    let folder = folder_of(known)?;
+    let mut files = known.files();
+    Ok(match (files.next(), files.next()) {
+        (Some(file), None) => folder.join(file),
+        _ => folder,
+    })
 }
 
 fn folder_of(known: &KnownCheckpoint) -> Result<PathBuf, TrainerError> {
