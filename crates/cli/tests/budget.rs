@@ -1,10 +1,11 @@
 //! A compute budget, from a trained run to an evaluation that keeps it.
 #![allow(clippy::unwrap_used, missing_docs)]
 
-use std::path::Path;
-use std::process::{Command, Output};
+mod common;
 
 use serde_json::Value;
+
+use common::{aptvit, refusal, stdout, text};
 
 const TINY: &str = r#"
 seed = 3
@@ -28,30 +29,8 @@ kind = "adamw"
 learning_rate = 0.003
 "#;
 
-fn aptvit(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_aptvit"))
-        .args(arguments)
-        .output()
-        .unwrap()
-}
-
 fn json(arguments: &[&str]) -> Value {
-    let output = aptvit(arguments);
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{errors}");
-    serde_json::from_slice(&output.stdout).unwrap()
-}
-
-fn refusal(arguments: &[&str]) -> String {
-    let output = aptvit(arguments);
-    let message = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(1), "{message}");
-    assert!(!message.contains("panicked"), "{message}");
-    message
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
+    serde_json::from_str(&stdout(&aptvit(arguments))).unwrap()
 }
 
 #[test]

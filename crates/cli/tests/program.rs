@@ -1,13 +1,17 @@
 //! The program as people use it.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod common;
+
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use apt_rl_trainer::{Choice, PruningVit, RunFolder};
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Device, Tensor};
+
+use common::{aptvit, refusal, stderr, stdout, text};
 
 const TINY: &str = r#"
 seed = 3
@@ -38,38 +42,6 @@ learning_rate = 0.003
 [schedule]
 warmup_steps = 2
 "#;
-
-fn aptvit(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_aptvit"))
-        .args(arguments)
-        .output()
-        .unwrap()
-}
-
-fn stdout(output: &Output) -> String {
-    assert!(output.status.success(), "{}", stderr(output));
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-/// One clear error, exit code 1, no panic.
-fn refusal(arguments: &[&str]) -> String {
-    let output = aptvit(arguments);
-    let message = stderr(&output);
-    assert_eq!(output.status.code(), Some(1), "{message}");
-    assert!(
-        message.contains("error: ") && !message.contains("panicked"),
-        "{message}"
-    );
-    message
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
-}
 
 fn write_config(folder: &Path, overrides: &str) -> PathBuf {
     let path = folder.join("tiny.toml");

@@ -1,10 +1,14 @@
 //! Weights in and out, as people use them.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod common;
+
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::path::Path;
+use std::process::Output;
+
+use common::{fixture, program, refused, stdout, text};
 
 const TINY: &str = r#"
 seed = 3
@@ -27,37 +31,12 @@ held_out = 20
 learning_rate = 0.01
 "#;
 
+/// With a cache of its own, and deaf to the environment's proxy.
 fn aptvit(cache: &Path, arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_aptvit"))
-        .args(arguments)
-        .env("APT_CACHE", cache)
-        .env_remove("http_proxy")
-        .env_remove("HTTP_PROXY")
-        .output()
-        .unwrap()
-}
-
-fn stdout(output: &Output) -> String {
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{errors}");
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
-fn refusal(output: &Output) -> String {
-    let message = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(1), "{message}");
-    assert!(!message.contains("panicked"), "{message}");
-    message
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
-}
-
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../vit-model/tests/fixtures")
-        .join(name)
+    let mut program = program();
+    program.args(arguments).env("APT_CACHE", cache);
+    program.env_remove("http_proxy").env_remove("HTTP_PROXY");
+    program.output().unwrap()
 }
 
 /// Sends the file to one client after the other, the first one but a half.
@@ -134,7 +113,7 @@ fn what_can_be_fetched_is_listed_with_sizes_and_licences() {
     let json = stdout(&aptvit(folder.path(), &["fetch", "--json"]));
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();
     assert!(json["checkpoints"].as_array().unwrap().len() > 5);
-    let message = refusal(&aptvit(folder.path(), &["fetch", "vit-x"]));
+    let message = refused(&aptvit(folder.path(), &["fetch", "vit-x"]));
     assert!(
         message.contains("'vit-x'") && message.contains("aptvit fetch"),
         "{message}"
@@ -186,4 +165,52 @@ fn a_fine_tuned_model_is_exported_with_its_agents() {
         assert_eq!(info["config"]["num_heads"], 2);
         assert_eq!(info["heads_are_guessed"], false);
     }
+}
+
+#[test]
+fn a_run_remembers_where_its_data_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("pictures");
+    for (class, red) in [("a", 20), ("b", 220)] {
+        for split in ["train", "test"] {
+            let class = data.join(split).join(class);
+            std::fs::create_dir_all(&class).unwrap();
+            for number in 0..20 {
+                let picture = image::RgbImage::from_pixel(16, 16, image::Rgb([red, number, 0]));
+                picture.save(class.join(format!("{number}.png"))).unwrap();
+            }
+        }
+    }
+    let config = folder.path().join("tiny.toml");
+    let start = TINY.find("[data]").unwrap();
+    let end = TINY.find("[model]").unwrap();
+    let text_of = TINY.replace(&TINY[start..end], "[data]\nsource = \"folder\"\n");
+    let sizes = "num_heads = 2\nimage_size = 16\nhidden_size = 16\nmlp_dim = 32";
+    let text_of = text_of.replace("num_heads = 2", sizes);
+    std::fs::write(&config, text_of).unwrap();
+    // The data is named as seen from one folder, and found from another.
+    let mut train = program();
+    let options = [
+        "train",
+        "--config",
+        "tiny.toml",
+        "--out",
+        "run",
+        "--data",
+        "pictures",
+    ];
+    let trained = train
+        .args(options)
+        .current_dir(folder.path())
+        .output()
+        .unwrap();
+    stdout(&trained);
+    let run = folder.path().join("run");
+    let eval = stdout(&aptvit(
+        folder.path(),
+        &["eval", "--run", text(&run), "--json"],
+    ));
+    let eval: serde_json::Value = serde_json::from_str(&eval).unwrap();
+    assert_eq!(eval["evaluations"][0]["images"], 40);
+    stdout(&aptvit(folder.path(), &["train", "--resume", text(&run)]));
 }

@@ -1,0 +1,48 @@
+//! The program, run as people run it.
+#![allow(dead_code, clippy::unwrap_used)]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+pub fn program() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_aptvit"))
+}
+
+pub fn aptvit(arguments: &[&str]) -> Output {
+    program().args(arguments).output().unwrap()
+}
+
+pub fn stdout(output: &Output) -> String {
+    assert!(output.status.success(), "{}", stderr(output));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+pub fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// One clear error, exit code 1, no panic.
+pub fn refused(output: &Output) -> String {
+    let message = stderr(output);
+    assert_eq!(output.status.code(), Some(1), "{message}");
+    assert!(
+        message.contains("error: ") && !message.contains("panicked"),
+        "{message}"
+    );
+    message
+}
+
+pub fn refusal(arguments: &[&str]) -> String {
+    refused(&aptvit(arguments))
+}
+
+pub fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// A file that `apt-vit-model`'s tests load, too.
+pub fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../vit-model/tests/fixtures")
+        .join(name)
+}
