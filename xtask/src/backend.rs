@@ -16,11 +16,14 @@ pub fn environment(backends: &str) -> Result<Vec<(&'static str, OsString)>> {
     let mut variables = Vec::new();
     for backend in backends.split(',') {
         match backend {
-            "flex" | "cuda" => (),
+            "flex" | "cuda" | "remote" => (),
             "wgpu" => find_driver()?,
             "tch" => variables = find_libtorch()?,
             other => {
-                bail!("--backend {other}: expected flex, wgpu, tch or cuda, or several with commas")
+                bail!(
+                    "--backend {other}: expected flex, wgpu, tch or cuda, or several with commas; with \
+                     remote beside them, devices of other machines can be used"
+                )
             }
         }
     }

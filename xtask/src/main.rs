@@ -41,6 +41,9 @@ enum Task {
     /// Build, and run `aptvit fetch`
     #[command(disable_help_flag = true)]
     Fetch(Rest),
+    /// Build with remote devices, and run `aptvit serve`
+    #[command(disable_help_flag = true)]
+    Serve(Rest),
     /// Build, and run `aptvit info`
     #[command(disable_help_flag = true)]
     Info(Rest),
@@ -48,7 +51,7 @@ enum Task {
     Curves(curves::Curves),
     /// Run every test: units, properties, golden values, the program itself, examples in docs
     Test {
-        /// Which backend the tests run on
+        /// Which backend the tests run on; with others after commas, those are built in, too
         #[arg(long, default_value = "flex", value_name = "flex|wgpu|tch|cuda")]
         backend: String,
         /// Arguments for `cargo test`
@@ -85,6 +88,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Calibrate(args) => aptvit("calibrate", args.rest),
         Task::Export(args) => aptvit("export", args.rest),
         Task::Fetch(args) => aptvit("fetch", args.rest),
+        Task::Serve(args) => aptvit("serve", args.rest),
         Task::Info(args) => aptvit("info", args.rest),
         Task::Curves(args) => curves::run(&args),
         Task::Test { backend, rest } => test(&backend, &rest),
@@ -156,8 +160,15 @@ fn test(backend: &str, rest: &[String]) -> Result<ExitCode> {
     let mut command = cargo();
     command.args(["test", "--release", "--workspace", "--no-fail-fast"]);
     command.envs(backend::environment(backend)?);
+    // Of several, the tests run on the first.
+    let first = backend.split(',').next().unwrap_or(backend);
+    command.env("BURN_DEVICE", first);
     if backend != "flex" {
         command.args(["--no-default-features", "--features", backend]);
+    }
+    if first == "wgpu" {
+        // Trying out kernels takes longer than all tests.
+        command.env("CUBECL_AUTOTUNE_LEVEL", "minimal");
     }
     command.args(rest).stdout(Stdio::piped());
     let mut child = command.spawn().context("cannot run cargo")?;

@@ -6,11 +6,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use apt_rl_trainer::Choice;
-use apt_vit_model::{ExecutionMode, ExportNaming, ImageSize};
+use apt_vit_model::{ExecutionMode, ExportNaming, ImageSize, Precision};
 use clap::{Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
-use self::values::{at_least_one, duration, probability, share, threads};
+use self::values::{at_least_one, duration, precision, probability, share, threads};
 use crate::device::DeviceChoice;
 
 pub use self::values::keep_rates;
@@ -44,7 +44,8 @@ pub struct Global {
     #[arg(long, global = true, value_name = "N", value_parser = threads)]
     pub threads: Option<usize>,
     /// Where to compute: auto, flex, wgpu, tch, tch:cuda or cuda, with :1 behind it for the second
-    /// GPU; `aptvit info` lists what is there
+    /// GPU; `aptvit info` lists what is there. `train` takes several, with commas, and
+    /// remote:HOST:PORT for what `aptvit serve` serves there
     #[arg(
         long,
         global = true,
@@ -53,6 +54,10 @@ pub struct Global {
         hide_default_value = true
     )]
     pub device: DeviceChoice,
+    /// In which floats to compute: f32, bf16 or f16; sums, norms, softmax and loss stay in f32
+    /// [default: the config's or the run's, else f32]
+    #[arg(long, global = true, value_name = "TYPE", value_parser = precision)]
+    pub dtype: Option<Precision>,
     /// What to log to stderr: error, warn, info, debug, or a tracing filter
     #[arg(long, global = true, value_name = "LEVEL", default_value = "warn")]
     pub log: String,
@@ -78,6 +83,9 @@ pub enum Command {
     /// Write a trained model for timm or Hugging Face to load, its agents beside it
     #[command(after_help = EXPORT_EXAMPLES)]
     Export(Export),
+    /// Lend this machine's devices to trainings on other machines
+    #[command(after_help = SERVE_EXAMPLES)]
+    Serve(Serve),
     /// Download a data set or published weights into the cache
     #[command(after_help = FETCH_EXAMPLES)]
     Fetch(Fetch),
@@ -98,6 +106,8 @@ Examples:
   aptvit train --config configs/quickstart.toml --set train.steps=3000 --set optimizer.learning_rate=5e-4
   aptvit train --config configs/cifar10-vit-b16.toml --dry-run
   aptvit train --resume runs/mine --time-limit 30m
+  aptvit train --device cuda,cuda:1 --dtype bf16
+  aptvit train --device flex,remote:10.0.0.2:3000
 
 Ctrl-C saves a checkpoint and stops; a second Ctrl-C stops at once.
 Exit code: 0 done, 1 error, 2 wrong usage, 130 interrupted.";
@@ -136,6 +146,14 @@ const EXPORT_EXAMPLES: &str = "\
 Examples:
   aptvit export --run runs/mine --out exported
   aptvit export --run runs/mine --out exported --naming hugging-face";
+
+const SERVE_EXAMPLES: &str = "\
+Examples:
+  aptvit serve --device cuda --listen 10.0.0.2:3000        on the machine that lends
+  aptvit train --device cuda,remote:10.0.0.2:3000          on the machine that trains
+
+Set APTVIT_TOKEN to the same secret on both. It keeps strangers out, but nothing is encrypted: serve on
+a network that you trust, or through a tunnel.";
 
 const FETCH_EXAMPLES: &str = "\
 Examples:
@@ -184,6 +202,17 @@ pub struct Train {
     /// Plain lines instead of the dashboard, also on a terminal
     #[arg(long)]
     pub plain: bool,
+    /// With several devices of one kind, cuda or wgpu: sum gradients by Burn's collective operations
+    /// on all of them, instead of on the first
+    #[arg(long)]
+    pub collective: bool,
+}
+
+#[derive(Debug, Parser)]
+pub struct Serve {
+    /// Where to listen
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:3000")]
+    pub listen: String,
 }
 
 #[derive(Debug, Parser)]

@@ -7,7 +7,7 @@ use std::cell::RefCell;
 
 use anyhow::{Error, Result};
 use apt_pruning_agent::{KeepRate, KeptCounts, PruningAgentsConfig, RankedReducer};
-use apt_rl_trainer::{Choice, ExperimentConfig, ModelConfig, PruningVit, RunFolder, TrainerError};
+use apt_rl_trainer::{Choice, ExperimentConfig, ModelConfig, PruningVit, TrainConfig, TrainerError};
 use apt_vit_model::{ExecutionMode, LayerTrace, RunSettings, VitPreset};
 use burn::module::Module;
 use burn::tensor::{Device, Distribution, Tensor};
@@ -18,7 +18,7 @@ use self::clock::{Case, PerImage, Times};
 use crate::args::{Bench, Benched, Global, keep_rates};
 use crate::eval::progress_bar;
 use crate::table::{count, percent, table};
-use crate::{End, device};
+use crate::{End, device, open_run};
 
 /// What is timed.
 struct Subject {
@@ -32,7 +32,7 @@ pub fn run(args: &Bench, global: &Global) -> Result<End> {
         Benched::Inference => device::open(),
         Benched::Train => device::open().autodiff(),
     };
-    let mut subject = Subject::new(args, &device)?;
+    let mut subject = Subject::new(args, global, &device)?;
     if args.what == Benched::Train && args.run.is_some() {
         // A run's model comes ready for inference.
         subject.model = subject.model.train();
@@ -49,14 +49,14 @@ pub fn run(args: &Bench, global: &Global) -> Result<End> {
 }
 
 impl Subject {
-    fn new(args: &Bench, device: &Device) -> Result<Self> {
+    fn new(args: &Bench, global: &Global, device: &Device) -> Result<Self> {
         let (name, model) = match &args.run {
             Some(folder) => {
-                let run = RunFolder::open(folder)?;
+                let run = open_run(folder, global)?;
                 let model = run.load_model(&run.checkpoint(Choice::BestPruned)?, device)?;
                 (folder.display().to_string(), model)
             }
-            None => (args.model.clone(), preset(args, device)?),
+            None => (args.model.clone(), preset(args, global, device)?),
         };
         let rates = keep_rates(&args.keep, model.agents.layers.len())?;
         Ok(Self { name, model, rates })
@@ -86,7 +86,8 @@ impl Subject {
     fn timed(&self, batch: usize, times: &Times) -> Timed {
         Timed {
             model: self.name.clone(),
-            backend: device::selected().map_or(String::new(), |device| device.to_string()),
+            backend: device::chosen().map_or(String::new(), |chosen| chosen.main.to_string()),
+            dtype: self.model.precision().name(),
             batch,
             threads: rayon::current_num_threads(),
             images_per_s: batch as f64 / times.median(),
@@ -97,7 +98,7 @@ impl Subject {
 }
 
 /// A preset with random weights, and its agents.
-fn preset(args: &Bench, device: &Device) -> Result<PruningVit> {
+fn preset(args: &Bench, global: &Global, device: &Device) -> Result<PruningVit> {
     let mut agents = PruningAgentsConfig::default();
     if !args.layers.is_empty() {
         agents.layers.clone_from(&args.layers);
@@ -110,6 +111,10 @@ fn preset(args: &Bench, device: &Device) -> Result<PruningVit> {
             ..Default::default()
         },
         agents,
+        train: TrainConfig {
+            dtype: global.dtype.unwrap_or_default(),
+            ..Default::default()
+        },
         ..Default::default()
     };
     let classes = VitPreset::from_name(&args.model)?.config().num_classes;
@@ -124,6 +129,7 @@ fn preset(args: &Bench, device: &Device) -> Result<PruningVit> {
 struct Timed {
     model: String,
     backend: String,
+    dtype: &'static str,
     batch: usize,
     threads: usize,
     images_per_s: f64,

@@ -8,11 +8,11 @@ use serde_json::json;
 
 use crate::args::{Calibrate, Global};
 use crate::table::{percent, table};
-use crate::{End, device};
+use crate::{End, device, open_run};
 
 pub fn run(args: &Calibrate, global: &Global) -> Result<End> {
     let device = device::open();
-    let run = RunFolder::open(&args.run)?;
+    let run = open_run(&args.run, global)?;
     let checkpoint = run.checkpoint(args.checkpoint.into())?;
     let model = run.load_model(&checkpoint, &device)?.prepack();
     let images = held_out_images(&run, args.data.as_deref(), Progress::Bar)?;

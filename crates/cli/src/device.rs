@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::OnceLock;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use burn::tensor::Device;
 
 /// A backend by its cargo feature's name.
@@ -74,29 +74,48 @@ impl Backend {
 /// How many devices a backend finds. One that finds no driver panics.
 #[cfg(any(feature = "cuda", feature = "wgpu", feature = "tch"))]
 fn count(kind: burn::tensor::DeviceType) -> usize {
+    use std::panic::AssertUnwindSafe;
+
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(|_| ()));
-    let found = std::panic::catch_unwind(|| Device::enumerate(kind).into_vec().len());
+    let found = std::panic::catch_unwind(AssertUnwindSafe(|| Device::enumerate(kind).into_vec().len()));
     std::panic::set_hook(report);
     found.unwrap_or(0)
 }
 
 /// What `--device` says.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum DeviceChoice {
     /// The fastest that is there.
     #[default]
     Auto,
-    /// This one.
-    Of(Selected),
+    /// These, in this order.
+    Of(Vec<Wanted>),
 }
 
-/// One device.
+/// A device that was asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// Of this machine.
+    Local(Selected),
+    /// What another process, maybe on another machine, serves.
+    Remote(RemoteDevice),
+}
+
+/// One device of this machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Selected {
     pub backend: Backend,
     /// With LibTorch: a GPU, not the CPU.
     pub gpu: bool,
+    pub index: usize,
+}
+
+/// One of the devices that `aptvit serve` serves somewhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RemoteDevice {
+    /// `HOST:PORT`
+    pub address: String,
     pub index: usize,
 }
 
@@ -111,16 +130,48 @@ impl fmt::Display for Selected {
     }
 }
 
+impl fmt::Display for Wanted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Local(selected) => selected.fmt(f),
+            Self::Remote(RemoteDevice { address, index: 0 }) => write!(f, "remote:{address}"),
+            Self::Remote(RemoteDevice { address, index }) => write!(f, "remote:{address}/{index}"),
+        }
+    }
+}
+
 impl FromStr for DeviceChoice {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            text => text.split(',').map(str::parse).collect::<Result<_, _>>().map(Self::Of),
+        }
+    }
+}
+
+impl FromStr for Wanted {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
         let wrong = || {
-            "expected auto, flex, wgpu, wgpu:N, tch, tch:cuda, tch:cuda:N, cuda or cuda:N"
+            "expected auto, flex, wgpu, wgpu:N, tch, tch:cuda, tch:cuda:N, cuda, cuda:N or \
+             remote:HOST:PORT, or several with commas"
                 .to_string()
         };
+        if let Some(place) = text.strip_prefix("remote:") {
+            let (address, index) = place.split_once('/').unwrap_or((place, "0"));
+            let port = address.rsplit_once(':').map(|(host, port)| (host, port.parse::<u16>()));
+            if !matches!(port, Some((host, Ok(_))) if !host.is_empty()) {
+                return Err(wrong());
+            }
+            return Ok(Self::Remote(RemoteDevice {
+                address: address.to_string(),
+                index: index.parse().map_err(|_| wrong())?,
+            }));
+        }
         let (backend, gpu, index) = match text.split(':').collect::<Vec<_>>().as_slice() {
-            ["auto"] => return Ok(Self::Auto),
             ["flex"] => (Backend::Flex, false, "0"),
             ["wgpu"] => (Backend::Wgpu, false, "0"),
             ["wgpu", index] => (Backend::Wgpu, false, *index),
@@ -131,7 +182,7 @@ impl FromStr for DeviceChoice {
             ["cuda", index] => (Backend::Cuda, false, *index),
             _ => return Err(wrong()),
         };
-        Ok(Self::Of(Selected {
+        Ok(Self::Local(Selected {
             backend,
             gpu,
             index: index.parse().map_err(|_| wrong())?,
@@ -140,36 +191,123 @@ impl FromStr for DeviceChoice {
 }
 
 impl DeviceChoice {
-    /// The device, if it is built in and there.
-    pub fn select(self) -> Result<Selected> {
-        let selected = match self {
+    /// The devices of this machine and those of others, if they are built in and there. The first
+    /// one is of this machine.
+    pub fn select(&self) -> Result<Chosen> {
+        let wanted = match self {
             Self::Auto => {
-                let named = std::env::var("BURN_DEVICE").ok();
-                let mut backends = Backend::built_in()
-                    .filter(|backend| named.as_deref().is_none_or(|name| name == backend.name()));
-                let first = backends.find_map(|backend| backend.present().into_iter().next());
-                match first {
-                    Some(selected) => return Ok(selected),
-                    None => bail!(
-                        "no device is there for what is built in ({}); `aptvit info` lists both",
-                        names(Backend::built_in())
-                    ),
-                }
+                let main = Selected::fastest()?;
+                return Ok(Chosen {
+                    main,
+                    others: Vec::new(),
+                });
             }
-            Self::Of(selected) => selected,
+            Self::Of(wanted) => wanted,
         };
-        let backend = selected.backend;
+        let (first, others) = wanted.split_first().context("--device: name a device")?;
+        let Wanted::Local(main) = first else {
+            bail!(
+                "--device {first}: the first device, which holds the optimiser, has to be one of \
+                 this machine, as in --device {},{first}",
+                names(Backend::built_in().take(1))
+            );
+        };
+        for wanted in wanted {
+            match wanted {
+                Wanted::Local(selected) => selected.check()?,
+                Wanted::Remote(_) if cfg!(feature = "remote") => (),
+                Wanted::Remote(_) => bail!(
+                    "--device {wanted}: this program was built without remote devices; {}",
+                    how_to_build("remote")
+                ),
+            }
+        }
+        Ok(Chosen {
+            main: *main,
+            others: others.to_vec(),
+        })
+    }
+}
+
+/// What `--device` came to.
+#[derive(Clone, Debug)]
+pub struct Chosen {
+    pub main: Selected,
+    pub others: Vec<Wanted>,
+}
+
+impl Chosen {
+    /// Opens all of them, without autodiff.
+    pub fn open_all(&self) -> Result<Vec<Device>> {
+        let mut devices = vec![self.main.open()];
+        for other in &self.others {
+            devices.push(match other {
+                Wanted::Local(selected) => selected.open(),
+                Wanted::Remote(remote) => remote.connect()?,
+            });
+        }
+        Ok(devices)
+    }
+
+    /// Can Burn sum gradients between them by collective operations?
+    pub fn is_cubecl(&self) -> bool {
+        let same = |other: &Wanted| matches!(other, Wanted::Local(other) if other.backend == self.main.backend);
+        matches!(self.main.backend, Backend::Cuda | Backend::Wgpu) && self.others.iter().all(same)
+    }
+}
+
+impl RemoteDevice {
+    #[cfg(feature = "remote")]
+    fn connect(&self) -> Result<Device> {
+        use burn::tensor::remote::RemoteHost;
+
+        let mut host = RemoteHost::websocket(&format!("ws://{}", self.address));
+        if let Some(token) = crate::serve::token() {
+            host = host.with_credential(token);
+        }
+        let options = Device::remote_options(&host).device_index(self.index);
+        options.init().with_context(|| {
+            format!(
+                "--device {}: cannot connect; is `aptvit serve` running there, built from the same \
+                 version?",
+                Wanted::Remote(self.clone())
+            )
+        })
+    }
+
+    #[cfg(not(feature = "remote"))]
+    fn connect(&self) -> Result<Device> {
+        bail!("this program was built without remote devices")
+    }
+}
+
+impl Selected {
+    /// The first that is there, the fastest backend first.
+    fn fastest() -> Result<Self> {
+        let named = std::env::var("BURN_DEVICE").ok();
+        let mut backends = Backend::built_in()
+            .filter(|backend| named.as_deref().is_none_or(|name| name == backend.name()));
+        let first = backends.find_map(|backend| backend.present().into_iter().next());
+        first.with_context(|| {
+            format!(
+                "no device is there for what is built in ({}); `aptvit info` lists both",
+                names(Backend::built_in())
+            )
+        })
+    }
+
+    /// Is it built in and there?
+    fn check(self) -> Result<()> {
+        let backend = self.backend;
         if !backend.is_built_in() {
             bail!(
-                "--device {selected}: this program was built with {} only; build it with `cargo \
-                 xtask train --backend {name}`, or install it with `cargo install --path \
-                 crates/cli --features {name}`",
+                "--device {self}: this program was built with {} only; {}",
                 names(Backend::built_in()),
-                name = backend.name()
+                how_to_build(backend.name())
             );
         }
         let present = backend.present();
-        if !present.contains(&selected) {
+        if !present.contains(&self) {
             let found = match present.as_slice() {
                 [] => "none".to_string(),
                 present => present
@@ -179,7 +317,7 @@ impl DeviceChoice {
                     .join(", "),
             };
             bail!(
-                "--device {selected} is not there; found: {found}.{}",
+                "--device {self} is not there; found: {found}.{}",
                 match backend {
                     Backend::Wgpu =>
                         " It needs a Vulkan, Metal or DX12 driver; on Linux, mesa-vulkan-drivers \
@@ -189,11 +327,9 @@ impl DeviceChoice {
                 }
             );
         }
-        Ok(selected)
+        Ok(())
     }
-}
 
-impl Selected {
     /// Opens it, without autodiff.
     pub fn open(self) -> Device {
         match self.backend {
@@ -221,27 +357,55 @@ impl Selected {
     }
 }
 
-static CHOSEN: OnceLock<Selected> = OnceLock::new();
+pub fn how_to_build(feature: &str) -> String {
+    format!(
+        "build it with `cargo xtask train --backend {feature}`, or install it with `cargo install \
+         --path crates/cli --features {feature}`"
+    )
+}
 
-/// Chooses the device of this program. To be called once, while it has a single thread.
-pub fn choose(choice: DeviceChoice) -> Result<()> {
-    let selected = choice.select()?;
+static CHOSEN: OnceLock<Chosen> = OnceLock::new();
+
+/// Chooses the devices of this program. To be called once, while it has a single thread.
+pub fn choose(choice: &DeviceChoice, may_be_several: bool) -> Result<()> {
+    let chosen = choice.select()?;
+    if !chosen.others.is_empty() && !may_be_several {
+        bail!("--device: only `train` and `serve` take several devices");
+    }
     // What Burn makes without being told where, as a resumed optimiser's state, has to be on the
     // same backend.
     // SAFETY: no other thread runs yet that could read the environment.
-    unsafe { std::env::set_var("BURN_DEVICE", selected.backend.name()) };
-    let _ = CHOSEN.set(selected);
+    unsafe { std::env::set_var("BURN_DEVICE", chosen.main.backend.name()) };
+    let _ = CHOSEN.set(chosen);
     Ok(())
 }
 
-/// The chosen device.
-pub fn selected() -> Option<Selected> {
-    CHOSEN.get().copied()
+/// The chosen devices.
+pub fn chosen() -> Option<&'static Chosen> {
+    CHOSEN.get()
 }
 
 /// The chosen device, or Burn's default.
 pub fn open() -> Device {
-    selected().map_or_else(Device::default, Selected::open)
+    chosen().map_or_else(Device::default, |chosen| chosen.main.open())
+}
+
+/// Does the chosen device compute in this machine's own memory?
+pub fn is_cpu() -> bool {
+    let is_cpu = |main: Selected| match main.backend {
+        Backend::Flex => true,
+        Backend::Tch => !main.gpu,
+        Backend::Cuda | Backend::Wgpu => false,
+    };
+    chosen().is_some_and(|chosen| is_cpu(chosen.main))
+}
+
+/// All chosen devices.
+pub fn open_all() -> Result<Vec<Device>> {
+    match chosen() {
+        Some(chosen) => chosen.open_all(),
+        None => Ok(vec![Device::default()]),
+    }
 }
 
 fn names(backends: impl Iterator<Item = Backend>) -> String {
@@ -263,28 +427,49 @@ mod tests {
             "tch:cuda:1",
             "cuda",
             "cuda:3",
+            "remote:gpu-7:3000",
+            "remote:10.0.0.2:3000/1",
+            "cuda,cuda:1,remote:[::1]:3000",
         ] {
             match text.parse() {
-                Ok(DeviceChoice::Of(selected)) => assert_eq!(selected.to_string(), text),
+                Ok(DeviceChoice::Of(wanted)) => {
+                    let written: Vec<String> = wanted.iter().map(ToString::to_string).collect();
+                    assert_eq!(written.join(","), text);
+                }
                 other => panic!("{text}: {other:?}"),
             }
         }
         assert_eq!("auto".parse(), Ok(DeviceChoice::Auto));
-        for text in ["gpu", "wgpu:x", "tch:1", "cuda:0:1", ""] {
+        for text in [
+            "gpu", "wgpu:x", "tch:1", "cuda:0:1", "", "flex,", "remote:", "remote:host",
+            "remote::3000", "remote:host:x", "remote:host:3000/x", "auto,flex",
+        ] {
             assert!(text.parse::<DeviceChoice>().is_err(), "{text}");
         }
     }
 
     #[test]
     fn what_is_not_built_in_names_the_command_that_builds_it() {
-        for backend in Backend::ALL
+        let mut missing: Vec<(String, &str)> = Backend::ALL
             .into_iter()
             .filter(|backend| !backend.is_built_in())
-        {
-            let choice: DeviceChoice = backend.name().parse().unwrap();
+            .map(|backend| (backend.name().to_string(), backend.name()))
+            .collect();
+        if let (Some(first), false) = (Backend::built_in().next(), cfg!(feature = "remote")) {
+            missing.push((format!("{},remote:host:3000", first.name()), "remote"));
+        }
+        for (text, feature) in missing {
+            let choice: DeviceChoice = text.parse().unwrap();
             let message = choice.select().unwrap_err().to_string();
-            let command = format!("cargo xtask train --backend {}", backend.name());
+            let command = format!("cargo xtask train --backend {feature}");
             assert!(message.contains(&command), "{message}");
         }
+    }
+
+    #[test]
+    fn the_first_device_is_one_of_this_machine() {
+        let choice: DeviceChoice = "remote:host:3000".parse().unwrap();
+        let message = choice.select().unwrap_err().to_string();
+        assert!(message.contains("this machine"), "{message}");
     }
 }

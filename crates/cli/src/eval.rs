@@ -11,11 +11,11 @@ use serde_json::json;
 
 use crate::args::{Eval, Global};
 use crate::table::{count, percent, table};
-use crate::{End, device};
+use crate::{End, device, open_run};
 
 pub fn run(args: &Eval, global: &Global) -> Result<End> {
     let device = device::open();
-    let run = RunFolder::open(&args.run)?;
+    let run = open_run(&args.run, global)?;
     let checkpoint = run.checkpoint(args.checkpoint.into())?;
     let model = run.load_model(&checkpoint, &device)?.prepack();
     let data = args.data.as_deref().or(run.description.data.as_deref());

@@ -5,10 +5,10 @@ use apt_rl_trainer::{RunFolder, export_model};
 use serde_json::json;
 
 use crate::args::{Export, Global};
-use crate::{End, device};
+use crate::{End, device, open_run};
 
 pub fn run(args: &Export, global: &Global) -> Result<End> {
-    let run = RunFolder::open(&args.run)?;
+    let run = open_run(&args.run, global)?;
     let checkpoint = run.checkpoint(args.checkpoint.into())?;
     let model = run.load_model(&checkpoint, &device::open())?;
     export_model(&model, &run.description, args.naming.into(), &args.out)?;

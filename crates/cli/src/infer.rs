@@ -14,14 +14,14 @@ use crate::args::{Global, Infer};
 use crate::eval::progress_bar;
 use crate::picture;
 use crate::table::percent;
-use crate::{End, device};
+use crate::{End, device, open_run};
 
 /// Images of a forward pass.
 const BATCH: usize = 16;
 
 pub fn run(args: &Infer, global: &Global) -> Result<End> {
     let device = device::open();
-    let run = RunFolder::open(&args.run)?;
+    let run = open_run(&args.run, global)?;
     let checkpoint = run.checkpoint(args.checkpoint.into())?;
     let model = run.load_model(&checkpoint, &device)?.prepack();
     let paths = pictures(&args.paths)?;

@@ -10,19 +10,19 @@ mod export;
 mod fetch;
 mod infer;
 mod info;
+mod memory;
+mod panics;
 mod picture;
+mod serve;
 mod table;
 mod train;
 
+use std::path::Path;
 use std::process::ExitCode;
 
-use args::{Args, Command};
+use apt_rl_trainer::RunFolder;
+use args::{Args, Command, Global};
 use clap::{CommandFactory, Parser};
-
-/// Every tensor is an allocation; this allocator keeps freed pages for the next one, where the
-/// system's gives large ones back and has them zeroed again.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// What a command ended with; errors end with 1, and wrong usage with 2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,20 +33,8 @@ enum End {
     Interrupted,
 }
 
-/// A reader that has seen enough, as in `aptvit info | head`, ends the program without a word.
-fn end_with_the_reader() {
-    let report = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |panic| {
-        let message = panic.payload_as_str().unwrap_or_default();
-        if message.starts_with("failed printing to stdout") {
-            std::process::exit(141); // 128 + SIGPIPE
-        }
-        report(panic);
-    }));
-}
-
 fn main() -> ExitCode {
-    end_with_the_reader();
+    panics::watch();
     let args = Args::parse();
     let filter = tracing_subscriber::EnvFilter::try_new(&args.global.log).unwrap_or_default();
     tracing_subscriber::fmt()
@@ -54,7 +42,7 @@ fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         .without_time()
         .init();
-    match run(&args) {
+    match panics::caught(|| run(&args)) {
         Ok(End::Done) => ExitCode::SUCCESS,
         Ok(End::Interrupted) => ExitCode::from(130),
         Err(error) => {
@@ -72,10 +60,20 @@ fn main() -> ExitCode {
     }
 }
 
+/// A run's folder, its model to be computed in the floats that were asked for.
+fn open_run(folder: &Path, global: &Global) -> anyhow::Result<RunFolder> {
+    let mut run = RunFolder::open(folder)?;
+    if let Some(dtype) = global.dtype {
+        run.config.train.dtype = dtype;
+    }
+    Ok(run)
+}
+
 fn run(args: &Args) -> anyhow::Result<End> {
     match args.command {
         Command::Fetch(_) | Command::Info(_) | Command::Completions { .. } => (),
-        _ => device::choose(args.global.device)?,
+        Command::Train(_) | Command::Serve(_) => device::choose(&args.global.device, true)?,
+        _ => device::choose(&args.global.device, false)?,
     }
     if let Some(threads) = args.global.threads {
         rayon::ThreadPoolBuilder::new()
@@ -89,6 +87,7 @@ fn run(args: &Args) -> anyhow::Result<End> {
         Command::Calibrate(calibrate) => calibrate::run(calibrate, &args.global),
         Command::Bench(bench) => bench::run(bench, &args.global),
         Command::Export(export) => export::run(export, &args.global),
+        Command::Serve(serve) => serve::run(serve, &args.global),
         Command::Fetch(fetch) => fetch::run(fetch, &args.global),
         Command::Info(info) => info::run(info, &args.global),
         Command::Completions { shell } => {

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use apt_data::Progress;
 use apt_rl_trainer::{
-    ExperimentConfig, Outcome, Pause, Plan, StopRequest, Summary, TrainOptions, duration,
+    Devices, ExperimentConfig, Outcome, Pause, Plan, StopRequest, Summary, TrainOptions,
+    available_memory, duration,
     known_classes, plan, resume, train,
 };
 use serde_json::json;
@@ -18,9 +19,8 @@ use crate::{End, device};
 const QUICKSTART: &str = include_str!("../../../configs/quickstart.toml");
 
 pub fn run(args: &Train, global: &Global) -> Result<End> {
-    let device = device::open();
     if args.dry_run {
-        let mut config = config(args)?;
+        let mut config = config(args, global)?;
         match config.model.is_at_hand() {
             true => config.model.complete()?,
             // What a training would download first; the preset has its sizes.
@@ -37,14 +37,22 @@ pub fn run(args: &Train, global: &Global) -> Result<End> {
                 .train
                 .num_classes(),
         };
-        print_plan(&plan(&config, classes, &device)?, &config, global);
+        print_plan(&plan(&config, classes, &device::open())?, &config, global);
         return Ok(End::Done);
     }
 
     let stop = StopRequest::default();
+    let devices = Devices {
+        devices: device::open_all()?,
+        distributed: args.collective,
+    };
+    if args.collective && !device::chosen().is_some_and(|chosen| chosen.is_cubecl()) {
+        bail!("--collective: only devices that are all cuda, or all wgpu, have Burn's collective operations");
+    }
     let options = TrainOptions {
         data: args.data.clone(),
-        device,
+        devices,
+        memory: device::is_cpu().then(available_memory).flatten(),
         time_limit: args.time_limit,
         stop: stop.clone(),
         dashboard: !args.plain && !global.json && std::io::stdout().is_terminal(),
@@ -60,9 +68,10 @@ pub fn run(args: &Train, global: &Global) -> Result<End> {
     .context("cannot watch for Ctrl-C")?;
 
     let (folder, outcome) = match &args.resume {
+        Some(_) if global.dtype.is_some() => bail!("--dtype: a training goes on in the floats that it began in"),
         Some(folder) => (folder.clone(), resume(folder, &options)?),
         None => {
-            let config = config(args)?;
+            let config = config(args, global)?;
             let folder = args
                 .out
                 .clone()
@@ -102,9 +111,10 @@ pub fn run(args: &Train, global: &Global) -> Result<End> {
     }
 }
 
-fn config(args: &Train) -> Result<ExperimentConfig> {
+fn config(args: &Train, global: &Global) -> Result<ExperimentConfig> {
     let mut overrides = args.overrides.clone();
     overrides.extend(args.seed.map(|seed| format!("seed={seed}")));
+    overrides.extend(global.dtype.map(|dtype| format!("train.dtype={}", dtype.name())));
     Ok(match &args.config {
         Some(path) => ExperimentConfig::load(path, &overrides)?,
         None => ExperimentConfig::parse(QUICKSTART, "quickstart", &overrides)?,
@@ -146,10 +156,10 @@ fn print_plan(plan: &Plan, config: &ExperimentConfig, global: &Global) {
         "FLOPs of an image in training, at most",
         &count(plan.step_flops as f64),
     ]);
-    rows.add_row([
-        "memory, about",
-        &format!("{:.1} GiB", plan.memory as f64 / f64::from(1 << 30)),
-    ]);
+    rows.add_row(["memory, about", &gibibytes(plan.memory)]);
+    if let Some(available) = available_memory() {
+        rows.add_row(["memory that is free here", &gibibytes(available)]);
+    }
     rows.add_row(["steps", &plan.steps.to_string()]);
     rows.add_row(["image passes", &plan.image_passes.to_string()]);
     rows.add_row(["evaluations", &plan.epochs.to_string()]);
@@ -160,6 +170,10 @@ fn print_plan(plan: &Plan, config: &ExperimentConfig, global: &Global) {
     let seconds = std::time::Duration::from_secs_f64(plan.seconds);
     rows.add_row(["time of all steps here, about", &duration(seconds)]);
     println!("{rows}");
+}
+
+fn gibibytes(bytes: u64) -> String {
+    format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30))
 }
 
 /// The table at the end of a training.
@@ -208,10 +222,13 @@ fn print_summary(summary: &Summary, folder: &Path, global: &Global) -> Result<()
         );
     }
     println!(
-        "{} test images, checkpoint of {}, {} in all; saved {} of the FLOPs",
+        "{} test images, checkpoint of {}, {} in all{}; saved {} of the FLOPs",
         summary.test_images,
         summary.checkpoint,
         duration(std::time::Duration::from_secs_f64(summary.seconds)),
+        summary
+            .peak_memory
+            .map_or(String::new(), |peak| format!(", {} of memory at most", gibibytes(peak))),
         percent(1.0 - summary.flops_share)
     );
     println!("try it: aptvit infer --run {} PICTURE", folder.display());

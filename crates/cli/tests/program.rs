@@ -7,11 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use apt_rl_trainer::{Choice, PruningVit, RunFolder};
-use burn::module::{Module, ModuleVisitor, Param};
-use burn::tensor::{Device, Tensor};
-
-use common::{aptvit, refusal, stderr, stdout, text};
+use apt_rl_trainer::RunFolder;
+use common::{aptvit, refusal, stderr, stdout, text, weights};
 
 const TINY: &str = r#"
 seed = 3
@@ -47,21 +44,6 @@ fn write_config(folder: &Path, overrides: &str) -> PathBuf {
     let path = folder.join("tiny.toml");
     std::fs::write(&path, format!("{TINY}{overrides}")).unwrap();
     path
-}
-
-fn weights(folder: &Path) -> Vec<f32> {
-    struct Collector(Vec<f32>);
-    impl ModuleVisitor for Collector {
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            self.0.extend(param.val().into_data().iter::<f32>());
-        }
-    }
-    let run = RunFolder::open(folder).unwrap();
-    let checkpoint = run.checkpoint(Choice::Last).unwrap();
-    let model: PruningVit = run.load_model(&checkpoint, &Device::default()).unwrap();
-    let mut collector = Collector(Vec::new());
-    model.visit(&mut collector);
-    collector.0
 }
 
 #[test]

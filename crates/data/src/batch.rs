@@ -6,6 +6,7 @@ use burn::Tensor;
 use burn::data::dataloader::{DataLoaderIterator, Progress};
 use burn::data::dataset::DatasetError;
 use burn::tensor::{Device, Int, TensorData};
+use std::ops::Range;
 
 /// Images and their labels.
 #[derive(Clone, Debug)]
@@ -18,9 +19,27 @@ pub struct Batch {
     pub targets: Vec<usize>,
     /// The place of each image in the dataset.
     pub indices: Vec<usize>,
-    /// The number of this batch: in training, counted from 0 over all epochs; in evaluation, from
+    /// Which batch this is, and which of its images.
+    pub place: Place,
+}
+
+/// Which batch, and which of its images: one device of several has a part of each.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The number of the batch: in training, counted from 0 over all epochs; in evaluation, from
     /// 0 in the dataset.
     pub number: u64,
+    /// The images of this part, by their place in the whole batch.
+    pub part: Range<usize>,
+    /// Images of the whole batch.
+    pub whole: usize,
+}
+
+impl Place {
+    /// The share of the batch's images that are in this part.
+    pub fn share(&self) -> f64 {
+        self.part.len() as f64 / self.whole as f64
+    }
 }
 
 /// A batch before it becomes tensors, which happens on the thread that uses them.
@@ -30,7 +49,7 @@ pub(crate) struct HostBatch {
     pub size: [usize; 2],
     pub targets: Vec<usize>,
     pub indices: Vec<usize>,
-    pub number: u64,
+    pub place: Place,
 }
 
 impl HostBatch {
@@ -44,7 +63,7 @@ impl HostBatch {
             labels: Tensor::from_data(TensorData::new(labels, [count]), device),
             targets: self.targets,
             indices: self.indices,
-            number: self.number,
+            place: self.place,
         }
     }
 }

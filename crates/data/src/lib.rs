@@ -48,7 +48,7 @@ mod source;
 mod transform;
 mod tree;
 
-pub use batch::Batch;
+pub use batch::{Batch, Place};
 pub use cifar::CifarLabels;
 pub use dataset::{ImageDataset, ImageItem, RgbImage, Splits};
 pub use decode::{MAX_PIXELS, MAX_SIDE};

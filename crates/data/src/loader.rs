@@ -1,6 +1,6 @@
 //! Loaders that make the same batches for any number of threads, and from any point on.
 
-use crate::batch::{Batch, BatchIterator, HostBatch};
+use crate::batch::{Batch, BatchIterator, HostBatch, Place};
 use crate::order::Order;
 use crate::prefetch::Prefetch;
 use crate::seed::mix_seed;
@@ -48,8 +48,8 @@ pub struct LoaderSettings {
 pub struct TrainLoader {
     dataset: ImageDataset,
     settings: LoaderSettings,
-    /// Which images of the dataset this loader shows.
-    range: Range<usize>,
+    /// Which images of each batch this loader makes.
+    part: Range<usize>,
     batches_per_epoch: u64,
     next: Arc<AtomicU64>,
     device: Device,
@@ -71,7 +71,7 @@ impl TrainLoader {
         assert!(settings.batch_size > 0, "a batch size above 0");
         assert!(batches_per_epoch > 0, "epochs of at least one batch");
         Self {
-            range: 0..dataset.len(),
+            part: 0..settings.batch_size,
             dataset,
             settings,
             batches_per_epoch: batches_per_epoch as u64,
@@ -84,24 +84,28 @@ impl TrainLoader {
         (batch / self.batches_per_epoch + 1) * self.batches_per_epoch
     }
 
-    /// Makes batch `number`, given its order.
+    /// Makes that part of batch `number`, given its order.
     fn make(
         dataset: &ImageDataset,
         settings: &LoaderSettings,
-        range: &Range<usize>,
+        part: &Range<usize>,
         order: &mut Order,
         number: u64,
     ) -> Result<HostBatch, DataError> {
         let start = number * settings.batch_size as u64;
-        let images = (start..start + settings.batch_size as u64)
-            .map(|position| (range.start + order.at(position), position))
+        let images = (start + part.start as u64..start + part.end as u64)
+            .map(|position| (order.at(position), position))
             .collect::<Vec<_>>();
         let indices = images.iter().map(|&(index, _)| index).collect();
         host_batch(
             dataset,
             indices,
             settings.image_size,
-            number,
+            Place {
+                number,
+                part: part.clone(),
+                whole: settings.batch_size,
+            },
             |i, image, out| {
                 let seed = mix_seed(&[settings.seed, TRANSFORM, images[i].1]);
                 train_image(
@@ -126,12 +130,12 @@ impl DataLoader<Batch> for TrainLoader {
         let end = self.epoch_end(start);
 
         let (dataset, settings) = (self.dataset.clone(), self.settings.clone());
-        let range = self.range.clone();
-        let mut order = Order::new(range.len(), settings.seed);
+        let part = self.part.clone();
+        let batch_size = part.len();
+        let mut order = Order::new(dataset.len(), settings.seed);
         let batches = Prefetch::new(start..end, settings.workers, move |number| {
-            Self::make(&dataset, &settings, &range, &mut order, number)
+            Self::make(&dataset, &settings, &part, &mut order, number)
         });
-        let batch_size = self.settings.batch_size;
         Box::new(BatchIterator {
             batches,
             device: self.device.clone(),
@@ -143,14 +147,14 @@ impl DataLoader<Batch> for TrainLoader {
 
     /// Images an epoch, which need not be the size of the dataset.
     fn num_items(&self) -> usize {
-        self.batches_per_epoch as usize * self.settings.batch_size
+        self.batches_per_epoch as usize * self.part.len()
     }
 
     fn to_device(&self, device: &Device) -> Arc<dyn DataLoader<Batch>> {
         Arc::new(Self {
             dataset: self.dataset.clone(),
             settings: self.settings.clone(),
-            range: self.range.clone(),
+            part: self.part.clone(),
             batches_per_epoch: self.batches_per_epoch,
             next: self.next.clone(),
             device: device.clone(),
@@ -158,30 +162,20 @@ impl DataLoader<Batch> for TrainLoader {
     }
 
     /// A loader for the share `start..end` of [`num_items`](DataLoader::num_items): that share of
-    /// the dataset, and of the batches an epoch, with its own epoch count.
+    /// the images of each batch, with its own epoch count. So the loaders of several devices
+    /// together make the batches that one alone would.
     fn slice(&self, start: usize, end: usize) -> Arc<dyn DataLoader<Batch>> {
         let items = self.num_items();
-        let end = end.clamp(1, items);
-        let start = start.min(end - 1);
-        let share = |whole: usize, at: usize| (whole as u128 * at as u128 / items as u128) as usize;
-        let first = self.range.start + share(self.range.len(), start);
-        let last = self.range.start + share(self.range.len(), end);
-        let per_epoch = self.batches_per_epoch as usize;
-        let batches_per_epoch = (share(per_epoch, end) - share(per_epoch, start)).max(1);
-
-        let next = self.next.load(Ordering::Relaxed);
-        let (epoch, within) = (next / per_epoch as u64, next % per_epoch as u64);
-        let next =
-            epoch * batches_per_epoch as u64 + within * batches_per_epoch as u64 / per_epoch as u64;
+        let share = |at: usize| {
+            let within = self.part.len() as u128 * at.min(items) as u128 / items as u128;
+            self.part.start + within as usize
+        };
         Arc::new(Self {
             dataset: self.dataset.clone(),
-            settings: LoaderSettings {
-                seed: mix_seed(&[self.settings.seed, start as u64]),
-                ..self.settings.clone()
-            },
-            range: first..last.max(first + 1),
-            batches_per_epoch: batches_per_epoch as u64,
-            next: Arc::new(AtomicU64::new(next)),
+            settings: self.settings.clone(),
+            part: share(start)..share(end),
+            batches_per_epoch: self.batches_per_epoch,
+            next: Arc::new(AtomicU64::new(self.next.load(Ordering::Relaxed))),
             device: self.device.clone(),
         })
     }
@@ -245,8 +239,13 @@ impl DataLoader<Batch> for EvalLoader {
         let count = range.len().div_ceil(batch_size) as u64;
         let batches = Prefetch::new(0..count, self.workers, move |number| {
             let start = range.start + number as usize * batch_size;
-            let indices = (start..range.end.min(start + batch_size)).collect();
-            host_batch(&dataset, indices, size, number, |_, image, out| {
+            let indices: Vec<usize> = (start..range.end.min(start + batch_size)).collect();
+            let place = Place {
+                number,
+                part: 0..indices.len(),
+                whole: indices.len(),
+            };
+            host_batch(&dataset, indices, size, place, |_, image, out| {
                 eval_image(image, size, &normalization, out);
             })
         });
@@ -279,7 +278,7 @@ fn host_batch(
     dataset: &ImageDataset,
     indices: Vec<usize>,
     size: [u32; 2],
-    number: u64,
+    place: Place,
     write: impl Fn(usize, &crate::RgbImage, &mut [f32]),
 ) -> Result<HostBatch, DataError> {
     let size = size.map(|side| side as usize);
@@ -293,7 +292,7 @@ fn host_batch(
         size,
         targets: indices.iter().map(|&index| dataset.label(index)).collect(),
         indices,
-        number,
+        place,
     })
 }
 

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use apt_data::{DataSource, Normalization, TrainTransform};
 use apt_pruning_agent::PruningAgentsConfig;
+use apt_vit_model::Precision;
 use serde::{Deserialize, Serialize};
 
 use crate::TrainerError;
@@ -116,6 +117,11 @@ pub struct TrainConfig {
     pub freeze: Option<Freeze>,
     /// The global norm that gradients are clipped to.
     pub clip_norm: f32,
+    /// In which floats matrix products are computed: `f32`, `bf16` or `f16`.
+    pub dtype: Precision,
+    /// Blocks are computed once more in the backward pass instead of being remembered: less memory
+    /// for a third more work.
+    pub gradient_checkpointing: bool,
     /// Images of one forward pass in evaluations.
     pub eval_batch_size: usize,
     /// Stop where the pruned accuracy has not improved for so many epochs.
@@ -139,6 +145,8 @@ impl Default for TrainConfig {
             dense_every: None,
             freeze: None,
             clip_norm: 1.0,
+            dtype: Precision::F32,
+            gradient_checkpointing: false,
             eval_batch_size: 64,
             patience: None,
             workers: 1,

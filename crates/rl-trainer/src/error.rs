@@ -63,6 +63,19 @@ pub enum TrainerError {
         /// Which checkpoint there is.
         checkpoint: String,
     },
+    /// A device ran out of memory.
+    #[error(
+        "out of memory: {0}\nlower train.batch_size (and raise train.accumulation by as much: the update stays the same), train.eval_batch_size for evaluations, or the image size; or set train.gradient_checkpointing = true"
+    )]
+    OutOfMemory(String),
+    /// A device failed: it panicked, or another process that computes cannot be reached any more.
+    #[error("a device failed: {reason}. The last good checkpoint is kept: {checkpoint}")]
+    Device {
+        /// What it said.
+        reason: String,
+        /// Which checkpoint there is.
+        checkpoint: String,
+    },
     /// No threshold meets a compute budget.
     #[error(
         "{target} of the FLOPs cannot be met: this run's agents can compute from {least:.3} to {most:.3} of the dense model's"
@@ -90,6 +103,16 @@ pub enum TrainerError {
 }
 
 impl TrainerError {
+    /// The error behind what a backend said when it panicked.
+    pub fn of_device(reason: &str, checkpoint: String) -> Self {
+        let text = reason.to_lowercase();
+        let marks = ["out of memory", "outofmemory", "can't allocate", "memory limit", "buffer too big", "buffertoobig"];
+        match marks.iter().any(|mark| text.contains(mark)) {
+            true => Self::OutOfMemory(reason.to_string()),
+            false => Self::Device { reason: reason.to_string(), checkpoint },
+        }
+    }
+
     pub(crate) fn io(
         path: &std::path::Path,
         action: &'static str,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use apt_data::{Batch, mix_seed};
 use apt_pruning_agent::PruningAgents;
 use apt_vit_model::{
-    CheckpointHead, ExecutionMode, LayerTrace, RunSettings, Vit, VitConfig, VitOutput, vit_flops,
+    CheckpointHead, ExecutionMode, LayerTrace, Precision, RunSettings, Vit, VitConfig, VitOutput, vit_flops,
 };
 use burn::lr_scheduler::module_lr_scheduler::ModuleLearningRate;
 use burn::module::{Module, ModuleVisitor, Param};
@@ -15,8 +15,9 @@ use burn::train::{InferenceStep, TrainOutput, TrainStep};
 use crate::config::{Execution, ExperimentConfig, Freeze, FrozenPart};
 use crate::counterfactual::{choose_cuts, cross_entropy, stream_0, stream_1, stream_2};
 use crate::optimizer::{clip_global_norm, split_off};
+use crate::recompute::{merge, stream_1_recomputed};
 use crate::session::Session;
-use crate::{Report, TrainerError};
+use crate::{Report, TrainerError, peak_memory};
 
 /// Which random choice a seed is for.
 #[derive(Clone, Copy)]
@@ -68,6 +69,9 @@ impl PruningVit {
             let (head, resize) = (CheckpointHead::Fresh, config.model.positions);
             model.vit = checkpoint.load(model.vit, &model.config, head, resize)?;
         }
+        let precision = config.train.dtype;
+        check_precision(precision, device)?;
+        model.vit = model.vit.with_precision(precision);
         model.freeze_part(config.train.freeze)
     }
 
@@ -114,6 +118,11 @@ impl PruningVit {
     /// The model's sizes.
     pub fn config(&self) -> &VitConfig {
         &self.config
+    }
+
+    /// What its matrix products are computed in.
+    pub fn precision(&self) -> Precision {
+        self.vit.precision()
     }
 
     /// The model for inference alone; see [`Vit::prepack`].
@@ -166,6 +175,26 @@ impl PruningVit {
     }
 }
 
+/// # Errors
+///
+/// Where the device does not compute in such floats.
+pub(crate) fn check_precision(precision: Precision, device: &Device) -> Result<(), TrainerError> {
+    if precision.is_supported(device) {
+        return Ok(());
+    }
+    let able = Precision::ALL.into_iter();
+    let able = able.filter(|precision| precision.is_supported(device));
+    let able: Vec<&str> = able.map(Precision::name).collect();
+    Err(TrainerError::Field {
+        field: "train.dtype".into(),
+        found: precision.name().into(),
+        expected: format!(
+            "this device cannot compute in it; it can in {}",
+            able.join(", ")
+        ),
+    })
+}
+
 /// The share of rows whose largest logit is the target's.
 pub(crate) fn accuracy(logits: &Tensor<2>, targets: &[usize]) -> f64 {
     let predicted = predictions(logits);
@@ -200,33 +229,56 @@ impl TrainStep for PruningVit {
         };
         let (settings, targets) = (&session.settings, &batch.targets);
         let mut values = BTreeMap::new();
-        let images = batch.images.device();
-        images.seed(mix_seed(&[
-            settings.seed,
-            Purpose::Dropout as u64,
-            batch.number,
-        ]));
+        let (place, device) = (&batch.place, batch.images.device());
+        let seed_dropout = |segment: u64| {
+            let mut seed = vec![settings.seed, Purpose::Dropout as u64, place.number];
+            // Other devices' parts of the batch, and blocks that are computed again, have their
+            // own.
+            if place.part.start > 0 || segment > 0 {
+                seed.extend([place.part.start as u64, segment]);
+            }
+            device.seed(mix_seed(&seed));
+        };
+        let scale =
+            session.loss_scale() * place.share() as f32 / settings.accumulation as f32;
 
         let agents = self.agents.valid();
         let mode = match settings.execution {
-            _ if settings.is_dense(batch.number) => ExecutionMode::Dense,
+            _ if settings.is_dense(place.number) => ExecutionMode::Dense,
             Execution::Mask => ExecutionMode::Mask,
             Execution::Drop => ExecutionMode::Drop,
         };
-        let pruned = stream_1(
-            &self.vit,
-            &agents.acting(settings.threshold),
-            mode,
-            batch.images.clone(),
-            targets,
-        );
+        let acting = agents.acting(settings.threshold);
+        let images = batch.images.clone();
+        let (pruned, mut grads) = match settings.recompute {
+            true => stream_1_recomputed(
+                &self.vit,
+                &acting,
+                mode,
+                images,
+                targets,
+                seed_dropout,
+                scale,
+            ),
+            false => {
+                seed_dropout(0);
+                let pass = stream_1(&self.vit, &acting, mode, images, targets);
+                (pass, GradientsParams::new())
+            }
+        };
         values.insert("loss".into(), value(&pruned.loss));
         let logits = pruned.logits.without_autodiff();
         values.insert("pruned_accuracy".into(), accuracy(&logits, targets));
         self.report_trace(&pruned.trace, targets.len(), &mut values);
 
-        let mut loss = pruned.loss;
-        if settings.agents_learn(batch.number) {
+        // What has to be differentiated yet: the model's own loss, unless that was done block by
+        // block, and each agent's.
+        let mut losses = match settings.recompute {
+            true => Vec::new(),
+            false => vec![pruned.loss.clone()],
+        };
+        let mut total = value(&pruned.loss);
+        if settings.agents_learn(place.number) {
             let vit = self.vit.valid();
             let dense = stream_0(&vit, &agents, batch.images.without_autodiff(), targets);
             values.insert("dense_accuracy".into(), accuracy(&dense.logits, targets));
@@ -236,7 +288,7 @@ impl TrainStep for PruningVit {
                     mix_seed(&[
                         settings.seed,
                         Purpose::Cut as u64,
-                        batch.number,
+                        place.number,
                         index as u64,
                     ])
                 })
@@ -249,20 +301,27 @@ impl TrainStep for PruningVit {
                 let positive: usize = pass.labels.iter().sum();
                 values.insert(format!("reward/{}", pass.layer), f64::from(reward) / count);
                 values.insert(format!("positive/{}", pass.layer), positive as f64 / count);
-                values.insert(format!("agent_loss/{}", pass.layer), value(&pass.loss));
-                loss = loss + pass.loss;
+                let agent_loss = value(&pass.loss);
+                values.insert(format!("agent_loss/{}", pass.layer), agent_loss);
+                total += agent_loss;
+                losses.push(pass.loss);
             }
         }
-        session.check_loss(value(&loss), batch.number);
-        let grads = match session.has_failed() {
-            true => GradientsParams::new(),
-            false => {
-                let grads = (loss / settings.accumulation as f32).backward();
-                GradientsParams::from_grads(grads, self)
+        session.check_loss(total, place.number);
+        let loss = losses.into_iter().reduce(|sum, loss| sum + loss);
+        match loss.filter(|_| !session.has_failed()) {
+            None if session.has_failed() => grads = GradientsParams::new(),
+            None => (),
+            Some(loss) => {
+                let more = GradientsParams::from_grads((loss * scale).backward(), self);
+                merge(self, &mut grads, more);
             }
-        };
+        }
         values.insert("gradient_norm".into(), session.gradient_norm());
-        values.insert("images_per_s".into(), session.images_per_s(targets.len()));
+        if let Some(peak) = peak_memory() {
+            values.insert("peak_memory_mib".into(), peak as f64 / f64::from(1 << 20));
+        }
+        values.insert("images_per_s".into(), session.images_per_s());
         TrainOutput {
             grads,
             item: Report::new(targets.len(), values),
@@ -278,10 +337,13 @@ impl TrainStep for PruningVit {
         let Some(session) = self.session.clone().filter(|session| !session.has_failed()) else {
             return self;
         };
-        let (model, norm) = clip_global_norm(self, &mut grads, session.settings.clip_norm);
+        let (clip, scale) = (session.settings.clip_norm, session.loss_scale());
+        let (model, norm) = clip_global_norm(self, &mut grads, clip, scale);
         session.set_gradient_norm(norm);
-        if !norm.is_finite() {
-            session.diverged(norm);
+        if !session.accept(norm) {
+            if !session.has_failed() {
+                session.finish_step(&model, optim);
+            }
             return model;
         }
         let (rate, settings) = (lr_module.base(), &session.settings);

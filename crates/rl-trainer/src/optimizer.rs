@@ -71,12 +71,13 @@ pub(crate) fn split_off<M: Module>(part: &M, grads: &mut GradientsParams) -> Gra
     taker.taken
 }
 
-/// Scales all gradients together so that their joint norm is at most `max_norm`, as PyTorch's
-/// `clip_grad_norm_` does. Returns the norm before.
+/// Divides all gradients by `loss_scale`, and scales them together so that their joint norm is at
+/// most `max_norm`, as PyTorch's `clip_grad_norm_` does. Returns the norm between the two.
 pub fn clip_global_norm<M: Module>(
     module: M,
     grads: &mut GradientsParams,
     max_norm: f32,
+    loss_scale: f32,
 ) -> (M, f32) {
     struct Norm<'a> {
         grads: &'a GradientsParams,
@@ -108,11 +109,14 @@ pub fn clip_global_norm<M: Module>(
         squares: 0.0,
     };
     module.visit(&mut norm);
-    let norm = norm.squares.sqrt() as f32;
-    if norm <= max_norm {
+    let norm = norm.squares.sqrt() as f32 / loss_scale;
+    let factor = match norm <= max_norm {
+        true => 1.0 / loss_scale,
+        false => max_norm / (norm + 1e-6) / loss_scale,
+    };
+    if factor == 1.0 {
         return (module, norm);
     }
-    let factor = max_norm / (norm + 1e-6);
     (module.map(&mut Scale { grads, factor }), norm)
 }
 
@@ -134,7 +138,7 @@ mod tests {
     fn the_norm_is_taken_over_all_gradients_together() {
         // Four weight gradients of 3 and two bias gradients of 1.
         let (layer, mut grads) = layer_and_grads(3.0);
-        let (layer, norm) = clip_global_norm(layer, &mut grads, 1.0);
+        let (layer, norm) = clip_global_norm(layer, &mut grads, 1.0, 1.0);
         assert!((norm - 38f32.sqrt()).abs() < 1e-5);
         let weight = grads.get::<2>(layer.weight.id).unwrap().into_data();
         for value in weight.iter::<f32>() {
@@ -145,9 +149,26 @@ mod tests {
     #[test]
     fn gradients_below_the_norm_stay_as_they_are() {
         let (layer, mut grads) = layer_and_grads(0.1);
-        let (layer, _) = clip_global_norm(layer, &mut grads, 10.0);
+        let (layer, _) = clip_global_norm(layer, &mut grads, 10.0, 1.0);
         let weight = grads.get::<2>(layer.weight.id).unwrap().into_data();
         assert!(weight.iter::<f32>().all(|value| (value - 0.1).abs() < 1e-6));
+    }
+
+    #[test]
+    fn a_scaled_loss_gives_the_same_update() {
+        let (layer, mut grads) = layer_and_grads(3.0);
+        let (_, norm) = clip_global_norm(layer.clone(), &mut grads, 1.0, 1.0);
+        let expected = grads.get::<2>(layer.weight.id).unwrap().into_data();
+        let (scaled, mut grads) = {
+            let input = Tensor::<2>::ones([1, 2], &layer.weight.device()).mul_scalar(3.0);
+            let grads = (layer.forward(input).sum() * 1024.0).backward();
+            let grads = GradientsParams::from_grads(grads, &layer);
+            (layer, grads)
+        };
+        let (scaled, norm_of_scaled) = clip_global_norm(scaled, &mut grads, 1.0, 1024.0);
+        let found = grads.get::<2>(scaled.weight.id).unwrap().into_data();
+        found.assert_approx_eq::<f32>(&expected, burn::tensor::Tolerance::absolute(1e-6));
+        assert!((norm - norm_of_scaled).abs() < 1e-5);
     }
 
     #[test]

@@ -1,9 +1,9 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use apt_data::{Batch, CifarLabels, DataSource};
+use apt_data::{Batch, CifarLabels, DataSource, Place};
 use apt_pruning_agent::agent_flops;
-use apt_vit_model::{block_flops, vit_flops};
+use apt_vit_model::{VitConfig, block_flops, vit_flops};
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::prelude::*;
 use burn::tensor::Distribution;
@@ -11,6 +11,7 @@ use burn::train::TrainStep;
 use serde::Serialize;
 
 use crate::config::{ExperimentConfig, Freeze, FrozenPart, OptimizerKind};
+use crate::loss_scale::LossScale;
 use crate::session::{Session, StepSettings, StopRequest};
 use crate::{CheckpointFolder, PruningVit, TrainerError};
 
@@ -88,29 +89,20 @@ pub fn plan(
                 + 2 * agent_flops(sizes.hidden_size, tokens)
         })
         .sum();
-    let learning_layers = match settings.freeze {
-        None => sizes.num_layers,
-        Some(Freeze::Blocks(blocks)) => sizes.num_layers.saturating_sub(blocks),
-        Some(Freeze::Part(FrozenPart::Backbone)) => 0,
-    };
-    let backward_flops = 2 * match settings.freeze {
+    let learning_layers = learning_layers(config, &sizes);
+    let learning_flops = match settings.freeze {
         None => dense_flops,
         Some(_) => learning_layers as u64 * block_flops(&sizes, tokens, tokens),
+    };
+    let backward_flops = match settings.gradient_checkpointing {
+        false => 2 * learning_flops,
+        true => 3 * learning_flops,
     };
     // Stream 1 forward and backward, stream 0, stream 2.
     let step_flops =
         dense_flops + backward_flops + (dense_flops + after_cut) / settings.agents_every as u64;
 
-    let state = match config.optimizer.kind {
-        OptimizerKind::Sgd => 1,
-        OptimizerKind::Adamw => 2,
-    };
-    let per_token = 9 * sizes.hidden_size + 2 * sizes.mlp_dim + sizes.num_heads;
-    let kept = settings.batch_size
-        * tokens
-        * (learning_layers * per_token + model.agents.layers.len() * sizes.hidden_size);
-    let memory = 4 * (parameters + (1 + state) * trained_parameters + kept) as u64;
-
+    let memory = estimated_memory(config, &model);
     let images = TIMED_IMAGES.min(settings.batch_size);
     let seconds = time_step(config, model, images, &device);
     let per_step = settings.batch_size * settings.accumulation;
@@ -127,6 +119,34 @@ pub fn plan(
         seconds_per_step,
         seconds: seconds_per_step * settings.steps as f64,
     })
+}
+
+/// An estimate of the memory of a training at its peak, in bytes: weights, gradients, optimiser,
+/// what the backward pass keeps and what the agents see.
+pub(crate) fn estimated_memory(config: &ExperimentConfig, model: &PruningVit) -> u64 {
+    let (settings, sizes) = (&config.train, model.config());
+    let state = match config.optimizer.kind {
+        OptimizerKind::Sgd => 1,
+        OptimizerKind::Adamw => 2,
+    };
+    let (hidden, tokens) = (sizes.hidden_size, sizes.num_tokens());
+    let of_block = 9 * hidden + 2 * sizes.mlp_dim + sizes.num_heads;
+    let per_token = match settings.gradient_checkpointing {
+        false => learning_layers(config, sizes) * of_block,
+        true => sizes.num_layers * hidden + of_block,
+    };
+    let observed = model.agents.layers.len() * hidden;
+    let kept = settings.batch_size * tokens * (per_token + observed);
+    4 * (model.num_params() + (1 + state) * trained_params(model) + kept) as u64
+}
+
+/// Blocks that learn.
+fn learning_layers(config: &ExperimentConfig, sizes: &VitConfig) -> usize {
+    match config.train.freeze {
+        None => sizes.num_layers,
+        Some(Freeze::Blocks(blocks)) => sizes.num_layers.saturating_sub(blocks),
+        Some(Freeze::Part(FrozenPart::Backbone)) => 0,
+    }
 }
 
 /// Parameters that learn.
@@ -160,6 +180,7 @@ fn time_step(config: &ExperimentConfig, model: PruningVit, images: usize, device
         StopRequest::default(),
         None,
         0,
+        LossScale::none(),
     );
     let model = model.with_session(Arc::new(session));
     let targets = vec![0; images];
@@ -172,13 +193,15 @@ fn time_step(config: &ExperimentConfig, model: PruningVit, images: usize, device
         labels: Tensor::zeros([images], device),
         targets,
         indices: (0..images).collect(),
-        number: 0,
+        place: Place {
+            number: 0,
+            part: 0..images,
+            whole: images,
+        },
     };
     let time = |number: u64| {
-        let batch = Batch {
-            number,
-            ..batch.clone()
-        };
+        let mut batch = batch.clone();
+        batch.place.number = number;
         let start = Instant::now();
         TrainStep::step(&model, batch);
         start.elapsed().as_secs_f64()

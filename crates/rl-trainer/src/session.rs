@@ -9,6 +9,7 @@ use burn::train::Interrupter;
 
 use crate::checkpoint::CheckpointFolder;
 use crate::config::{Execution, ExperimentConfig};
+use crate::loss_scale::{LossScale, Update};
 use crate::{PruningVit, TrainerError};
 
 /// Asks a running training to save a checkpoint and stop. Clones ask the same training.
@@ -55,6 +56,8 @@ pub(crate) struct StepSettings {
     pub head_factor: f64,
     pub agents_factor: f64,
     pub steps_per_epoch: u64,
+    pub images_per_step: usize,
+    pub recompute: bool,
 }
 
 impl StepSettings {
@@ -75,6 +78,8 @@ impl StepSettings {
             head_factor: factor(optimizer.head_learning_rate),
             agents_factor: factor(optimizer.agents_learning_rate),
             steps_per_epoch: settings.steps_per_epoch as u64,
+            images_per_step: settings.batch_size * settings.accumulation,
+            recompute: settings.gradient_checkpointing,
         }
     }
 
@@ -105,7 +110,10 @@ pub(crate) struct Session {
     steps_done: AtomicU64,
     /// Bits of the joint gradient norm of the last update; 0 before the first.
     gradient_norm: AtomicU32,
+    /// Bits of the images a second of the last step; 0 in the first.
+    images_per_s: AtomicU32,
     last_step: Mutex<Option<Instant>>,
+    loss_scale: Mutex<LossScale>,
     pause: Mutex<Option<(Pause, PathBuf)>>,
     failure: Mutex<Option<TrainerError>>,
     failed: AtomicBool,
@@ -126,6 +134,7 @@ impl Session {
         stop: StopRequest,
         time_limit: Option<Duration>,
         steps_done: u64,
+        loss_scale: LossScale,
     ) -> Self {
         Self {
             settings,
@@ -136,7 +145,9 @@ impl Session {
             deadline: time_limit.map(|limit| Instant::now() + limit),
             steps_done: AtomicU64::new(steps_done),
             gradient_norm: AtomicU32::new(0),
+            images_per_s: AtomicU32::new(0),
             last_step: Mutex::new(None),
+            loss_scale: Mutex::new(loss_scale),
             pause: Mutex::new(None),
             failure: Mutex::new(None),
             failed: AtomicBool::new(false),
@@ -167,15 +178,50 @@ impl Session {
             .take()
     }
 
-    /// Images a second since the last call; 0 in the first.
-    pub fn images_per_s(&self, images: usize) -> f64 {
+    /// Images a second of the last step; 0 in the first.
+    pub fn images_per_s(&self) -> f64 {
+        f64::from(f32::from_bits(self.images_per_s.load(Ordering::Relaxed)))
+    }
+
+    fn time_step(&self) {
         let mut last = self
             .last_step
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
-        let seconds = last.replace(now).map(|last| (now - last).as_secs_f64());
-        seconds.map_or(0.0, |seconds| images as f64 / seconds)
+        if let Some(last) = last.replace(now) {
+            let rate = self.settings.images_per_step as f32 / (now - last).as_secs_f32();
+            self.images_per_s.store(rate.to_bits(), Ordering::Relaxed);
+        }
+    }
+
+    /// What losses are multiplied by before their backward pass.
+    pub fn loss_scale(&self) -> f32 {
+        self.lock_scale().get()
+    }
+
+    fn lock_scale(&self) -> std::sync::MutexGuard<'_, LossScale> {
+        self.loss_scale
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Are the gradients, of this joint norm, to change the weights?
+    pub fn accept(&self, norm: f32) -> bool {
+        let step = self.steps_done() + 1;
+        let update = self.lock_scale().update(step, !norm.is_finite());
+        match update {
+            Ok(Update::Apply) => true,
+            Ok(Update::Skip) => false,
+            Ok(Update::Diverged) => {
+                self.fail_diverged(step, norm);
+                false
+            }
+            Err(error) => {
+                self.fail(error);
+                false
+            }
+        }
     }
 
     pub fn set_gradient_norm(&self, norm: f32) {
@@ -192,10 +238,6 @@ impl Session {
             let step = batch / self.settings.accumulation as u64 + 1;
             self.fail_diverged(step, loss as f32);
         }
-    }
-
-    pub fn diverged(&self, norm: f32) {
-        self.fail_diverged(self.steps_done() + 1, norm);
     }
 
     fn fail_diverged(&self, step: u64, loss: f32) {
@@ -218,6 +260,7 @@ impl Session {
     /// Counts a step; where the training has to stop, saves a checkpoint of this very step first.
     pub fn finish_step(&self, model: &PruningVit, optimizer: &ModuleOptimizer) {
         let step = self.steps_done.fetch_add(1, Ordering::SeqCst) + 1;
+        self.time_step();
         // The last step of an epoch has its own evaluation and checkpoint.
         if step.is_multiple_of(self.settings.steps_per_epoch) {
             return;

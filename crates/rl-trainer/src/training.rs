@@ -1,3 +1,4 @@
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf, absolute};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -7,6 +8,7 @@ use apt_vit_model::ExecutionMode;
 use burn::lr_scheduler::module_lr_scheduler::ModuleLrScheduler;
 use burn::module::Module;
 use burn::prelude::*;
+use burn::tensor::distributed::{DistributedConfig, ReduceOperation};
 use burn::train::checkpoint::{
     ComposedCheckpointingStrategy, KeepLastNCheckpoints, MetricCheckpointingStrategy,
 };
@@ -15,28 +17,35 @@ use burn::train::metric::store::{Aggregate, Direction, Split};
 use burn::train::renderer::MetricsRenderer;
 use burn::train::renderer::tui::TuiMetricsRendererWrapper;
 use burn::train::{
-    ExecutionStrategy, Learner, MetricEarlyStoppingStrategy, StoppingCondition, SupervisedTraining,
+    ExecutionStrategy, Learner, MetricEarlyStoppingStrategy, MultiDeviceOptim, StoppingCondition,
+    SupervisedTraining,
 };
 use serde::Serialize;
 
 use crate::checkpoint::{CheckpointSet, is_readable};
 use crate::config::ExperimentConfig;
+use crate::loss_scale::LossScale;
 use crate::evaluation::{Evaluation, EvaluationSettings, LayerTokens, evaluate, sides};
 use crate::metric_log::RunLog;
 use crate::optimizer::build_optimizer;
 use crate::plain_renderer::PlainRenderer;
+use crate::plan::estimated_memory;
 use crate::report::ReportMetric;
 use crate::run_folder::{Choice, RunDescription, RunFolder, to_json};
 use crate::schedule::WarmupSchedule;
 use crate::session::{Pause, Session, StepSettings, StopRequest};
-use crate::{PruningVit, TrainerError};
+use crate::model::check_precision;
+use crate::{PruningVit, TrainerError, peak_memory};
 
 /// What a training needs beside its config.
 pub struct TrainOptions {
     /// The user's data; where absent, what a resumed run had, or downloaded or generated.
     pub data: Option<PathBuf>,
-    /// The device, without autodiff.
-    pub device: Device,
+    /// Where it runs.
+    pub devices: Devices,
+    /// The memory that there is, in bytes: a training that needs more is refused. Of a GPU it is
+    /// not known.
+    pub memory: Option<u64>,
     /// Stop after so long, with a checkpoint.
     pub time_limit: Option<Duration>,
     /// Asks the training to stop.
@@ -45,6 +54,48 @@ pub struct TrainOptions {
     pub dashboard: bool,
     /// Bars for loading and evaluation.
     pub progress: Progress,
+}
+
+/// The devices of a training, without autodiff. Each gets a part of every batch, and the update
+/// is that of the whole batch.
+#[derive(Clone, Debug)]
+pub struct Devices {
+    /// The first one holds the optimiser, and evaluates.
+    pub devices: Vec<Device>,
+    /// Burn's distributed data parallel: each device holds the optimiser, and gradients are summed
+    /// by collective operations. CubeCL devices of one kind alone have those.
+    pub distributed: bool,
+}
+
+impl Devices {
+    /// One device.
+    pub fn single(device: Device) -> Self {
+        Self {
+            devices: vec![device],
+            distributed: false,
+        }
+    }
+
+    /// The one that holds the optimiser.
+    pub fn main(&self) -> &Device {
+        &self.devices[0]
+    }
+
+    fn strategy(&self) -> ExecutionStrategy {
+        let devices = self.devices.iter().map(|device| device.clone().autodiff());
+        let mut devices: Vec<Device> = devices.collect();
+        if self.distributed {
+            // Each loss is weighed by its share of the batch already.
+            let config = DistributedConfig {
+                all_reduce_op: ReduceOperation::Sum,
+            };
+            return ExecutionStrategy::ddp(devices, config);
+        }
+        match devices.len() {
+            1 => ExecutionStrategy::single(devices.remove(0)),
+            _ => ExecutionStrategy::multi(devices, MultiDeviceOptim::OptimMainDevice),
+        }
+    }
 }
 
 /// How a training ended.
@@ -107,6 +158,9 @@ pub struct Summary {
     pub device: String,
     /// Threads that compute.
     pub threads: usize,
+    /// The most memory that this process had, in bytes, where the system says it; what a GPU has
+    /// of its own is not in it.
+    pub peak_memory: Option<u64>,
     /// Parameters of model and agents.
     pub parameters: usize,
     /// Version of this program.
@@ -165,8 +219,10 @@ pub fn train(
     config.model.complete()?;
     let images = load_images(&config, options.data.as_deref(), options)?;
     let classes = images.train.class_names().to_vec();
-    let device = options.device.clone().autodiff();
+    let device = options.devices.main().clone().autodiff();
+    check_devices(&config, &options.devices)?;
     let model = PruningVit::new(&config, classes.len(), &device)?;
+    check_memory(&config, &model, options)?;
     let description = RunDescription {
         model: model.config().clone(),
         agent_layers: config.agents.layers.clone(),
@@ -209,9 +265,47 @@ pub fn resume(path: &Path, options: &TrainOptions) -> Result<Outcome, TrainerErr
     if newest.is_some() {
         config.model.pretrained = None;
     }
-    let device = options.device.clone().autodiff();
+    let device = options.devices.main().clone().autodiff();
+    check_devices(&config, &options.devices)?;
     let model = PruningVit::new(&config, found.len(), &device)?;
+    check_memory(&config, &model, options)?;
     fit(&run, model, &images, newest, options)
+}
+
+/// Every device computes in the config's floats, and gets images of each batch.
+fn check_devices(config: &ExperimentConfig, devices: &Devices) -> Result<(), TrainerError> {
+    for device in &devices.devices {
+        check_precision(config.train.dtype, device)?;
+    }
+    let (images, parts) = (config.train.batch_size, devices.devices.len());
+    if images < parts {
+        return Err(TrainerError::Field {
+            field: "train.batch_size".into(),
+            found: images.to_string(),
+            expected: format!("must be at least 1 for each of the {parts} devices"),
+        });
+    }
+    Ok(())
+}
+
+/// What can be known not to fit into memory is refused, instead of being killed by the system.
+fn check_memory(
+    config: &ExperimentConfig,
+    model: &PruningVit,
+    options: &TrainOptions,
+) -> Result<(), TrainerError> {
+    let needed = estimated_memory(config, model);
+    match options.memory {
+        Some(memory) if needed > memory => {
+            let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
+            Err(TrainerError::OutOfMemory(format!(
+                "this training needs about {:.1} GiB, and {:.1} GiB are free",
+                gib(needed),
+                gib(memory)
+            )))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn fit(
@@ -234,6 +328,7 @@ fn fit(
             options.stop.clone(),
             options.time_limit,
             steps_done,
+            LossScale::open(settings.dtype, run.path(), steps_done)?,
         ));
         launch(
             run,
@@ -276,6 +371,7 @@ fn launch(
     let config = &run.config;
     let settings = &config.train;
     let accumulation = settings.accumulation;
+    let parts = options.devices.devices.len();
     let loader = TrainLoader::new(
         images.train.clone(),
         LoaderSettings {
@@ -299,7 +395,7 @@ fn launch(
     let log = RunLog::open(
         run.path(),
         session.steps_done(),
-        accumulation as u64,
+        (accumulation * parts) as u64,
         settings.steps_per_epoch as u64,
     )?;
     let renderer: Box<dyn MetricsRenderer> = match options.dashboard {
@@ -320,7 +416,7 @@ fn launch(
         .with_interrupter(session.interrupter.clone())
         .with_metric_logger(log)
         .renderer(renderer)
-        .with_training_strategy(ExecutionStrategy::single(options.device.clone().autodiff()).into())
+        .with_training_strategy(options.devices.strategy().into())
         .with_custom_checkpointers(for_model, for_optimizer, for_scheduler)
         .with_checkpointing_strategy(
             ComposedCheckpointingStrategy::builder()
@@ -354,6 +450,7 @@ fn launch(
         ))
         .metric_train_numeric(ReportMetric::new("images_per_s", true))
         .metric_train_numeric(ReportMetric::new("gradient_norm", false))
+        .metric_train_numeric(ReportMetric::new("peak_memory_mib", false))
         .metric_train_numeric(LearningRateMetric::new());
     for layer in &config.agents.layers {
         let metric = |name: &str, higher| ReportMetric::new(&format!("{name}/{layer}"), higher);
@@ -366,21 +463,30 @@ fn launch(
 
     let optimizer = build_optimizer(&config.optimizer, &model);
     let schedule = WarmupSchedule::new(&config.optimizer, &config.schedule, settings.steps);
-    let result = training.launch(Learner::new(
-        model,
-        optimizer,
-        ModuleLrScheduler::new(schedule),
-    ));
-    drop(result.renderer);
+    let learner = Learner::new(model, optimizer, ModuleLrScheduler::new(schedule));
+    // Backends say by panics that memory is short or that a device is gone.
+    let launched = std::panic::catch_unwind(AssertUnwindSafe(|| {
+        let result = training.launch(learner);
+        drop(result.renderer);
+        result.error.map(|error| error.to_string())
+    }));
+    let newest = || -> Result<String, TrainerError> {
+        let newest = run.checkpoints().newest()?;
+        Ok(newest.map_or("none yet".into(), |set| set.folder_name()))
+    };
     if let Some(mut error) = session.take_failure() {
         if let TrainerError::Diverged { checkpoint, .. } = &mut error {
-            let newest = run.checkpoints().newest()?;
-            *checkpoint = newest.map_or("none yet".into(), |set| set.folder_name());
+            *checkpoint = newest()?;
         }
         return Err(error);
     }
-    match result.error {
-        Some(error) => Err(TrainerError::Training(error.to_string())),
+    let error = launched.unwrap_or_else(|payload| {
+        let reason = payload.downcast_ref::<String>().map(String::as_str);
+        let reason = reason.or(payload.downcast_ref::<&str>().copied());
+        Some(reason.unwrap_or("it gave no reason").to_string())
+    });
+    match error {
+        Some(error) => Err(TrainerError::of_device(&error, newest()?)),
         None => Ok(()),
     }
 }
@@ -395,7 +501,7 @@ fn summarize(
 ) -> Result<Summary, TrainerError> {
     let config = &run.config;
     let checkpoint = run.checkpoint(Choice::BestPruned)?;
-    let model = run.load_model(&checkpoint, &options.device)?.prepack();
+    let model = run.load_model(&checkpoint, options.devices.main())?.prepack();
     let settings = EvaluationSettings {
         threshold: config.agents.threshold,
         batch_size: config.train.eval_batch_size,
@@ -408,7 +514,7 @@ fn summarize(
         &images.test,
         &modes,
         &settings,
-        &options.device,
+        options.devices.main(),
         |_| (),
     )?;
     let [dense, pruned]: [Evaluation; 2] = evaluations
@@ -433,8 +539,9 @@ fn summarize(
         test_images: images.test.len(),
         checkpoint: checkpoint.folder_name(),
         seed: config.seed,
-        device: format!("{:?}", options.device),
+        device: format!("{:?}", options.devices.devices),
         threads: rayon::current_num_threads(),
+        peak_memory: peak_memory(),
         parameters,
         version: env!("CARGO_PKG_VERSION"),
         burn_version: "0.22.1",

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use apt_data::Progress;
 use apt_rl_trainer::{
-    Choice, ExperimentConfig, PruningVit, RunFolder, StopRequest, TrainOptions, train,
+    Choice, Devices, ExperimentConfig, PruningVit, RunFolder, StopRequest, TrainOptions, train,
 };
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::prelude::*;
@@ -72,7 +72,8 @@ fn moves(overrides: &[&str]) -> BTreeMap<String, f32> {
     let out = folder.path().join("run");
     let options = TrainOptions {
         data: None,
-        device: device.clone(),
+        devices: Devices::single(device.clone()),
+        memory: None,
         time_limit: None,
         stop: StopRequest::default(),
         dashboard: false,

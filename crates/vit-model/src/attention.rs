@@ -4,7 +4,7 @@ use burn::nn::{Initializer, Linear, LinearConfig};
 use burn::prelude::*;
 
 use crate::token_batch::select_rows;
-use crate::{Sequences, kernels};
+use crate::{Precision, Sequences, kernels};
 
 /// Configuration of an [`Attention`] layer.
 #[derive(Config, Debug)]
@@ -84,6 +84,7 @@ pub(crate) fn cls_attention(qkv: &Tensor<2>, sequences: &Sequences, num_heads: u
     let [rows, width] = qkv.dims();
     let hidden = width / 3;
     let head_width = hidden / num_heads;
+    let qkv = Precision::F32.round(qkv.clone());
     let [query, key] = [0, 1].map(|part| qkv.clone().narrow(1, part * hidden, hidden));
     let products = select_rows(query, &sequences.cls_row_of_each_row()) * key;
     let scores = products.reshape([rows, num_heads, head_width]).sum_dim(2);

@@ -6,7 +6,8 @@ use burn::nn::{
 use burn::prelude::*;
 use burn::tensor::activation::gelu_approximate;
 
-use crate::{Activation, Attention, AttentionConfig, Sequences, VitConfig, kernels};
+use crate::precision::cast;
+use crate::{Activation, Attention, AttentionConfig, Precision, Sequences, VitConfig, kernels};
 
 /// Two linear layers with an activation between them and dropout after both.
 #[derive(Module, Debug)]
@@ -84,6 +85,7 @@ impl BlockConfig {
             attention_scale: scale(),
             mlp_scale: scale(),
             layer_norm_eps: model.layer_norm_eps,
+            precision: Precision::F32,
         }
     }
 }
@@ -106,6 +108,9 @@ pub struct Block {
     pub mlp_scale: Option<Param<Tensor<1>>>,
     /// Of both norms.
     layer_norm_eps: f64,
+    /// Of the linear layers and the attention.
+    #[module(skip)]
+    pub(crate) precision: Precision,
 }
 
 impl Block {
@@ -121,6 +126,7 @@ impl Block {
             return self.attention.forward_onto(normed, sequences, tokens);
         };
         let (output, qkv) = self.attention.forward(normed, sequences);
+        let output = cast(output, tokens.dtype());
         (tokens + output * scale.val().unsqueeze(), qkv)
     }
 
@@ -129,7 +135,10 @@ impl Block {
         let normed = self.normed(&self.mlp_norm, &tokens);
         match &self.mlp_scale {
             None => self.mlp.forward_onto(normed, tokens),
-            Some(scale) => tokens + self.mlp.forward(normed) * scale.val().unsqueeze(),
+            Some(scale) => {
+                let output = cast(self.mlp.forward(normed), tokens.dtype());
+                tokens + output * scale.val().unsqueeze()
+            }
         }
     }
 
@@ -137,15 +146,18 @@ impl Block {
     pub fn prepack(mut self) -> Self {
         self.attention.output = scaled(self.attention.output, self.attention_scale.take());
         self.mlp.contract = scaled(self.mlp.contract, self.mlp_scale.take());
-        self.attention.qkv = kernels::prepack(self.attention.qkv);
-        self.attention.output = kernels::prepack(self.attention.output);
-        self.mlp.expand = kernels::prepack(self.mlp.expand);
-        self.mlp.contract = kernels::prepack(self.mlp.contract);
+        let prepack = |layer| kernels::prepack(layer, self.precision);
+        self.attention.qkv = prepack(self.attention.qkv);
+        self.attention.output = prepack(self.attention.output);
+        self.mlp.expand = prepack(self.mlp.expand);
+        self.mlp.contract = prepack(self.mlp.contract);
         self
     }
 
+    /// Normalised, and rounded to what the linear layers compute in.
     fn normed(&self, norm: &LayerNorm, tokens: &Tensor<2>) -> Tensor<2> {
-        kernels::layer_norm(norm, self.layer_norm_eps, tokens.clone())
+        let normed = kernels::layer_norm(norm, self.layer_norm_eps, tokens.clone());
+        self.precision.round(normed)
     }
 }
 

@@ -3,7 +3,7 @@ use std::ops::Range;
 use burn::prelude::*;
 
 use crate::attention::cls_attention;
-use crate::{Block, Observation, Placement, TokenBatch, TokenReducer};
+use crate::{Block, Observation, Placement, Precision, TokenBatch, TokenReducer};
 
 /// What happens to a token that a reducer removes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -122,7 +122,7 @@ impl See {
                 .map(|qkv| cls_attention(qkv, &batch.sequences, block.attention.num_heads)),
             keys: qkv
                 .filter(|_| needs.keys)
-                .map(|qkv| qkv.narrow(1, hidden, hidden)),
+                .map(|qkv| Precision::F32.round(qkv.narrow(1, hidden, hidden))),
         }
     }
 }

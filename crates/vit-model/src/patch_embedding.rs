@@ -2,8 +2,9 @@ use burn::module::{Module, Param};
 use burn::nn::{Dropout, DropoutConfig, Initializer, Linear, LinearConfig};
 use burn::prelude::*;
 
+use crate::precision::cast;
 use crate::stem::Stem;
-use crate::{Sequences, StemConfig, TokenBatch, VitConfig, kernels};
+use crate::{Precision, Sequences, StemConfig, TokenBatch, VitConfig, kernels};
 
 /// Images to tokens: each patch projected, CLS in front, positions added, dropout
 /// (Dosovitskiy et al. 2021, equation 1).
@@ -27,6 +28,9 @@ pub struct PatchEmbedding {
     patch_size: usize,
     /// Rows and columns of patches.
     grid: [usize; 2],
+    /// Of the projection.
+    #[module(skip)]
+    pub(crate) precision: Precision,
 }
 
 impl PatchEmbedding {
@@ -51,6 +55,7 @@ impl PatchEmbedding {
             dropout: DropoutConfig::new(config.dropout).init(),
             patch_size: config.patch_size / reduction,
             grid: config.grid(),
+            precision: Precision::F32,
         }
     }
 
@@ -77,8 +82,9 @@ impl PatchEmbedding {
             .reshape([batch, channels, rows, patch, columns, patch])
             .permute([0, 2, 4, 1, 3, 5])
             .reshape([batch * rows * columns, channels * patch * patch]);
-        let patches = kernels::linear(&self.projection, patches);
-        let patches = patches.reshape([batch, rows * columns, hidden]);
+        let dtype = patches.dtype();
+        let patches = kernels::linear(&self.projection, self.precision.round(patches));
+        let patches = cast(patches, dtype).reshape([batch, rows * columns, hidden]);
         let prefix = [Some(&self.cls_token), self.distillation_token.as_ref()];
         let prefix = prefix.into_iter().flatten();
         let mut tokens: Vec<Tensor<3>> = prefix

@@ -6,8 +6,8 @@ use burn::prelude::*;
 
 use crate::encoder::run_blocks;
 use crate::{
-    Block, BlockConfig, Distillation, Encoded, LayerTrace, PatchEmbedding, RunSettings, TokenBatch,
-    VitConfig, kernels,
+    Block, BlockConfig, Distillation, Encoded, LayerTrace, PatchEmbedding, Precision, RunSettings,
+    TokenBatch, VitConfig, kernels,
 };
 
 /// A pre-norm Vision Transformer (Dosovitskiy et al., "An Image is Worth 16x16 Words", 2021),
@@ -57,12 +57,28 @@ impl Vit {
         }
     }
 
+    /// The same model, its matrix products computed in `precision`; the weights stay as they are.
+    pub fn with_precision(mut self, precision: Precision) -> Self {
+        self.embedding.precision = precision;
+        for block in &mut self.blocks {
+            block.precision = precision;
+        }
+        self
+    }
+
+    /// What its matrix products are computed in.
+    pub fn precision(&self) -> Precision {
+        self.embedding.precision
+    }
+
     /// The model for inference: its weights laid out as the backend's kernels read them, if it has
-    /// kernels (so far the CPU's). Worth most for one image at a time.
+    /// kernels (so far the CPU's), and rounded once to the model's precision. Worth most for one
+    /// image at a time.
     ///
     /// The result can only run: it does not learn, and its weights are not to be saved.
     pub fn prepack(mut self) -> Self {
-        self.embedding.projection = kernels::prepack(self.embedding.projection);
+        let embedding = &mut self.embedding;
+        embedding.projection = kernels::prepack(embedding.projection.clone(), embedding.precision);
         self.blocks = self.blocks.into_iter().map(Block::prepack).collect();
         self
     }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use apt_pruning_agent::KeepRate;
+use apt_vit_model::Precision;
 
 /// A layer keep rate for each of `layers` agents: as many as were given, or one for all.
 pub fn keep_rates(given: &[f64], layers: usize) -> anyhow::Result<Vec<KeepRate>> {
@@ -26,6 +27,12 @@ pub fn threads(text: &str) -> Result<usize, String> {
         Ok(number) if (1..=1024).contains(&number) => Ok(number),
         _ => Err("expected a whole number from 1 to 1024".into()),
     }
+}
+
+pub fn precision(text: &str) -> Result<Precision, String> {
+    let mut all = Precision::ALL.into_iter();
+    all.find(|precision| precision.name() == text)
+        .ok_or_else(|| "expected f32, bf16 or f16".into())
 }
 
 pub fn at_least_one(text: &str) -> Result<usize, String> {

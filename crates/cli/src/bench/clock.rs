@@ -3,6 +3,7 @@
 use std::fs;
 use std::time::Instant;
 
+use apt_rl_trainer::peak_memory;
 use indicatif::ProgressBar;
 use serde::Serialize;
 
@@ -101,12 +102,7 @@ fn forget_peak() {
 }
 
 fn peak_rss_mb() -> Option<f64> {
-    let status = fs::read_to_string("/proc/self/status").ok()?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:"))?;
-    let kib: f64 = line.split_whitespace().next()?.parse().ok()?;
-    Some(kib / 1024.0)
+    peak_memory().map(|bytes| bytes as f64 / f64::from(1 << 20))
 }
 
 #[cfg(test)]

@@ -190,7 +190,7 @@ impl<'a> Step<'a> {
             .fold(loss, |all, loss| all + loss);
         let model = self.subject.model.clone();
         let mut grads = GradientsParams::from_grads(loss.backward(), &model);
-        let (model, _) = clip_global_norm(model, &mut grads, 1.0);
+        let (model, _) = clip_global_norm(model, &mut grads, 1.0, 1.0);
         self.optimizer.borrow_mut().step(1e-3, model, grads);
     }
 }

@@ -4,6 +4,10 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use apt_rl_trainer::{Choice, PruningVit, RunFolder};
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::tensor::{Device, Tensor};
+
 pub fn program() -> Command {
     Command::new(env!("CARGO_BIN_EXE_aptvit"))
 }
@@ -45,4 +49,20 @@ pub fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../vit-model/tests/fixtures")
         .join(name)
+}
+
+/// All weights of a run's last checkpoint.
+pub fn weights(folder: &Path) -> Vec<f32> {
+    struct Collector(Vec<f32>);
+    impl ModuleVisitor for Collector {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            self.0.extend(param.val().into_data().iter::<f32>());
+        }
+    }
+    let run = RunFolder::open(folder).unwrap();
+    let checkpoint = run.checkpoint(Choice::Last).unwrap();
+    let model: PruningVit = run.load_model(&checkpoint, &Device::default()).unwrap();
+    let mut collector = Collector(Vec::new());
+    model.visit(&mut collector);
+    collector.0
 }

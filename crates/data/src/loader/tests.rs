@@ -32,7 +32,7 @@ fn content(batch: Batch) -> (u64, Vec<usize>, Vec<usize>, Vec<i64>, Vec<u32>) {
         .convert::<i64>()
         .try_into_vec::<i64>();
     (
-        batch.number,
+        batch.place.number,
         batch.indices,
         batch.targets,
         labels.unwrap(),
@@ -102,8 +102,8 @@ fn an_image_changes_from_pass_to_pass() {
 #[test]
 fn an_iterator_dropped_early_counts_as_its_epoch() {
     let loader = TrainLoader::new(dataset(10), settings(2), 5, 2);
-    assert_eq!(loader.iter().next().unwrap().unwrap().number, 2);
-    assert_eq!(epoch(&loader)[0].number, 5);
+    assert_eq!(loader.iter().next().unwrap().unwrap().place.number, 2);
+    assert_eq!(epoch(&loader)[0].place.number, 5);
 }
 
 #[test]
@@ -126,25 +126,48 @@ fn progress_counts_images_and_ends_complete() {
 fn a_loader_on_another_device_goes_on_where_this_one_is() {
     let loader = TrainLoader::new(dataset(10), settings(0), 5, 0);
     let moved = loader.to_device(&Device::default());
-    assert_eq!(epoch(&loader)[0].number, 0);
-    assert_eq!(epoch(&*moved)[0].number, 5);
-    assert_eq!(epoch(&loader)[0].number, 10);
+    assert_eq!(epoch(&loader)[0].place.number, 0);
+    assert_eq!(epoch(&*moved)[0].place.number, 5);
+    assert_eq!(epoch(&loader)[0].place.number, 10);
 }
 
 #[test]
-fn slices_share_the_images_of_an_epoch() {
-    let loader = TrainLoader::new(dataset(10), settings(0), 6, 0);
-    let slices = [loader.slice(0, 12), loader.slice(12, 24)];
-    let mut seen = slices.map(|slice| {
-        assert_eq!(slice.num_items(), 12);
-        let indices = epoch(&*slice).into_iter().flat_map(|batch| batch.indices);
-        let mut indices: Vec<_> = indices.collect();
-        indices.sort_unstable();
-        indices.dedup();
-        indices
-    });
-    assert_eq!(seen[0], [0, 1, 2, 3, 4]);
-    assert_eq!(std::mem::take(&mut seen[1]), [5, 6, 7, 8, 9]);
+fn slices_make_the_batches_together_that_one_loader_makes() {
+    let whole = TrainLoader::new(dataset(10), settings(0), 6, 3);
+    let items = whole.num_items();
+    for devices in [2, 3, 4] {
+        let step = items / devices;
+        let slices: Vec<_> = (0..devices)
+            .map(|device| match device + 1 == devices {
+                true => whole.slice(device * step, items),
+                false => whole.slice(device * step, (device + 1) * step),
+            })
+            .collect();
+        let count: usize = slices.iter().map(|slice| slice.num_items()).sum();
+        assert_eq!(count, items);
+        // Fresh loaders: each call of `iter` is an epoch of its own.
+        let whole = TrainLoader::new(dataset(10), settings(0), 6, 3);
+        for _ in 0..2 {
+            let mut parts: Vec<_> = slices.iter().map(|slice| epoch(&**slice)).collect();
+            for batch in epoch(&whole).into_iter().rev() {
+                let parts: Vec<Batch> = parts.iter_mut().map(|part| part.pop().unwrap()).collect();
+                let images: Vec<_> = parts.iter().map(|part| part.images.clone()).collect();
+                let images = burn::Tensor::cat(images, 0);
+                assert_eq!(images.into_data(), batch.images.into_data());
+                let indices: Vec<_> = parts.iter().flat_map(|part| part.indices.clone()).collect();
+                assert_eq!(indices, batch.indices);
+                let share: f64 = parts.iter().map(|part| part.place.share()).sum();
+                assert!((share - 1.0).abs() < 1e-9);
+                let mut next = 0;
+                for part in &parts {
+                    assert_eq!(part.place.number, batch.place.number);
+                    assert_eq!(part.place.part.start, next);
+                    next = part.place.part.end;
+                }
+            }
+            assert!(parts.iter().all(Vec::is_empty));
+        }
+    }
 }
 
 #[test]
@@ -154,7 +177,7 @@ fn evaluation_goes_in_order_and_its_last_batch_is_smaller() {
         let batches = epoch(&loader);
         assert_eq!(batches[1].images.dims(), [4, 3, 8, 8]);
         assert_eq!(batches[2].images.dims(), [2, 3, 8, 8]);
-        let numbers: Vec<_> = batches.iter().map(|batch| batch.number).collect();
+        let numbers: Vec<_> = batches.iter().map(|batch| batch.place.number).collect();
         assert_eq!(numbers, [0, 1, 2]);
         let indices: Vec<_> = batches
             .into_iter()

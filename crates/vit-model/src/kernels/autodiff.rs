@@ -20,7 +20,7 @@ impl<B: FusedOps, C: CheckpointStrategy> FusedOps for Autodiff<B, C> {
         num_heads: usize,
     ) -> FloatTensor<Self> {
         let Some(kernels) = kernels_for::<B>(qkv.primitive()) else {
-            return composed::attention::<Self>(qkv, &spans, num_heads);
+            return composed::attention::<Self>(qkv, &spans, num_heads, B::LENGTH_STEP);
         };
         let (qkv, node) = qkv.into_parts();
         let forward = kernels.attention(&qkv, &spans, num_heads);

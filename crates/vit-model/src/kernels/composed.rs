@@ -1,9 +1,8 @@
 //! The operations, composed of Burn's own: for every backend that has no kernels, and what
 //! kernels are tested against.
 
-use burn::backend::ops::AttentionModuleOptions;
-use burn::backend::tensor::FloatTensor;
-use burn::backend::{Backend, TensorData, TensorMetadata};
+use burn::backend::tensor::{Device, FloatTensor, IntTensor};
+use burn::backend::{Backend, DType, FloatDType, TensorData, TensorMetadata};
 use burn::tensor::{Distribution, Shape, Slice};
 
 use super::Spans;
@@ -11,39 +10,46 @@ use super::Spans;
 /// A score this low leaves an attention weight of exactly zero in every float type.
 const HIDDEN_SCORE: f32 = -3.0e4;
 
-/// One batched attention for each run of sequences of equal length.
+/// One batched attention for each run of sequences whose lengths round up to the same multiple of
+/// `step`; shorter ones are padded with rows that nobody attends to.
 pub(super) fn attention<B: Backend>(
     qkv: FloatTensor<B>,
     spans: &Spans,
     num_heads: usize,
+    step: usize,
 ) -> FloatTensor<B> {
     let hidden = qkv.shape()[1] / 3;
     let width = hidden / num_heads;
+    let device = qkv.device();
     let mut outputs = Vec::new();
-    for (start, count, tokens) in runs(spans) {
-        let rows = start..start + count * tokens;
-        let group = B::float_slice(qkv.clone(), &[Slice::from(rows.clone())]);
+    for run in runs(spans, step) {
+        let (count, tokens) = (run.lengths.len(), run.tokens);
+        let rows = (!run.is_full()).then(|| run.padded_rows());
+        let group = match &rows {
+            None => {
+                let rows = run.start..run.start + count * tokens;
+                B::float_slice(qkv.clone(), &[Slice::from(rows)])
+            }
+            Some(rows) => B::float_select(qkv.clone(), 0, indices::<B>(rows, &device)),
+        };
         let group = B::float_reshape(group, Shape::from([count, tokens, 3, num_heads, width]));
         let group = B::float_permute(group, &[2, 0, 3, 1, 4]);
         let [query, key, value] = [0, 1, 2].map(|part| {
             let part = B::float_slice(group.clone(), &[Slice::from(part..part + 1)]);
             B::float_reshape(part, Shape::from([count, num_heads, tokens, width]))
         });
-        let bias = spans.visible.as_ref().map(|visible| {
-            let score = |visible: &bool| if *visible { 0.0 } else { HIDDEN_SCORE };
-            let scores: Vec<f32> = visible[rows].iter().map(score).collect();
+        let bias = run.scores(spans).map(|scores| {
             let bias = TensorData::new(scores, [count, 1, 1, tokens]);
-            let bias = bias.convert_dtype(qkv.dtype());
-            let bias = B::float_from_data(bias, &qkv.device());
+            let bias = B::float_from_data(bias.convert_dtype(qkv.dtype()), &device);
             B::float_expand(bias, Shape::from([count, num_heads, tokens, tokens]))
         });
-        let options = AttentionModuleOptions::default();
-        let heads = B::attention(query, key, value, None, bias, options);
+        let heads = attend::<B>(query, key, value, bias);
         let heads = B::float_swap_dims(heads, 1, 2);
-        outputs.push(B::float_reshape(
-            heads,
-            Shape::from([count * tokens, hidden]),
-        ));
+        let heads = B::float_reshape(heads, Shape::from([count * tokens, hidden]));
+        outputs.push(match rows {
+            None => heads,
+            Some(_) => B::float_select(heads, 0, indices::<B>(&run.real_rows(), &device)),
+        });
     }
     match outputs.len() {
         1 => outputs.remove(0),
@@ -51,14 +57,118 @@ pub(super) fn attention<B: Backend>(
     }
 }
 
-/// Runs of neighbours of equal length: first row, sequences, length of each.
-fn runs(spans: &Spans) -> Vec<(usize, usize, usize)> {
-    let mut runs: Vec<(usize, usize, usize)> = Vec::new();
-    for (start, length) in spans.iter() {
-        match runs.last_mut() {
-            Some((_, count, tokens)) if *tokens == length => *count += 1,
-            _ => runs.push((start, 1, length)),
+/// Attention of `[images, heads, tokens, width]`. With gradients its softmax is not fused, so
+/// that it is computed in 32-bit floats here; what is fused accumulates in them anyway.
+fn attend<B: Backend>(
+    query: FloatTensor<B>,
+    key: FloatTensor<B>,
+    value: FloatTensor<B>,
+    bias: Option<FloatTensor<B>>,
+) -> FloatTensor<B> {
+    let dtype = query.dtype();
+    if dtype == DType::F32 || dtype == DType::F64 || !B::ad_enabled(&query.device()) {
+        return B::attention(query, key, value, None, bias, Default::default());
+    }
+    let scale = 1.0 / (query.shape()[3] as f64).sqrt();
+    let query = B::float_mul_scalar(query, scale.into());
+    let scores = B::float_matmul(query, B::float_swap_dims(key, 2, 3));
+    let scores = B::float_cast(scores, FloatDType::F32);
+    let scores = match bias {
+        Some(bias) => B::float_add(scores, B::float_cast(bias, FloatDType::F32)),
+        None => scores,
+    };
+    let weights = B::float_cast(B::softmax(scores, 3), dtype.into());
+    B::float_matmul(weights, value)
+}
+
+fn indices<B: Backend>(rows: &[usize], device: &Device<B>) -> IntTensor<B> {
+    let rows: Vec<i32> = rows.iter().map(|&row| row as i32).collect();
+    let count = rows.len();
+    B::int_from_data(TensorData::new(rows, [count]), device)
+}
+
+/// Neighbours that are attended to together.
+struct Run {
+    /// The first row.
+    start: usize,
+    /// Rows of each sequence.
+    lengths: Vec<usize>,
+    /// Rows of each sequence after padding.
+    tokens: usize,
+}
+
+impl Run {
+    /// Is nothing padded?
+    fn is_full(&self) -> bool {
+        self.lengths.iter().all(|&length| length == self.tokens)
+    }
+
+    /// The first row of each sequence, and its length.
+    fn spans(&self) -> impl Iterator<Item = (usize, usize)> + '_ {
+        let starts = self.lengths.iter().scan(self.start, |next, &length| {
+            let start = *next;
+            *next += length;
+            Some(start)
+        });
+        starts.zip(self.lengths.iter().copied())
+    }
+
+    /// The rows of each sequence; where it is padded, its first row again.
+    fn padded_rows(&self) -> Vec<usize> {
+        let padded = |(start, length)| {
+            let row = move |place| start + if place < length { place } else { 0 };
+            (0..self.tokens).map(row)
+        };
+        self.spans().flat_map(padded).collect()
+    }
+
+    /// Where in the padded rows the sequences' own are.
+    fn real_rows(&self) -> Vec<usize> {
+        let own = |(slot, &length): (usize, &usize)| {
+            let first = slot * self.tokens;
+            first..first + length
+        };
+        self.lengths.iter().enumerate().flat_map(own).collect()
+    }
+
+    /// What is added to the scores of each padded row, where anything is hidden.
+    fn scores(&self, spans: &Spans) -> Option<Vec<f32>> {
+        if self.is_full() && spans.visible.is_none() {
+            return None;
         }
+        let scores = self.spans().flat_map(|(start, length)| {
+            (0..self.tokens).map(move |place| {
+                let is_visible = |row: usize| {
+                    let visible = spans.visible.as_ref();
+                    visible.is_none_or(|visible| visible[row])
+                };
+                match place < length && is_visible(start + place) {
+                    true => 0.0,
+                    false => HIDDEN_SCORE,
+                }
+            })
+        });
+        Some(scores.collect())
+    }
+}
+
+/// Runs of neighbours whose lengths round up to the same multiple of `step`.
+fn runs(spans: &Spans, step: usize) -> Vec<Run> {
+    let mut runs: Vec<Run> = Vec::new();
+    for (start, length) in spans.iter() {
+        let tokens = length.next_multiple_of(step);
+        match runs.last_mut() {
+            Some(run) if run.tokens == tokens => run.lengths.push(length),
+            _ => runs.push(Run {
+                start,
+                lengths: vec![length],
+                tokens,
+            }),
+        }
+    }
+    // Padding to the longest is enough.
+    for run in &mut runs {
+        run.tokens = run.lengths.iter().copied().max().unwrap_or(run.tokens);
     }
     runs
 }

@@ -4,6 +4,8 @@
 //! Burn's own operations, so that every backend has them. A backend that has [`Kernels`] of its
 //! own (so far Flex, the CPU) runs those instead, and [`autodiff`] runs their backward passes.
 //! The rest of the crate knows the functions at the top of this file and nothing below them.
+//!
+//! Linear layers compute in the floats of their input: weights of another kind are cast to it.
 
 mod autodiff;
 mod composed;
@@ -19,6 +21,9 @@ use burn::nn::{Dropout, LayerNorm, Linear};
 use burn::tensor::Tensor;
 use burn::tensor::activation::gelu;
 
+use crate::Precision;
+use crate::precision::cast;
+
 /// Attention within each image, heads side by side: `[rows, 3 * hidden]` (queries, keys and
 /// values) to `[rows, hidden]`.
 pub(crate) fn attention(qkv: Tensor<2>, spans: Arc<Spans>, num_heads: usize) -> Tensor<2> {
@@ -31,15 +36,20 @@ pub(crate) fn attention(qkv: Tensor<2>, spans: Arc<Spans>, num_heads: usize) -> 
 
 /// A linear layer, `[rows, inputs]` to `[rows, outputs]`.
 pub(crate) fn linear(layer: &Linear, input: Tensor<2>) -> Tensor<2> {
-    match parts(layer) {
+    match parts(layer, input.dtype()) {
         Some([weight, bias]) => fused(Dispatch::fused_linear(input.into_dispatch(), weight, bias)),
-        None => layer.forward(input),
+        None => {
+            let weight = cast(layer.weight.val(), input.dtype());
+            input.matmul(weight)
+        }
     }
 }
 
-/// The layer with its weight laid out as the backend's kernels read it, where there are kernels:
-/// for [`linear`] and its like, and for nothing else.
-pub(crate) fn prepack(mut layer: Linear) -> Linear {
+/// The layer with its weight in this precision, and laid out as the backend's kernels read it,
+/// where there are kernels: for [`linear`] and its like, and for nothing else.
+pub(crate) fn prepack(mut layer: Linear, precision: Precision) -> Linear {
+    layer.weight = layer.weight.map(|weight| precision.round(weight));
+    layer.bias = layer.bias.map(|bias| bias.map(|bias| precision.round(bias)));
     if layer.bias.is_some() {
         let prepacked = |weight: Tensor<2>| fused(Dispatch::prepack(weight.into_dispatch()));
         layer.weight = layer.weight.map(prepacked);
@@ -49,8 +59,8 @@ pub(crate) fn prepack(mut layer: Linear) -> Linear {
 
 /// A linear layer, exact GELU, dropout.
 pub(crate) fn linear_gelu(layer: &Linear, input: Tensor<2>, dropout: &Dropout) -> Tensor<2> {
-    let Some([weight, bias]) = parts(layer) else {
-        return dropout.forward(gelu(layer.forward(input)));
+    let Some([weight, bias]) = parts(layer, input.dtype()) else {
+        return dropout.forward(gelu(linear(layer, input)));
     };
     let dropout = probability(dropout, &input);
     fused(Dispatch::fused_linear_gelu(
@@ -68,9 +78,14 @@ pub(crate) fn linear_add(
     dropout: Option<&Dropout>,
     residual: Tensor<2>,
 ) -> Tensor<2> {
-    let Some([weight, bias]) = parts(layer) else {
-        let output = layer.forward(input);
-        return residual + dropout.map_or(output.clone(), |dropout| dropout.forward(output));
+    let parts = parts(layer, input.dtype()).filter(|_| input.dtype() == residual.dtype());
+    let Some([weight, bias]) = parts else {
+        let output = linear(layer, input);
+        let output = match dropout {
+            Some(dropout) => dropout.forward(output),
+            None => output,
+        };
+        return residual.clone() + cast(output, residual.dtype());
     };
     let dropout = dropout.and_then(|dropout| probability(dropout, &input));
     let (input, residual) = (input.into_dispatch(), residual.into_dispatch());
@@ -85,12 +100,12 @@ fn probability(dropout: &Dropout, input: &Tensor<2>) -> Option<f64> {
     (drops && dropout.prob > 0.0).then_some(dropout.prob)
 }
 
-/// Weight and bias, where there is one.
-fn parts(layer: &Linear) -> Option<[DispatchTensor; 2]> {
+/// Weight and bias as `dtype`, where there is a bias.
+fn parts(layer: &Linear, dtype: DType) -> Option<[DispatchTensor; 2]> {
     let bias = layer.bias.as_ref()?;
     Some([
-        layer.weight.val().into_dispatch(),
-        bias.val().into_dispatch(),
+        cast(layer.weight.val(), dtype).into_dispatch(),
+        cast(bias.val(), dtype).into_dispatch(),
     ])
 }
 
@@ -136,11 +151,16 @@ impl Spans {
     Flex: cfg(feature = "flex"),
     Cube: cfg(any(feature = "wgpu", feature = "cuda")),
     LibTorch: cfg(feature = "tch"),
+    Remote: cfg(feature = "remote"),
     Autodiff
 )]
 pub(crate) trait FusedOps: Backend {
     /// The backend's own kernels, where it has some.
     const KERNELS: Option<&'static dyn Kernels<Self>> = None;
+
+    /// Without kernels, sequences are attended to together if their lengths round up to the same
+    /// multiple of this.
+    const LENGTH_STEP: usize = 1;
 
     /// See [`attention`].
     fn packed_attention(
@@ -150,7 +170,7 @@ pub(crate) trait FusedOps: Backend {
     ) -> FloatTensor<Self> {
         match kernels_for::<Self>(&qkv) {
             Some(kernels) => kernels.attention(&qkv, &spans, num_heads).0,
-            None => composed::attention::<Self>(qkv, &spans, num_heads),
+            None => composed::attention::<Self>(qkv, &spans, num_heads, Self::LENGTH_STEP),
         }
     }
 
@@ -226,10 +246,17 @@ pub(crate) trait FusedOps: Backend {
 }
 
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
-impl FusedOps for burn::backend::Cube {}
+impl FusedOps for burn::backend::Cube {
+    // Each launch costs more than a few rows of padding, and each new shape may cost a kernel.
+    const LENGTH_STEP: usize = 16;
+}
 
 #[cfg(feature = "tch")]
 impl FusedOps for burn::backend::LibTorch {}
+
+// The operations run on the server one by one.
+#[cfg(feature = "remote")]
+impl FusedOps for burn::backend::Remote {}
 
 /// The kernels that a backend has for its tensors of 32-bit floats: each operation forwards,
 /// with what its backward pass needs, and backwards.

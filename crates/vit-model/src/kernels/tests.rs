@@ -107,6 +107,7 @@ proptest! {
         heads in 1usize..4,
         width in prop_oneof![1usize..40, Just(64)],
         hidden in prop::option::of(any::<u64>()),
+        step in prop_oneof![Just(1), 2usize..20],
         seed: u64,
     ) {
         let spans = spans(&lengths, hidden);
@@ -115,7 +116,7 @@ proptest! {
         compare(
             &qkv,
             |[qkv]| Diff::packed_attention(qkv, spans.clone(), heads),
-            |[qkv]| composed::attention::<Diff>(qkv, &spans, heads),
+            |[qkv]| composed::attention::<Diff>(qkv, &spans, heads, step),
         );
     }
 
@@ -263,7 +264,7 @@ fn long_sequences_are_cut_into_blocks_of_queries() {
     compare(
         &qkv,
         |[qkv]| Diff::packed_attention(qkv, spans.clone(), 2),
-        |[qkv]| composed::attention::<Diff>(qkv, &spans, 2),
+        |[qkv]| composed::attention::<Diff>(qkv, &spans, 2, 1),
     );
 }
 

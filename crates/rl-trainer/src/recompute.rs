@@ -1,0 +1,179 @@
+//! Gradient checkpointing (Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016),
+//! one segment for each block.
+
+use apt_vit_model::{
+    ExecutionMode, LayerTrace, Observation, Placement, Reduction, RunSettings, TokenBatch,
+    TokenReducer, Vit,
+};
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::optim::GradientsParams;
+use burn::prelude::*;
+
+use crate::counterfactual::{PrunedPass, cross_entropy};
+
+/// Stream 1 and its backward pass without keeping more than the tokens between the blocks: each
+/// block runs once more when its gradients are due, with the same dropout and the same removed
+/// tokens. Gives what [`stream_1`](crate::stream_1) and its backward pass give.
+///
+/// `seed` seeds the dropout; `scale` multiplies the loss before the backward pass.
+///
+/// The pass's loss and logits have no gradient any more.
+pub fn stream_1_recomputed(
+    vit: &Vit,
+    agents: &dyn TokenReducer,
+    mode: ExecutionMode,
+    images: Tensor<4>,
+    targets: &[usize],
+    seed: impl Fn(u64),
+    scale: f32,
+) -> (PrunedPass, GradientsParams) {
+    let layers = vit.blocks.len();
+    let mut inputs: Vec<TokenBatch> = Vec::with_capacity(layers + 1);
+    let mut trace: Vec<LayerTrace> = Vec::new();
+    seed(0);
+    inputs.push(without_graph(vit.embed(images.clone())));
+    for layer in 0..layers {
+        seed(1 + layer as u64);
+        let settings = RunSettings {
+            mode,
+            reducer: Some(agents),
+        };
+        let input = with_graph(&inputs[layer]);
+        let encoded = vit.run_blocks(input, layer..layer + 1, settings);
+        trace.extend(encoded.trace);
+        inputs.push(without_graph(encoded.batch));
+    }
+
+    let mut grads = GradientsParams::new();
+    let last = with_graph(&inputs[layers]);
+    let logits = vit.classify(&last);
+    let loss = cross_entropy(logits.clone(), targets);
+    let mut of_segment = (loss.clone() * scale).backward();
+    let mut gradient = last.tokens.grad(&of_segment);
+    collect(&vit.norm, &mut of_segment, &mut grads);
+    collect(&vit.head, &mut of_segment, &mut grads);
+    collect(&vit.distillation_head, &mut of_segment, &mut grads);
+
+    for layer in (0..layers).rev() {
+        let Some(upstream) = gradient.take().filter(|_| learns_up_to(vit, layer)) else {
+            break;
+        };
+        seed(1 + layer as u64);
+        let input = with_graph(&inputs[layer]);
+        let again = Again {
+            trace: trace.iter().find(|entry| entry.layer == layer),
+        };
+        let settings = RunSettings {
+            mode,
+            reducer: Some(&again),
+        };
+        let output = vit
+            .run_blocks(input.clone(), layer..layer + 1, settings)
+            .batch;
+        let mut of_segment = backward(output.tokens, upstream);
+        gradient = input.tokens.grad(&of_segment);
+        collect(&vit.blocks[layer], &mut of_segment, &mut grads);
+    }
+    if let Some(upstream) = gradient.filter(|_| learns(&vit.embedding)) {
+        seed(0);
+        let mut of_segment = backward(vit.embed(images).tokens, upstream);
+        collect(&vit.embedding, &mut of_segment, &mut grads);
+    }
+    let pass = PrunedPass {
+        logits: logits.without_autodiff(),
+        loss: loss.without_autodiff(),
+        trace,
+    };
+    (pass, grads)
+}
+
+/// Every gradient of `more` is added to those in `grads`.
+pub(crate) fn merge<M: Module>(module: &M, grads: &mut GradientsParams, more: GradientsParams) {
+    struct Adder<'a> {
+        grads: &'a mut GradientsParams,
+        more: GradientsParams,
+    }
+    impl ModuleVisitor for Adder<'_> {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let Some(more) = self.more.remove::<D>(param.id) else {
+                return;
+            };
+            let sum = match self.grads.remove::<D>(param.id) {
+                Some(grad) => grad + more,
+                None => more,
+            };
+            self.grads.register(param.id, sum);
+        }
+    }
+    module.visit(&mut Adder { grads, more });
+}
+
+/// The gradients that reach a segment from `tokens`, given those of `tokens` themselves.
+fn backward(tokens: Tensor<2>, upstream: Tensor<2>) -> burn::tensor::Gradients {
+    let upstream = upstream.autodiff();
+    (tokens * upstream).sum().backward()
+}
+
+/// The gradients of one part, taken out of those of a backward pass.
+fn collect<M: Module>(part: &M, from: &mut burn::tensor::Gradients, into: &mut GradientsParams) {
+    let more = GradientsParams::from_module(from, part);
+    merge(part, into, more);
+}
+
+fn without_graph(batch: TokenBatch) -> TokenBatch {
+    TokenBatch {
+        tokens: batch.tokens.without_autodiff(),
+        ..batch
+    }
+}
+
+fn with_graph(batch: &TokenBatch) -> TokenBatch {
+    TokenBatch {
+        tokens: batch.tokens.clone().autodiff().require_grad(),
+        sequences: batch.sequences.clone(),
+    }
+}
+
+/// Does anything up to this block learn?
+fn learns_up_to(vit: &Vit, layer: usize) -> bool {
+    learns(&vit.embedding) || vit.blocks[..=layer].iter().any(learns)
+}
+
+fn learns<M: Module>(part: &M) -> bool {
+    struct Any(bool);
+    impl ModuleVisitor for Any {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            self.0 |= param.val().is_require_grad();
+        }
+    }
+    let mut any = Any(false);
+    part.visit(&mut any);
+    any.0
+}
+
+/// Removes what was removed before.
+struct Again<'a> {
+    trace: Option<&'a LayerTrace>,
+}
+
+impl TokenReducer for Again<'_> {
+    fn placement(&self, layer: usize) -> Option<Placement> {
+        self.trace
+            .filter(|trace| trace.layer == layer)
+            .map(|trace| trace.placement)
+    }
+
+    fn reduce(&self, observation: &Observation<'_>) -> Reduction {
+        let kept = self.trace.map(|trace| &trace.kept);
+        let sequences = observation.sequences;
+        let keep = (0..sequences.batch()).flat_map(|slot| {
+            let image = sequences.image(slot);
+            let positions = sequences.positions(slot).iter();
+            positions.map(move |&position| kept.is_none_or(|kept| kept[image][position]))
+        });
+        Reduction {
+            keep: keep.collect(),
+            logits: None,
+        }
+    }
+}
