@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use apt_data::Progress;
-use apt_rl_trainer::{Budget, EvaluationSettings, RunFolder, calibrate, held_out_images};
+use apt_rl_trainer::{Budget, EvaluationSettings, calibrate, held_out_images};
 use indicatif::ProgressBar;
 use serde_json::json;
 

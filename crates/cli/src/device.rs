@@ -331,6 +331,8 @@ impl Selected {
     }
 
     /// Opens it, without autodiff.
+    // LibTorch's backend is deprecated; this is the last release line that has it.
+    #[allow(deprecated)]
     pub fn open(self) -> Device {
         match self.backend {
             #[cfg(feature = "cuda")]

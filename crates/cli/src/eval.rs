@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 
 use anyhow::Result;
 use apt_data::Progress;
-use apt_rl_trainer::{Evaluation, EvaluationSettings, RunFolder, evaluate};
+use apt_rl_trainer::{Evaluation, EvaluationSettings, evaluate};
 use apt_vit_model::ExecutionMode;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;

@@ -1,7 +1,7 @@
 //! `aptvit export`
 
 use anyhow::Result;
-use apt_rl_trainer::{RunFolder, export_model};
+use apt_rl_trainer::export_model;
 use serde_json::json;
 
 use crate::args::{Export, Global};

@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use apt_data::{RgbImage, eval_image};
-use apt_rl_trainer::RunFolder;
 use apt_vit_model::ExecutionMode;
 use burn::tensor::activation::softmax;
 use burn::tensor::{Tensor, TensorData};

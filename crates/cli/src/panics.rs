@@ -20,7 +20,8 @@ fn report(panic: &PanicHookInfo<'_>) {
         std::process::exit(141); // 128 + SIGPIPE
     }
     let place = panic.location().map_or(String::new(), ToString::to_string);
-    tracing::debug!("panic at {place}: {message}");
+    let trace = std::backtrace::Backtrace::capture();
+    tracing::debug!("panic at {place}: {message}\n{trace}");
     if let Ok(mut last) = PLACE.lock() {
         *last = place;
     }

@@ -26,8 +26,14 @@ fn several(count: usize) -> TrainOptions {
     }
 }
 
-/// Dropout draws other masks for other devices.
-const EXACT: [&str; 2] = ["model.dropout=0.0", "train.steps_per_epoch=2"];
+/// Dropout draws other masks for other devices, and AdamW divides gradients by their own size, so
+/// that of those near zero it moves the weights by their rounding.
+const EXACT: [&str; 4] = [
+    "model.dropout=0.0",
+    "train.steps_per_epoch=2",
+    "optimizer.kind=\"sgd\"",
+    "optimizer.learning_rate=0.03",
+];
 
 fn trained(overrides: &[&str], options: &TrainOptions) -> (Vec<f32>, Outcome) {
     let folder = tempfile::tempdir().unwrap();
@@ -44,7 +50,7 @@ fn two_and_three_workers_give_the_update_of_one() {
         // Every stream, two forward passes a step; batches of 6 for 2 and for 4 devices.
         vec![],
         vec!["train.execution=\"mask\"", "train.accumulation=1"],
-        vec!["optimizer.kind=\"sgd\"", "train.batch_size=7"],
+        vec!["train.batch_size=7", "train.agents_every=2"],
     ] {
         let (one, _) = trained(&overrides, &several(1));
         for count in [2, 3, 4] {
@@ -132,7 +138,8 @@ fn gradient_checkpointing_draws_the_same_dropout_twice() {
 }
 
 /// By how much the weights of a short training in `precision` may differ from those in 32 bits,
-/// relative to how far the training moved them.
+/// relative to how far the training moved them. Without agents: where a removal probability is near
+/// the threshold, rounding decides.
 fn tolerance(precision: Precision) -> f32 {
     match precision {
         Precision::F32 => 0.0,
@@ -144,9 +151,9 @@ fn tolerance(precision: Precision) -> f32 {
 #[test]
 fn short_floats_train_nearly_as_32_bits_do() {
     let _alone = alone();
-    let sgd = "optimizer.kind=\"sgd\"";
-    let (start, _) = trained(&[sgd, "optimizer.learning_rate=1e-12"], &options());
-    let (full, _) = trained(&[sgd], &options());
+    let dense = "agents.layers=[]";
+    let (start, _) = trained(&[dense, "optimizer.learning_rate=1e-12"], &options());
+    let (full, _) = trained(&[dense], &options());
     let norm = |a: &[f32], b: &[f32]| {
         let squares = a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2));
         squares.sum::<f64>().sqrt() as f32
@@ -159,7 +166,7 @@ fn short_floats_train_nearly_as_32_bits_do() {
         let dtype = format!("train.dtype={}", precision.name());
         for recompute in [false, true] {
             let recompute = format!("train.gradient_checkpointing={recompute}");
-            let (short, _) = trained(&[sgd, &dtype, &recompute], &options());
+            let (short, _) = trained(&[dense, &dtype, &recompute], &options());
             let off = norm(&short, &full) / moved;
             eprintln!("{precision:?} {recompute}: {off}");
             assert!(off <= tolerance(precision) + 1e-4, "{precision:?}: {off}");

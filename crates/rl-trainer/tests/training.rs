@@ -7,11 +7,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use apt_rl_trainer::{
-    Choice, ExperimentConfig, Outcome, RunFolder, TrainOptions, TrainerError, resume, train,
+    Choice, Outcome, RunFolder, TrainOptions, TrainerError, resume, train,
 };
 use burn::prelude::*;
 
-use common::{alone, config, final_weights, options, weights};
+use common::{alone, config, final_weights, options};
 
 #[test]
 fn a_training_ends_with_a_summary_metrics_and_events() {

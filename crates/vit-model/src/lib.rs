@@ -7,6 +7,8 @@ mod config;
 mod encoder;
 mod error;
 mod flops;
+// LibTorch's backend is deprecated; this is the last release line that has it.
+#[cfg_attr(feature = "tch", allow(deprecated))]
 mod kernels;
 mod patch_embedding;
 mod precision;
