@@ -34,8 +34,8 @@ batch_size = 6
 steps_per_epoch = 4
 held_out = 20
 [optimizer]
-kind = "adamw"
-learning_rate = 0.003
+kind = "sgd"
+learning_rate = 0.03
 "#;
 
 /// `aptvit serve` on a free port.

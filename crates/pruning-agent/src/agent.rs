@@ -79,9 +79,9 @@ impl PruningAgent {
 
         // [images, hidden, 2]: the part of Wf that weighs each image's interaction.
         let weighted = query.unsqueeze_dim::<3>(2) * of_interaction.unsqueeze_dim::<3>(0);
-        let by_output = weighted.clone().permute([1, 0, 2]).reshape([d, 2 * images]);
+        let by_output = weighted.clone().swap_dims(0, 1).reshape([d, 2 * images]);
         let matrix = self.key.weight.val().matmul(by_output);
-        let matrix = matrix.reshape([d, images, 2]).permute([1, 0, 2]);
+        let matrix = matrix.reshape([d, images, 2]).swap_dims(0, 1);
         let matrix = matrix
             + self
                 .value

@@ -80,7 +80,9 @@ impl PatchEmbedding {
 
         let patches = features
             .reshape([batch, channels, rows, patch, columns, patch])
-            .permute([0, 2, 4, 1, 3, 5])
+            .swap_dims(1, 2)
+            .swap_dims(3, 4)
+            .swap_dims(2, 3)
             .reshape([batch * rows * columns, channels * patch * patch]);
         let dtype = patches.dtype();
         let patches = kernels::linear(&self.projection, self.precision.round(patches));

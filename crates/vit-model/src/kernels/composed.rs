@@ -32,11 +32,12 @@ pub(super) fn attention<B: Backend>(
             }
             Some(rows) => B::float_select(qkv.clone(), 0, indices::<B>(rows, &device)),
         };
-        let group = B::float_reshape(group, Shape::from([count, tokens, 3, num_heads, width]));
-        let group = B::float_permute(group, &[2, 0, 3, 1, 4]);
         let [query, key, value] = [0, 1, 2].map(|part| {
-            let part = B::float_slice(group.clone(), &[Slice::from(part..part + 1)]);
-            B::float_reshape(part, Shape::from([count, num_heads, tokens, width]))
+            let columns = part * hidden..(part + 1) * hidden;
+            let rows = 0..count * tokens;
+            let part = B::float_slice(group.clone(), &[Slice::from(rows), Slice::from(columns)]);
+            let part = B::float_reshape(part, Shape::from([count, tokens, num_heads, width]));
+            B::float_swap_dims(part, 1, 2)
         });
         let bias = run.scores(spans).map(|scores| {
             let bias = TensorData::new(scores, [count, 1, 1, tokens]);
