@@ -7,7 +7,9 @@ use std::cell::RefCell;
 
 use anyhow::{Error, Result};
 use apt_pruning_agent::{KeepRate, KeptCounts, PruningAgentsConfig, RankedReducer};
-use apt_rl_trainer::{Choice, ExperimentConfig, ModelConfig, PruningVit, TrainConfig, TrainerError};
+use apt_rl_trainer::{
+    Choice, ExperimentConfig, ModelConfig, PruningVit, TrainConfig, TrainerError,
+};
 use apt_vit_model::{ExecutionMode, LayerTrace, RunSettings, VitPreset};
 use burn::module::Module;
 use burn::tensor::{Device, Distribution, Tensor};

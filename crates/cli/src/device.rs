@@ -78,7 +78,9 @@ fn count(kind: burn::tensor::DeviceType) -> usize {
 
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(|_| ()));
-    let found = std::panic::catch_unwind(AssertUnwindSafe(|| Device::enumerate(kind).into_vec().len()));
+    let found = std::panic::catch_unwind(AssertUnwindSafe(|| {
+        Device::enumerate(kind).into_vec().len()
+    }));
     std::panic::set_hook(report);
     found.unwrap_or(0)
 }
@@ -146,7 +148,11 @@ impl FromStr for DeviceChoice {
     fn from_str(text: &str) -> Result<Self, String> {
         match text {
             "auto" => Ok(Self::Auto),
-            text => text.split(',').map(str::parse).collect::<Result<_, _>>().map(Self::Of),
+            text => text
+                .split(',')
+                .map(str::parse)
+                .collect::<Result<_, _>>()
+                .map(Self::Of),
         }
     }
 }
@@ -162,7 +168,9 @@ impl FromStr for Wanted {
         };
         if let Some(place) = text.strip_prefix("remote:") {
             let (address, index) = place.split_once('/').unwrap_or((place, "0"));
-            let port = address.rsplit_once(':').map(|(host, port)| (host, port.parse::<u16>()));
+            let port = address
+                .rsplit_once(':')
+                .map(|(host, port)| (host, port.parse::<u16>()));
             if !matches!(port, Some((host, Ok(_))) if !host.is_empty()) {
                 return Err(wrong());
             }
@@ -443,8 +451,18 @@ mod tests {
         }
         assert_eq!("auto".parse(), Ok(DeviceChoice::Auto));
         for text in [
-            "gpu", "wgpu:x", "tch:1", "cuda:0:1", "", "flex,", "remote:", "remote:host",
-            "remote::3000", "remote:host:x", "remote:host:3000/x", "auto,flex",
+            "gpu",
+            "wgpu:x",
+            "tch:1",
+            "cuda:0:1",
+            "",
+            "flex,",
+            "remote:",
+            "remote:host",
+            "remote::3000",
+            "remote:host:x",
+            "remote:host:3000/x",
+            "auto,flex",
         ] {
             assert!(text.parse::<DeviceChoice>().is_err(), "{text}");
         }

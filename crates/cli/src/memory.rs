@@ -41,7 +41,10 @@ unsafe impl GlobalAlloc for Allocator {
 fn got(pointer: *mut u8, size: usize) -> *mut u8 {
     if pointer.is_null() && size >= LARGE {
         let wanted = format!("{} MiB more were asked for", size >> 20);
-        eprintln!("error: {}", apt_rl_trainer::TrainerError::OutOfMemory(wanted));
+        eprintln!(
+            "error: {}",
+            apt_rl_trainer::TrainerError::OutOfMemory(wanted)
+        );
         std::process::exit(1);
     }
     pointer

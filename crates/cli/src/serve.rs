@@ -34,7 +34,10 @@ pub fn run(args: &Serve, global: &Global) -> Result<End> {
         None => (),
     }
     match global.json {
-        true => println!("{}", serde_json::json!({ "address": address, "devices": count })),
+        true => println!(
+            "{}",
+            serde_json::json!({ "address": address, "devices": count })
+        ),
         false => eprintln!(
             "serving {count} device(s) on {address} until Ctrl-C; train with --device \
              DEVICE,remote:HOST:{}",

@@ -7,8 +7,7 @@ use anyhow::{Context, Result, bail};
 use apt_data::Progress;
 use apt_rl_trainer::{
     Devices, ExperimentConfig, Outcome, Pause, Plan, StopRequest, Summary, TrainOptions,
-    available_memory, duration,
-    known_classes, plan, resume, train,
+    available_memory, duration, known_classes, plan, resume, train,
 };
 use serde_json::json;
 
@@ -47,7 +46,9 @@ pub fn run(args: &Train, global: &Global) -> Result<End> {
         distributed: args.collective,
     };
     if args.collective && !device::chosen().is_some_and(|chosen| chosen.is_cubecl()) {
-        bail!("--collective: only devices that are all cuda, or all wgpu, have Burn's collective operations");
+        bail!(
+            "--collective: only devices that are all cuda, or all wgpu, have Burn's collective operations"
+        );
     }
     let options = TrainOptions {
         data: args.data.clone(),
@@ -68,7 +69,9 @@ pub fn run(args: &Train, global: &Global) -> Result<End> {
     .context("cannot watch for Ctrl-C")?;
 
     let (folder, outcome) = match &args.resume {
-        Some(_) if global.dtype.is_some() => bail!("--dtype: a training goes on in the floats that it began in"),
+        Some(_) if global.dtype.is_some() => {
+            bail!("--dtype: a training goes on in the floats that it began in")
+        }
         Some(folder) => (folder.clone(), resume(folder, &options)?),
         None => {
             let config = config(args, global)?;
@@ -114,7 +117,11 @@ pub fn run(args: &Train, global: &Global) -> Result<End> {
 fn config(args: &Train, global: &Global) -> Result<ExperimentConfig> {
     let mut overrides = args.overrides.clone();
     overrides.extend(args.seed.map(|seed| format!("seed={seed}")));
-    overrides.extend(global.dtype.map(|dtype| format!("train.dtype={}", dtype.name())));
+    overrides.extend(
+        global
+            .dtype
+            .map(|dtype| format!("train.dtype={}", dtype.name())),
+    );
     Ok(match &args.config {
         Some(path) => ExperimentConfig::load(path, &overrides)?,
         None => ExperimentConfig::parse(QUICKSTART, "quickstart", &overrides)?,
@@ -226,9 +233,10 @@ fn print_summary(summary: &Summary, folder: &Path, global: &Global) -> Result<()
         summary.test_images,
         summary.checkpoint,
         duration(std::time::Duration::from_secs_f64(summary.seconds)),
-        summary
-            .peak_memory
-            .map_or(String::new(), |peak| format!(", {} of memory at most", gibibytes(peak))),
+        summary.peak_memory.map_or(String::new(), |peak| format!(
+            ", {} of memory at most",
+            gibibytes(peak)
+        )),
         percent(1.0 - summary.flops_share)
     );
     println!("try it: aptvit infer --run {} PICTURE", folder.display());

@@ -36,6 +36,9 @@ held_out = 20
 [optimizer]
 kind = "sgd"
 learning_rate = 0.03
+# While the head is next to zero, rounding decides which cuts are rewarded.
+[schedule]
+warmup_steps = 1
 "#;
 
 /// `aptvit serve` on a free port.
@@ -47,7 +50,14 @@ struct Server {
 impl Server {
     fn start(token: Option<&str>) -> Self {
         let mut command = program();
-        command.args(["serve", "--device", "flex", "--listen", "127.0.0.1:0", "--json"]);
+        command.args([
+            "serve",
+            "--device",
+            "flex",
+            "--listen",
+            "127.0.0.1:0",
+            "--json",
+        ]);
         if let Some(token) = token {
             command.env("APTVIT_TOKEN", token);
         }
@@ -133,7 +143,14 @@ fn a_process_that_is_killed_ends_the_training_with_its_last_checkpoint_intact() 
     assert!(message.contains("last good checkpoint"), "{message}");
 
     // The training goes on from there, on one device.
-    let limit = ["--resume", text(&out), "--time-limit", "1s", "--device", "flex"];
+    let limit = [
+        "--resume",
+        text(&out),
+        "--time-limit",
+        "1s",
+        "--device",
+        "flex",
+    ];
     let output = program().arg("train").args(limit).output().unwrap();
     assert!(output.status.success(), "{}", stderr(&output));
 }

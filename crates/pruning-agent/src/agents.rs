@@ -126,10 +126,7 @@ impl TokenReducer for AgentReducer<'_> {
 
     fn reduce(&self, observation: &Observation<'_>) -> Reduction {
         let Some(agent) = self.agents.at(observation.layer) else {
-            return Reduction {
-                keep: vec![true; observation.sequences.num_rows()],
-                logits: None,
-            };
+            return Reduction::none(observation.sequences);
         };
         let logits = agent.logits(observation.hidden.clone(), observation.sequences);
         let keep = removal_probabilities(&logits)
@@ -138,6 +135,7 @@ impl TokenReducer for AgentReducer<'_> {
             .collect();
         Reduction {
             keep,
+            merge: None,
             logits: Some(logits),
         }
     }

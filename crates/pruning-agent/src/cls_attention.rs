@@ -38,6 +38,6 @@ impl TokenReducer for ClsAttentionReducer {
             (Some(rate), Some(scores)) => keep_top(sequences, scores, rate),
             _ => vec![true; sequences.num_rows()],
         };
-        Reduction { keep, logits: None }
+        Reduction::keep(keep)
     }
 }

@@ -23,10 +23,7 @@ impl TokenReducer for RandomReducer {
         let sequences = observation.sequences;
         let acting = |(layer, _): &&(usize, KeepRate)| *layer == observation.layer;
         let Some((layer, rate)) = self.layers.iter().find(acting) else {
-            return Reduction {
-                keep: vec![true; sequences.num_rows()],
-                logits: None,
-            };
+            return Reduction::none(sequences);
         };
         let mut scores = Vec::with_capacity(sequences.num_rows());
         for slot in 0..sequences.batch() {
@@ -39,9 +36,6 @@ impl TokenReducer for RandomReducer {
             let positions = sequences.positions(slot).iter();
             scores.extend(positions.map(|&position| by_position[position]));
         }
-        Reduction {
-            keep: keep_top(sequences, &scores, *rate),
-            logits: None,
-        }
+        Reduction::keep(keep_top(sequences, &scores, *rate))
     }
 }

@@ -75,10 +75,7 @@ impl TokenReducer for RankedReducer<'_> {
         let acting = self.agents.index_of(observation.layer);
         let counts = acting.and_then(|index| self.kept.counts.get(index));
         let Some((agent, counts)) = self.agents.at(observation.layer).zip(counts) else {
-            return Reduction {
-                keep: vec![true; sequences.num_rows()],
-                logits: None,
-            };
+            return Reduction::none(sequences);
         };
         let logits = agent.logits(observation.hidden.clone(), sequences);
         // The difference of the logits ranks as the probability does, and does not saturate.
@@ -93,6 +90,7 @@ impl TokenReducer for RankedReducer<'_> {
         };
         Reduction {
             keep: keep_best(sequences, &scores, count),
+            merge: None,
             logits: Some(logits),
         }
     }
@@ -164,6 +162,7 @@ mod tests {
             sequences: &sequences,
             cls_attention: None,
             keys: None,
+            num_heads: 1,
         });
         assert!(reduction.keep[5..].iter().all(|&keep| keep));
         assert_eq!(reduction.keep[1..5].iter().filter(|&&keep| keep).count(), 2);

@@ -106,10 +106,20 @@ impl TrainerError {
     /// The error behind what a backend said when it panicked.
     pub fn of_device(reason: &str, checkpoint: String) -> Self {
         let text = reason.to_lowercase();
-        let marks = ["out of memory", "outofmemory", "can't allocate", "memory limit", "buffer too big", "buffertoobig"];
+        let marks = [
+            "out of memory",
+            "outofmemory",
+            "can't allocate",
+            "memory limit",
+            "buffer too big",
+            "buffertoobig",
+        ];
         match marks.iter().any(|mark| text.contains(mark)) {
             true => Self::OutOfMemory(reason.to_string()),
-            false => Self::Device { reason: reason.to_string(), checkpoint },
+            false => Self::Device {
+                reason: reason.to_string(),
+                checkpoint,
+            },
         }
     }
 

@@ -51,7 +51,9 @@ impl LossScale {
             false => String::new(),
         };
         // A last line that was cut off is none.
-        let changes = text.lines().filter_map(|line| serde_json::from_str(line).ok());
+        let changes = text
+            .lines()
+            .filter_map(|line| serde_json::from_str(line).ok());
         let kept: Vec<Change> = changes
             .filter(|change: &Change| change.after_step <= steps_done)
             .collect();

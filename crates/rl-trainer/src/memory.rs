@@ -2,12 +2,18 @@
 
 /// The most memory that this process has had so far, in bytes, where the system says it.
 pub fn peak_memory() -> Option<u64> {
-    kilobytes(&std::fs::read_to_string("/proc/self/status").ok()?, "VmHWM:")
+    kilobytes(
+        &std::fs::read_to_string("/proc/self/status").ok()?,
+        "VmHWM:",
+    )
 }
 
 /// The memory that a new program could have without swapping, in bytes, where the system says it.
 pub fn available_memory() -> Option<u64> {
-    kilobytes(&std::fs::read_to_string("/proc/meminfo").ok()?, "MemAvailable:")
+    kilobytes(
+        &std::fs::read_to_string("/proc/meminfo").ok()?,
+        "MemAvailable:",
+    )
 }
 
 /// The value of a line such as `VmHWM:   1234 kB`, in bytes.

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use apt_data::{Batch, mix_seed};
 use apt_pruning_agent::PruningAgents;
 use apt_vit_model::{
-    CheckpointHead, ExecutionMode, LayerTrace, Precision, RunSettings, Vit, VitConfig, VitOutput, vit_flops,
+    CheckpointHead, ExecutionMode, LayerTrace, Precision, RunSettings, Vit, VitConfig, VitOutput,
+    vit_flops,
 };
 use burn::lr_scheduler::module_lr_scheduler::ModuleLearningRate;
 use burn::module::{Module, ModuleVisitor, Param};
@@ -239,8 +240,7 @@ impl TrainStep for PruningVit {
             }
             device.seed(mix_seed(&seed));
         };
-        let scale =
-            session.loss_scale() * place.share() as f32 / settings.accumulation as f32;
+        let scale = session.loss_scale() * place.share() as f32 / settings.accumulation as f32;
 
         let agents = self.agents.valid();
         let mode = match settings.execution {

@@ -1,8 +1,11 @@
 //! Gradient checkpointing (Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016),
 //! one segment for each block.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
+
 use apt_vit_model::{
-    ExecutionMode, LayerTrace, Observation, Placement, Reduction, RunSettings, TokenBatch,
+    ExecutionMode, LayerTrace, Needs, Observation, Placement, Reduction, RunSettings, TokenBatch,
     TokenReducer, Vit,
 };
 use burn::module::{Module, ModuleVisitor, Param};
@@ -20,7 +23,7 @@ use crate::counterfactual::{PrunedPass, cross_entropy};
 /// The pass's loss and logits have no gradient any more.
 pub fn stream_1_recomputed(
     vit: &Vit,
-    agents: &dyn TokenReducer,
+    reducer: &dyn TokenReducer,
     mode: ExecutionMode,
     images: Tensor<4>,
     targets: &[usize],
@@ -30,13 +33,17 @@ pub fn stream_1_recomputed(
     let layers = vit.blocks.len();
     let mut inputs: Vec<TokenBatch> = Vec::with_capacity(layers + 1);
     let mut trace: Vec<LayerTrace> = Vec::new();
+    let recording = Recording {
+        reducer,
+        decisions: RefCell::default(),
+    };
     seed(0);
     inputs.push(without_graph(vit.embed(images.clone())));
     for layer in 0..layers {
         seed(1 + layer as u64);
         let settings = RunSettings {
             mode,
-            reducer: Some(agents),
+            reducer: Some(&recording),
         };
         let input = with_graph(&inputs[layer]);
         let encoded = vit.run_blocks(input, layer..layer + 1, settings);
@@ -60,12 +67,9 @@ pub fn stream_1_recomputed(
         };
         seed(1 + layer as u64);
         let input = with_graph(&inputs[layer]);
-        let again = Again {
-            trace: trace.iter().find(|entry| entry.layer == layer),
-        };
         let settings = RunSettings {
             mode,
-            reducer: Some(&again),
+            reducer: Some(&Again(&recording)),
         };
         let output = vit
             .run_blocks(input.clone(), layer..layer + 1, settings)
@@ -151,29 +155,43 @@ fn learns<M: Module>(part: &M) -> bool {
     any.0
 }
 
-/// Removes what was removed before.
-struct Again<'a> {
-    trace: Option<&'a LayerTrace>,
+/// Remembers what a reducer decides.
+struct Recording<'a> {
+    reducer: &'a dyn TokenReducer,
+    /// By block.
+    decisions: RefCell<HashMap<usize, Reduction>>,
 }
 
-impl TokenReducer for Again<'_> {
+impl TokenReducer for Recording<'_> {
     fn placement(&self, layer: usize) -> Option<Placement> {
-        self.trace
-            .filter(|trace| trace.layer == layer)
-            .map(|trace| trace.placement)
+        self.reducer.placement(layer)
+    }
+
+    fn needs(&self, layer: usize) -> Needs {
+        self.reducer.needs(layer)
     }
 
     fn reduce(&self, observation: &Observation<'_>) -> Reduction {
-        let kept = self.trace.map(|trace| &trace.kept);
-        let sequences = observation.sequences;
-        let keep = (0..sequences.batch()).flat_map(|slot| {
-            let image = sequences.image(slot);
-            let positions = sequences.positions(slot).iter();
-            positions.map(move |&position| kept.is_none_or(|kept| kept[image][position]))
-        });
-        Reduction {
-            keep: keep.collect(),
-            logits: None,
+        let reduction = self.reducer.reduce(observation);
+        let mut decisions = self.decisions.borrow_mut();
+        decisions.insert(observation.layer, reduction.clone());
+        reduction
+    }
+}
+
+/// Decides what was decided before.
+struct Again<'a>(&'a Recording<'a>);
+
+impl TokenReducer for Again<'_> {
+    fn placement(&self, layer: usize) -> Option<Placement> {
+        self.0.placement(layer)
+    }
+
+    fn reduce(&self, observation: &Observation<'_>) -> Reduction {
+        let decisions = self.0.decisions.borrow();
+        match decisions.get(&observation.layer) {
+            Some(reduction) => reduction.clone(),
+            None => Reduction::none(observation.sequences),
         }
     }
 }

@@ -24,9 +24,10 @@ use serde::Serialize;
 
 use crate::checkpoint::{CheckpointSet, is_readable};
 use crate::config::ExperimentConfig;
-use crate::loss_scale::LossScale;
 use crate::evaluation::{Evaluation, EvaluationSettings, LayerTokens, evaluate, sides};
+use crate::loss_scale::LossScale;
 use crate::metric_log::RunLog;
+use crate::model::check_precision;
 use crate::optimizer::build_optimizer;
 use crate::plain_renderer::PlainRenderer;
 use crate::plan::estimated_memory;
@@ -34,7 +35,6 @@ use crate::report::ReportMetric;
 use crate::run_folder::{Choice, RunDescription, RunFolder, to_json};
 use crate::schedule::WarmupSchedule;
 use crate::session::{Pause, Session, StepSettings, StopRequest};
-use crate::model::check_precision;
 use crate::{PruningVit, TrainerError, peak_memory};
 
 /// What a training needs beside its config.
@@ -501,7 +501,9 @@ fn summarize(
 ) -> Result<Summary, TrainerError> {
     let config = &run.config;
     let checkpoint = run.checkpoint(Choice::BestPruned)?;
-    let model = run.load_model(&checkpoint, options.devices.main())?.prepack();
+    let model = run
+        .load_model(&checkpoint, options.devices.main())?
+        .prepack();
     let settings = EvaluationSettings {
         threshold: config.agents.threshold,
         batch_size: config.train.eval_batch_size,

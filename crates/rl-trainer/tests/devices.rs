@@ -60,7 +60,10 @@ fn two_and_three_workers_give_the_update_of_one() {
             };
             assert_eq!(summary.steps, 8);
             let difference = difference(&one, &many);
-            assert!(difference < 1e-5, "{count} devices, {overrides:?}: {difference}");
+            assert!(
+                difference < 1e-5,
+                "{count} devices, {overrides:?}: {difference}"
+            );
         }
     }
 }
@@ -87,7 +90,9 @@ fn several_devices_can_pause_and_go_on() {
     // A line for each device and pass, none lost or counted twice.
     let lines = |folder: &std::path::Path| {
         let text = std::fs::read_to_string(folder.join("metrics.jsonl")).unwrap();
-        text.lines().filter(|line| line.contains("\"train\"") && !line.contains("average")).count()
+        text.lines()
+            .filter(|line| line.contains("\"train\"") && !line.contains("average"))
+            .count()
     };
     assert_eq!(lines(&unbroken), lines(&broken));
 }

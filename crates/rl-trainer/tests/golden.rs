@@ -21,11 +21,13 @@ use safetensors::SafeTensors;
 /// the model's own results alone are compared: a removal probability near the threshold decides
 /// anew there.
 fn tolerance(device: &Device, precision: Precision) -> f64 {
-    let backend = format!("{device:?}");
-    match (precision, backend.as_str()) {
-        (Precision::F32, _) => 1e-4,
-        (Precision::F16, _) => 5e-3,
-        (Precision::Bf16, _) => 4e-2,
+    let is_wgpu = format!("{device:?}").contains("Wgpu");
+    match precision {
+        // Shaders may compute exp, sqrt and division less precisely than the CPU does.
+        Precision::F32 if is_wgpu => 3e-4,
+        Precision::F32 => 1e-4,
+        Precision::F16 => 5e-3,
+        Precision::Bf16 => 4e-2,
     }
 }
 
@@ -331,10 +333,7 @@ fn golden_mask_and_drop_agree_also_where_cls_stands_alone() {
                     .map(|&position| image[position])
                     .collect::<Vec<_>>()
             });
-            apt_vit_model::Reduction {
-                keep: keep.collect(),
-                logits: None,
-            }
+            apt_vit_model::Reduction::keep(keep.collect())
         }
     }
     for golden in Golden::all() {

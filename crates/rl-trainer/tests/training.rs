@@ -6,9 +6,7 @@ mod common;
 use std::path::Path;
 use std::time::Duration;
 
-use apt_rl_trainer::{
-    Choice, Outcome, RunFolder, TrainOptions, TrainerError, resume, train,
-};
+use apt_rl_trainer::{Choice, Outcome, RunFolder, TrainOptions, TrainerError, resume, train};
 use burn::prelude::*;
 
 use common::{alone, config, final_weights, options};

@@ -27,10 +27,7 @@ impl TokenReducer for EverySecond {
     fn reduce(&self, observation: &Observation<'_>) -> Reduction {
         let sequences = observation.sequences;
         let slots = (0..sequences.batch()).flat_map(|slot| sequences.positions(slot));
-        Reduction {
-            keep: slots.map(|position| position % 2 == 0).collect(),
-            logits: None,
-        }
+        Reduction::keep(slots.map(|position| position % 2 == 0).collect())
     }
 }
 

@@ -3,8 +3,9 @@ use burn::module::Module;
 use burn::nn::{Initializer, Linear, LinearConfig};
 use burn::prelude::*;
 
+use crate::precision::widen;
 use crate::token_batch::select_rows;
-use crate::{Precision, Sequences, kernels};
+use crate::{Sequences, kernels};
 
 /// Configuration of an [`Attention`] layer.
 #[derive(Config, Debug)]
@@ -84,19 +85,23 @@ pub(crate) fn cls_attention(qkv: &Tensor<2>, sequences: &Sequences, num_heads: u
     let [rows, width] = qkv.dims();
     let hidden = width / 3;
     let head_width = hidden / num_heads;
-    let qkv = Precision::F32.round(qkv.clone());
+    let qkv = widen(qkv.clone());
     let [query, key] = [0, 1].map(|part| qkv.clone().narrow(1, part * hidden, hidden));
     let products = select_rows(query, &sequences.cls_row_of_each_row()) * key;
     let scores = products.reshape([rows, num_heads, head_width]).sum_dim(2);
     let scores = scores / (head_width as f32).sqrt();
     let scores: Vec<f32> = scores.into_data().iter::<f32>().collect();
 
+    let bias = sequences.bias();
     let mut mean = vec![0.0; rows];
     for span in sequences.starts().windows(2) {
         let span = span[0]..span[1];
         let visible = span.clone().filter(|&row| sequences.visible()[row]);
         for head in 0..num_heads {
-            let score = |row: usize| scores[row * num_heads + head];
+            let score = |row: usize| {
+                let bias = bias.as_ref().map_or(0.0, |bias| bias[row]);
+                scores[row * num_heads + head] + bias
+            };
             let highest = visible.clone().map(score).fold(f32::NEG_INFINITY, f32::max);
             let weight = |row: usize| (score(row) - highest).exp();
             let sum: f32 = visible.clone().map(weight).sum();

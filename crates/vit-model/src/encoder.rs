@@ -3,7 +3,8 @@ use std::ops::Range;
 use burn::prelude::*;
 
 use crate::attention::cls_attention;
-use crate::{Block, Observation, Placement, Precision, TokenBatch, TokenReducer};
+use crate::precision::widen;
+use crate::{Block, Observation, Placement, TokenBatch, TokenReducer};
 
 /// What happens to a token that a reducer removes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -100,6 +101,7 @@ struct See {
     placement: Placement,
     cls_attention: Option<Vec<f32>>,
     keys: Option<Tensor<2>>,
+    num_heads: usize,
 }
 
 impl See {
@@ -114,6 +116,7 @@ impl See {
         let hidden = qkv.dims()[1] / 3;
         let qkv = (needs.cls_attention || needs.keys).then(|| qkv.without_autodiff());
         Self {
+            num_heads: block.attention.num_heads,
             layer,
             placement: reducer.placement(layer).unwrap_or(Placement::AfterBlock),
             cls_attention: qkv
@@ -122,7 +125,7 @@ impl See {
                 .map(|qkv| cls_attention(qkv, &batch.sequences, block.attention.num_heads)),
             keys: qkv
                 .filter(|_| needs.keys)
-                .map(|qkv| Precision::F32.round(qkv.narrow(1, hidden, hidden))),
+                .map(|qkv| widen(qkv.narrow(1, hidden, hidden))),
         }
     }
 }
@@ -140,7 +143,12 @@ fn reduce(
         sequences: &batch.sequences,
         cls_attention: seen.cls_attention.clone(),
         keys: seen.keys.clone(),
+        num_heads: seen.num_heads,
     });
+    let batch = match reduction.merge.filter(|_| mode != ExecutionMode::Dense) {
+        Some(merge) => batch.merge(&merge),
+        None => batch,
+    };
     let batch = match mode {
         ExecutionMode::Dense => batch,
         ExecutionMode::Mask => batch.hide(&reduction.keep),

@@ -28,7 +28,7 @@ pub use patch_embedding::PatchEmbedding;
 pub use precision::Precision;
 pub use reducer::{Needs, Observation, Placement, Reduction, TokenReducer};
 pub use stem::{StandardizedConv, Stem, StemConfig, Unit};
-pub use token_batch::{Sequences, TokenBatch};
+pub use token_batch::{Merge, Sequences, TokenBatch};
 pub use vit::{Vit, VitOutput};
 pub use weights::{
     Checkpoint, CheckpointHead, CheckpointInfo, ExportDetails, ExportNaming, Exported,

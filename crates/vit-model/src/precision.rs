@@ -48,9 +48,20 @@ impl Precision {
         device.supports_dtype(self.dtype())
     }
 
-    /// The tensor in this precision.
+    /// The tensor in this precision; what is longer than 32 bits stays so in 32.
     pub(crate) fn round<const D: usize>(self, tensor: Tensor<D>) -> Tensor<D> {
-        cast(tensor, self.dtype().into())
+        match self {
+            Self::F32 => tensor,
+            short => cast(tensor, short.dtype().into()),
+        }
+    }
+}
+
+/// The tensor in at least 32 bits.
+pub(crate) fn widen<const D: usize>(tensor: Tensor<D>) -> Tensor<D> {
+    match tensor.dtype() {
+        DType::F16 | DType::BF16 => tensor.cast(FloatDType::F32),
+        _ => tensor,
     }
 }
 

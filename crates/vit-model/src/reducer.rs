@@ -1,6 +1,6 @@
 use burn::prelude::*;
 
-use crate::Sequences;
+use crate::{Merge, Sequences};
 
 /// Where in a block a reducer acts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +33,8 @@ pub struct Observation<'a> {
     pub cls_attention: Option<Vec<f32>>,
     /// The keys, `[rows, hidden]`, heads side by side; if asked for.
     pub keys: Option<Tensor<2>>,
+    /// The attention's heads.
+    pub num_heads: usize,
 }
 
 /// What shall happen to the tokens.
@@ -40,8 +42,26 @@ pub struct Observation<'a> {
 pub struct Reduction {
     /// One entry a row: does the token stay? CLS stays and what is gone stays gone in any case.
     pub keep: Vec<bool>,
+    /// What happens to the kept tokens first: they may take in what is removed.
+    pub merge: Option<Merge>,
     /// What the decision was made from, `[rows, 2]` (keep, remove), where the reducer has such.
     pub logits: Option<Tensor<2>>,
+}
+
+impl Reduction {
+    /// These tokens stay, as they are.
+    pub fn keep(keep: Vec<bool>) -> Self {
+        Self {
+            keep,
+            merge: None,
+            logits: None,
+        }
+    }
+
+    /// All tokens stay.
+    pub fn none(sequences: &Sequences) -> Self {
+        Self::keep(vec![true; sequences.num_rows()])
+    }
 }
 
 /// Decides after some blocks which tokens the later blocks compute.

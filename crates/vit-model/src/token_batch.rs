@@ -1,6 +1,7 @@
 use std::sync::Arc;
 
 use burn::prelude::*;
+use burn::tensor::IndexingUpdateOp;
 
 use crate::kernels::Spans;
 
@@ -9,7 +10,7 @@ use crate::kernels::Spans;
 /// Rows are grouped by image; images stand in order of their token count, so that images of
 /// equal length are neighbours and their attention runs as one batch. [`Sequences::image`] says
 /// which image stands in which slot.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Sequences {
     /// Per slot: the image's index in the batch.
     images: Vec<usize>,
@@ -17,6 +18,8 @@ pub struct Sequences {
     positions: Vec<Vec<usize>>,
     /// Per row: may other tokens attend to it? All true unless tokens were masked.
     visible: Vec<bool>,
+    /// Per row: how many patches it stands for, where any were merged and that counts.
+    sizes: Option<Vec<f32>>,
     tokens_per_image: usize,
     /// Tokens before the patches.
     prefix: usize,
@@ -29,6 +32,7 @@ impl Sequences {
             images: (0..batch).collect(),
             positions: vec![(0..tokens).collect(); batch],
             visible: vec![true; batch * tokens],
+            sizes: None,
             tokens_per_image: tokens,
             prefix: 1,
         }
@@ -80,6 +84,27 @@ impl Sequences {
         self.visible.iter().any(|visible| !visible)
     }
 
+    /// Per row: how many patches it stands for, where any were merged and that counts.
+    pub fn sizes(&self) -> Option<&[f32]> {
+        self.sizes.as_deref()
+    }
+
+    /// Per row, what is added to its attention scores: minus infinity where it is hidden, and the
+    /// logarithm of its size ("proportional attention"; Bolya et al., "Token Merging", 2023,
+    /// section 3). None where all are 0.
+    pub(crate) fn bias(&self) -> Option<Vec<f32>> {
+        if self.sizes.is_none() && !self.any_hidden() {
+            return None;
+        }
+        let rows = self.visible.iter().enumerate();
+        let bias = rows.map(|(row, visible)| match (&self.sizes, visible) {
+            (_, false) => f32::NEG_INFINITY,
+            (Some(sizes), true) => sizes[row].ln(),
+            (None, true) => 0.0,
+        });
+        Some(bias.collect())
+    }
+
     /// The first row of each slot, and the number of rows as the last entry.
     pub fn starts(&self) -> Vec<usize> {
         let mut starts = vec![0];
@@ -93,7 +118,7 @@ impl Sequences {
     pub(crate) fn spans(&self) -> Arc<Spans> {
         Arc::new(Spans {
             starts: self.starts(),
-            visible: self.any_hidden().then(|| self.visible.clone()),
+            bias: self.bias(),
         })
     }
 
@@ -190,21 +215,33 @@ impl Sequences {
             rows.map(|&row| self.positions[slot][row - starts[slot]])
                 .collect::<Vec<_>>()
         });
+        let rows: Vec<usize> = slots
+            .iter()
+            .flat_map(|&slot| kept_rows[slot].iter().copied())
+            .collect();
+        let sizes = self.sizes.as_ref();
         let sequences = Self {
             images: slots.iter().map(|&slot| self.images[slot]).collect(),
             positions: positions.collect(),
-            visible: vec![true; kept_rows.iter().map(Vec::len).sum()],
+            visible: vec![true; rows.len()],
+            sizes: sizes.map(|sizes| rows.iter().map(|&row| sizes[row]).collect()),
             tokens_per_image: self.tokens_per_image,
             prefix: self.prefix,
         };
-        (
-            sequences,
-            slots
-                .iter()
-                .flat_map(|&slot| kept_rows[slot].iter().copied())
-                .collect(),
-        )
+        (sequences, rows)
     }
+}
+
+/// Which tokens take in which others.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Merge {
+    /// Per row: the row that it goes into; its own where it does not. A row that others go into goes
+    /// nowhere.
+    pub into: Vec<usize>,
+    /// Per row: what it weighs in the sum. 1 for a row that nothing happens to.
+    pub weights: Vec<f32>,
+    /// Does a token from now on count for as many patches as went into it?
+    pub sizes: bool,
 }
 
 /// The tokens of a batch of images between two blocks: one packed matrix, and whose rows they are.
@@ -224,6 +261,33 @@ impl TokenBatch {
             tokens: tokens.reshape([batch * count, hidden]),
             sequences: Sequences::full(batch, count),
         }
+    }
+
+    /// Tokens take others in: each row that is merged into becomes the weighted sum of itself and of
+    /// the rows that go into it. The rows that went are still there, to be hidden or dropped.
+    pub fn merge(mut self, merge: &Merge) -> Self {
+        let rows = self.sequences.num_rows();
+        assert_eq!(merge.into.len(), rows, "one target a row");
+        let merged: Vec<usize> = (0..rows).filter(|&row| merge.into[row] != row).collect();
+        if merge.sizes {
+            let sizes = self.sequences.sizes.get_or_insert_with(|| vec![1.0; rows]);
+            let before = sizes.clone();
+            for &row in &merged {
+                sizes[merge.into[row]] += before[row];
+            }
+        }
+        let device = self.tokens.device();
+        let weights = Tensor::<1>::from_data(merge.weights.as_slice(), &device);
+        let weighted = self.tokens.clone() * weights.unsqueeze_dim(1);
+        if merged.is_empty() {
+            self.tokens = weighted;
+            return self;
+        }
+        let targets: Vec<i64> = merged.iter().map(|&row| merge.into[row] as i64).collect();
+        let targets = Tensor::<1, Int>::from_data(targets.as_slice(), &device);
+        let values = select_rows(weighted.clone(), &merged);
+        self.tokens = weighted.select_assign(0, targets, values, IndexingUpdateOp::Add);
+        self
     }
 
     /// Removed tokens stay in the matrix, but no query attends to them any more. CLS stays
@@ -275,6 +339,29 @@ pub(crate) fn select_rows(matrix: Tensor<2>, rows: &[usize]) -> Tensor<2> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn merged_tokens_are_weighted_sums_and_count_for_all_of_them() {
+        let device = Device::default();
+        // Two images of CLS and three patches, each token being its row's number.
+        let rows: Vec<f32> = (0..8).map(|row| row as f32).collect();
+        let tokens = Tensor::<1>::from_data(rows.as_slice(), &device).reshape([2, 4, 1]);
+        let merge = Merge {
+            into: vec![0, 1, 1, 1, 4, 5, 6, 5],
+            weights: vec![1.0, 0.5, 0.25, 0.25, 1.0, 0.5, 1.0, 0.5],
+            sizes: true,
+        };
+        let batch = TokenBatch::full(tokens).merge(&merge);
+        let keep = [true, true, false, false, true, true, true, false];
+        let batch = batch.drop_rows(&keep);
+        // The second image has more tokens, and stands first now.
+        let values: Vec<f32> = batch.tokens.into_data().iter::<f32>().collect();
+        assert_eq!(values, [4.0, 6.0, 6.0, 0.0, 1.75]);
+        assert_eq!(batch.sequences.sizes().unwrap(), [1.0, 2.0, 1.0, 1.0, 3.0]);
+        let bias = batch.sequences.bias().unwrap();
+        assert_eq!(bias[0], 0.0);
+        assert!((bias[4] - 3f32.ln()).abs() < 1e-6);
+    }
 
     fn decisions() -> impl Strategy<Value = (usize, usize, Vec<Vec<bool>>)> {
         (1usize..5, 2usize..9).prop_flat_map(|(batch, tokens)| {

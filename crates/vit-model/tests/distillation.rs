@@ -27,10 +27,7 @@ impl TokenReducer for Greedy {
             numbers
                 .map(move |position| !(image + position + observation.layer).is_multiple_of(self.0))
         });
-        Reduction {
-            keep: keep.collect(),
-            logits: None,
-        }
+        Reduction::keep(keep.collect())
     }
 }
 

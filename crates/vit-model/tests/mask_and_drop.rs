@@ -29,10 +29,7 @@ impl TokenReducer for Pattern {
             let positions = sequences.positions(slot).iter();
             positions.map(move |position| removed >> position & 1 == 0)
         });
-        Reduction {
-            keep: slots.collect(),
-            logits: None,
-        }
+        Reduction::keep(slots.collect())
     }
 }
 

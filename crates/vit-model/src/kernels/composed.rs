@@ -134,19 +134,14 @@ impl Run {
 
     /// What is added to the scores of each padded row, where anything is hidden.
     fn scores(&self, spans: &Spans) -> Option<Vec<f32>> {
-        if self.is_full() && spans.visible.is_none() {
+        if self.is_full() && spans.bias.is_none() {
             return None;
         }
         let scores = self.spans().flat_map(|(start, length)| {
-            (0..self.tokens).map(move |place| {
-                let is_visible = |row: usize| {
-                    let visible = spans.visible.as_ref();
-                    visible.is_none_or(|visible| visible[row])
-                };
-                match place < length && is_visible(start + place) {
-                    true => 0.0,
-                    false => HIDDEN_SCORE,
-                }
+            (0..self.tokens).map(move |place| match &spans.bias {
+                _ if place >= length => HIDDEN_SCORE,
+                Some(bias) => bias[start + place].max(HIDDEN_SCORE),
+                None => 0.0,
             })
         });
         Some(scores.collect())

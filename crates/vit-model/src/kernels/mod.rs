@@ -49,7 +49,9 @@ pub(crate) fn linear(layer: &Linear, input: Tensor<2>) -> Tensor<2> {
 /// where there are kernels: for [`linear`] and its like, and for nothing else.
 pub(crate) fn prepack(mut layer: Linear, precision: Precision) -> Linear {
     layer.weight = layer.weight.map(|weight| precision.round(weight));
-    layer.bias = layer.bias.map(|bias| bias.map(|bias| precision.round(bias)));
+    layer.bias = layer
+        .bias
+        .map(|bias| bias.map(|bias| precision.round(bias)));
     if layer.bias.is_some() {
         let prepacked = |weight: Tensor<2>| fused(Dispatch::prepack(weight.into_dispatch()));
         layer.weight = layer.weight.map(prepacked);
@@ -132,9 +134,9 @@ pub(crate) fn layer_norm(norm: &LayerNorm, epsilon: f64, input: Tensor<2>) -> Te
 pub(crate) struct Spans {
     /// The first row of each sequence, and the number of rows as the last entry.
     pub starts: Vec<usize>,
-    /// Per row, does anyone attend to it? At least one row of each sequence is visible; none
-    /// means that all are.
-    pub visible: Option<Vec<bool>>,
+    /// Per row, what is added to everyone's attention score for it: minus infinity hides it. At
+    /// least one row of each sequence is not hidden; none means zeros.
+    pub bias: Option<Vec<f32>>,
 }
 
 impl Spans {

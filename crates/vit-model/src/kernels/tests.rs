@@ -83,19 +83,23 @@ fn compare<const N: usize>(
     assert_close(&run(inputs, fused), &run(&double, composed));
 }
 
-/// Sequences of these lengths, of whose rows those are hidden that `hidden` says; the first of
-/// each stays visible.
+/// Sequences of these lengths, of whose rows those are hidden that `hidden` says, and others get
+/// something added to their scores; the first of each stays visible.
 fn spans(lengths: &[usize], hidden: Option<u64>) -> Arc<Spans> {
     let mut starts = vec![0];
     for length in lengths {
         starts.push(starts[starts.len() - 1] + length);
     }
-    let visible = hidden.map(|pattern| {
+    let bias = hidden.map(|pattern| {
         let rows = 0..starts[starts.len() - 1];
-        rows.map(|row| starts.contains(&row) || pattern >> (row % 61) & 1 == 0)
-            .collect()
+        rows.map(|row| match pattern >> (row % 61) & 1 {
+            1 if !starts.contains(&row) => f32::NEG_INFINITY,
+            _ if row % 3 == 0 => (row as f32).ln_1p(),
+            _ => 0.0,
+        })
+        .collect()
     });
-    Arc::new(Spans { starts, visible })
+    Arc::new(Spans { starts, bias })
 }
 
 proptest! {

@@ -54,10 +54,10 @@ impl<'a> Heads<'a> {
         self.qkv.block(row, rows, column, self.width)
     }
 
-    /// Which keys of a sequence are visible, if any are not.
-    fn visible(self, start: usize, tokens: usize) -> Option<&'a [bool]> {
-        let visible = self.spans.visible.as_ref();
-        visible.map(|visible| &visible[start..start + tokens])
+    /// What is added to the scores of a sequence's keys, if anything is.
+    fn bias(self, start: usize, tokens: usize) -> Option<&'a [f32]> {
+        let bias = self.spans.bias.as_ref();
+        bias.map(|bias| &bias[start..start + tokens])
     }
 
     /// All heads of all sequences, long sequences first, each with at most `limit(tokens)` of
@@ -140,8 +140,8 @@ fn attend(heads: Heads<'_>, task: &Task, output: Writer<'_>, log_sums: Writer<'_
         unsafe { product(scores.as_mut_ptr(), stride, query, key, Target::Write) };
         // SAFETY: no other task has this head of these queries.
         let log_sums = unsafe { log_sums.fill(head * heads.qkv.rows + row, queries, 0.0) };
-        let visible = heads.visible(start, tokens);
-        softmax(scores, tokens, visible, heads.scale, log_sums);
+        let bias = heads.bias(start, tokens);
+        softmax(scores, tokens, bias, heads.scale, log_sums);
         let weights = Matrix::of_rows(scores, tokens, stride);
         let target = output.at(row * heads.hidden + head * heads.width);
         // SAFETY: no other task writes these columns of these rows.
@@ -149,13 +149,15 @@ fn attend(heads: Heads<'_>, task: &Task, output: Writer<'_>, log_sums: Writer<'_
     });
 }
 
-/// Scores of hidden keys, and of those beyond the sequence's end, become minus infinity.
+/// Scores, yet to be scaled, get what is added to their keys; those beyond the sequence's end become
+/// minus infinity.
 #[inline(always)]
-fn hide(scores: &mut [f32], tokens: usize, visible: Option<&[bool]>) {
+fn add_bias(scores: &mut [f32], tokens: usize, bias: Option<&[f32]>, scale: f32) {
     let (scores, beyond) = scores.split_at_mut(tokens);
     beyond.fill(f32::NEG_INFINITY);
-    for (score, visible) in scores.iter_mut().zip(visible.unwrap_or_default()) {
-        *score = if *visible { *score } else { f32::NEG_INFINITY };
+    let factor = scale.recip();
+    for (score, bias) in scores.iter_mut().zip(bias.unwrap_or_default()) {
+        *score += bias * factor;
     }
 }
 
@@ -164,13 +166,13 @@ vectorised! {
     fn softmax(
         scores: &mut [f32],
         tokens: usize,
-        visible: Option<&[bool]>,
+        bias: Option<&[f32]>,
         scale: f32,
         log_sums: &mut [f32],
     ) {
         let stride = tokens.next_multiple_of(LANES);
         for (scores, log_sum) in scores.chunks_exact_mut(stride).zip(log_sums) {
-            hide(scores, tokens, visible);
+            add_bias(scores, tokens, bias, scale);
             let shift = scale * max(scores);
             let sum = exp_scores(scores, scale, shift);
             *log_sum = shift + sum.ln();
@@ -189,7 +191,7 @@ vectorised! {
         scores: &mut [f32],
         gradients: &mut [f32],
         tokens: usize,
-        visible: Option<&[bool]>,
+        bias: Option<&[f32]>,
         scale: f32,
         log_sums: &[f32],
         output: Matrix<'_>,
@@ -198,7 +200,7 @@ vectorised! {
         let stride = tokens.next_multiple_of(LANES);
         let rows = scores.chunks_exact_mut(stride).zip(gradients.chunks_exact_mut(stride));
         for (query, ((weights, gradients), &log_sum)) in rows.zip(log_sums).enumerate() {
-            hide(weights, tokens, visible);
+            add_bias(weights, tokens, bias, scale);
             exp_scores(weights, scale, log_sum);
             let row = |m: Matrix<'_>| query * m.row_stride..query * m.row_stride + m.columns;
             let rows = [&output.values[row(output)], &of_output.values[row(of_output)]];
@@ -270,7 +272,7 @@ fn differentiate(
                 weights,
                 scores,
                 tokens,
-                heads.visible(start, tokens),
+                heads.bias(start, tokens),
                 heads.scale,
                 &log_sums.values[head * qkv.rows + row..][..queries],
                 output,

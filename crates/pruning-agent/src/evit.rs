@@ -1,0 +1,111 @@
+use apt_vit_model::{Merge, Needs, Observation, Placement, Reduction, TokenReducer};
+
+use crate::{KeepRate, keep_top};
+
+/// EViT (Liang et al., "Not All Patches Are What You Need: Expediting Vision Transformers via Token
+/// Reorganizations", 2022, section 3.2): the share of the patches that the CLS token attends to most
+/// stays, and all others become one token, the sum of each times CLS's attention to it (equation 4).
+///
+/// The fused token stands where the first of them stood, and counts as a patch in later layers, as it
+/// does in the authors' code.
+#[derive(Clone, Debug)]
+pub struct EvitReducer {
+    /// Blocks (0-based) and the keep rate in each.
+    pub layers: Vec<(usize, KeepRate)>,
+}
+
+impl EvitReducer {
+    fn rate(&self, layer: usize) -> Option<KeepRate> {
+        let mut layers = self.layers.iter();
+        layers
+            .find(|(acting, _)| *acting == layer)
+            .map(|(_, rate)| *rate)
+    }
+}
+
+impl TokenReducer for EvitReducer {
+    /// Between attention and MLP, as published.
+    fn placement(&self, layer: usize) -> Option<Placement> {
+        self.rate(layer).map(|_| Placement::AfterAttention)
+    }
+
+    fn needs(&self, _layer: usize) -> Needs {
+        Needs {
+            cls_attention: true,
+            keys: false,
+        }
+    }
+
+    fn reduce(&self, observation: &Observation<'_>) -> Reduction {
+        let sequences = observation.sequences;
+        let (rate, scores) = match (self.rate(observation.layer), &observation.cls_attention) {
+            (Some(rate), Some(scores)) => (rate, scores),
+            _ => return Reduction::none(sequences),
+        };
+        let mut keep = keep_top(sequences, scores, rate);
+        let mut into: Vec<usize> = (0..keep.len()).collect();
+        let mut weights = vec![1.0; keep.len()];
+        for rows in sequences.starts().windows(2) {
+            let removed = |&row: &usize| !keep[row] && sequences.visible()[row];
+            let removed: Vec<usize> = (rows[0]..rows[1]).filter(removed).collect();
+            let Some(&fused) = removed.first() else {
+                continue;
+            };
+            for &row in &removed {
+                into[row] = fused;
+                weights[row] = scores[row];
+            }
+            keep[fused] = true;
+        }
+        Reduction {
+            keep,
+            merge: Some(Merge {
+                into,
+                weights,
+                sizes: false,
+            }),
+            logits: None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use apt_vit_model::{Sequences, TokenBatch};
+    use burn::tensor::{Device, Tensor};
+
+    #[test]
+    fn what_goes_becomes_one_token_weighed_by_attention() {
+        let device = Device::default();
+        let values: Vec<f32> = (0..10).map(|row| row as f32).collect();
+        let tokens = Tensor::<1>::from_data(values.as_slice(), &device).reshape([2, 5, 1]);
+        let sequences = Sequences::full(2, 5);
+        let scores = [0.2, 0.4, 0.1, 0.3, 0.0, 0.6, 0.1, 0.05, 0.05, 0.2];
+        let reducer = EvitReducer {
+            layers: vec![(3, KeepRate::new(0.5).unwrap())],
+        };
+        assert_eq!(reducer.placement(3), Some(Placement::AfterAttention));
+        assert_eq!(reducer.placement(2), None);
+        let reduction = reducer.reduce(&Observation {
+            layer: 3,
+            hidden: tokens.clone().reshape([10, 1]),
+            sequences: &sequences,
+            cls_attention: Some(scores.to_vec()),
+            keys: None,
+            num_heads: 1,
+        });
+        let batch = TokenBatch::full(tokens);
+        let batch = batch
+            .merge(&reduction.merge.unwrap())
+            .drop_rows(&reduction.keep);
+        assert_eq!(batch.sequences.counts(), [4, 4]);
+        let values: Vec<f32> = batch.tokens.into_data().iter::<f32>().collect();
+        // CLS, the two best, and 2 * 0.1 + 4 * 0; then CLS, rows 6 and 9, and (7 + 8) * 0.05.
+        let expected = [0.0, 1.0, 0.2, 3.0, 5.0, 6.0, 0.75, 9.0];
+        for (value, expected) in values.iter().zip(expected) {
+            assert!((value - expected).abs() < 1e-6, "{values:?}");
+        }
+        assert!(batch.sequences.sizes().is_none());
+    }
+}

@@ -1,0 +1,173 @@
+use apt_vit_model::{Merge, Needs, Observation, Placement, Reduction, Sequences, TokenReducer};
+
+/// ToMe (Bolya et al., "Token Merging: Your ViT But Faster", 2023): in each of its blocks, after the
+/// attention, the given number of most similar tokens merge into their likes.
+///
+/// Bipartite soft matching (section 3): every other token looks, by the cosine of the keys averaged over the
+/// heads, for the most similar one among the rest, and the closest pairs become the mean of the two, weighed by how many
+/// patches each stands for; those sizes are added to the attention as logarithms from then on.
+/// What stands before the patches is never merged.
+#[derive(Clone, Debug)]
+pub struct TomeReducer {
+    /// Blocks (0-based) and how many tokens of each image go in each; at most half of those
+    /// that are left do.
+    pub layers: Vec<(usize, usize)>,
+}
+
+impl TomeReducer {
+    fn count(&self, layer: usize) -> Option<usize> {
+        let mut layers = self.layers.iter();
+        layers
+            .find(|(acting, _)| *acting == layer)
+            .map(|(_, count)| *count)
+    }
+}
+
+impl TokenReducer for TomeReducer {
+    fn placement(&self, layer: usize) -> Option<Placement> {
+        self.count(layer).map(|_| Placement::AfterAttention)
+    }
+
+    fn needs(&self, _layer: usize) -> Needs {
+        Needs {
+            cls_attention: false,
+            keys: true,
+        }
+    }
+
+    fn reduce(&self, observation: &Observation<'_>) -> Reduction {
+        let sequences = observation.sequences;
+        let (Some(count), Some(keys)) = (self.count(observation.layer), &observation.keys) else {
+            return Reduction::none(sequences);
+        };
+        let [rows, hidden] = keys.dims();
+        let heads = observation.num_heads;
+        let metric = keys.clone().reshape([rows, heads, hidden / heads]);
+        let metric: Vec<f32> = metric.mean_dim(1).into_data().iter::<f32>().collect();
+        let merge = matched(sequences, &metric, hidden / heads, count);
+        let keep = merge.into.iter().enumerate();
+        Reduction {
+            keep: keep.map(|(row, &into)| row == into).collect(),
+            merge: Some(merge),
+            logits: None,
+        }
+    }
+}
+
+/// Who goes into whom, given a vector of `width` values for each row.
+fn matched(sequences: &Sequences, metric: &[f32], width: usize, count: usize) -> Merge {
+    let rows = sequences.num_rows();
+    let vector = |row: usize| &metric[row * width..(row + 1) * width];
+    let norm = |row: usize| vector(row).iter().map(|x| x * x).sum::<f32>().sqrt();
+    let norms: Vec<f32> = (0..rows).map(norm).collect();
+    let sizes = sequences.sizes();
+    let size = |row: usize| sizes.map_or(1.0, |sizes| sizes[row]);
+    let mut into: Vec<usize> = (0..rows).collect();
+    for span in sequences.starts().windows(2) {
+        let own = (span[0]..span[1]).filter(|&row| sequences.visible()[row]);
+        let own: Vec<usize> = own.collect();
+        let seekers = own.iter().copied().enumerate();
+        // The places of CLS and of what else stands before the patches are kept, so that who seeks and
+        // who is found alternates as in the authors' code.
+        let prefix = sequences.prefix();
+        let mut pairs: Vec<(f32, usize, usize)> = seekers
+            .filter(|&(place, _)| place % 2 == 0 && place >= prefix)
+            .filter_map(|(_, seeker)| {
+                let found = own.iter().copied().enumerate();
+                let found = found.filter(|&(place, _)| place % 2 == 1 && place >= prefix);
+                let similar = found.map(|(_, row)| {
+                    let dot: f32 = vector(seeker)
+                        .iter()
+                        .zip(vector(row))
+                        .map(|(a, b)| a * b)
+                        .sum();
+                    (dot / (norms[seeker] * norms[row]).max(1e-12), seeker, row)
+                });
+                similar.reduce(|best, next| if next.0 > best.0 { next } else { best })
+            })
+            .collect();
+        pairs.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+        for &(_, seeker, found) in pairs.iter().take(count) {
+            into[seeker] = found;
+        }
+    }
+    let mut sums: Vec<f32> = (0..rows).map(size).collect();
+    for row in 0..rows {
+        if into[row] != row {
+            sums[into[row]] += size(row);
+        }
+    }
+    let weights = (0..rows).map(|row| size(row) / sums[into[row]]).collect();
+    Merge {
+        into,
+        weights,
+        sizes: true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use apt_vit_model::TokenBatch;
+    use burn::tensor::{Device, Tensor};
+
+    #[test]
+    fn the_most_similar_tokens_become_means_that_count_for_their_sum() {
+        let device = Device::default();
+        // CLS, then patches 1 to 6: seekers stand at 2, 4, 6; 1, 3, 5 are looked at.
+        let metric = [
+            [0.0, 0.0],
+            [1.0, 0.0],
+            [0.9, 0.1],
+            [0.0, 1.0],
+            [0.5, 0.5],
+            [-1.0, 0.0],
+            [0.05, 1.0],
+        ];
+        let values: Vec<f32> = (0..7).map(|row| row as f32).collect();
+        let tokens = Tensor::<1>::from_data(values.as_slice(), &device).reshape([1, 7, 1]);
+        let flat: Vec<f32> = metric.concat();
+        let keys = Tensor::<1>::from_data(flat.as_slice(), &device).reshape([7, 2]);
+        let reducer = TomeReducer {
+            layers: vec![(0, 2), (1, 1)],
+        };
+        let reduce = |batch: &TokenBatch, layer, keys| {
+            reducer.reduce(&Observation {
+                layer,
+                hidden: batch.tokens.clone(),
+                sequences: &batch.sequences,
+                cls_attention: None,
+                keys: Some(keys),
+                num_heads: 1,
+            })
+        };
+        let batch = TokenBatch::full(tokens);
+        let reduction = reduce(&batch, 0, keys);
+        let batch = batch
+            .merge(&reduction.merge.unwrap())
+            .drop_rows(&reduction.keep);
+        // 6 goes into 3, then 2 into 1.
+        let values: Vec<f32> = batch.tokens.to_data().iter::<f32>().collect();
+        assert_eq!(values, [0.0, 1.5, 4.5, 4.0, 5.0]);
+        assert_eq!(batch.sequences.sizes().unwrap(), [1.0, 2.0, 2.0, 1.0, 1.0]);
+
+        // Now CLS, 1+2, 3+6, 4, 5: the seekers are 3+6 and 5, and 5 is like 4.
+        let keys = [0.0f32, 0.0, 1.0, 0.0, 0.7, 0.7, 0.0, 1.0, 0.0, 1.0];
+        let keys = Tensor::<1>::from_data(keys.as_slice(), &device).reshape([5, 2]);
+        let reduction = reduce(&batch, 1, keys);
+        let batch = batch
+            .merge(&reduction.merge.unwrap())
+            .drop_rows(&reduction.keep);
+        let values: Vec<f32> = batch.tokens.to_data().iter::<f32>().collect();
+        assert_eq!(values, [0.0, 1.5, 4.5, 4.5]);
+        assert_eq!(batch.sequences.sizes().unwrap(), [1.0, 2.0, 2.0, 2.0]);
+    }
+
+    #[test]
+    fn cls_is_never_merged_and_no_more_go_than_seek() {
+        let sequences = Sequences::full(2, 4);
+        let merge = matched(&sequences, &[1.0; 16], 2, 10);
+        // Patches 1, 2 and 3: only 2 seeks.
+        assert_eq!(merge.into, [0, 1, 1, 3, 4, 5, 5, 7]);
+    }
+}
