@@ -39,6 +39,7 @@ pub fn stream_1_recomputed(
     };
     seed(0);
     inputs.push(without_graph(vit.embed(images.clone())));
+    free_graph_of(vit.embedding.cls_token.val());
     for layer in 0..layers {
         seed(1 + layer as u64);
         let settings = RunSettings {
@@ -46,9 +47,10 @@ pub fn stream_1_recomputed(
             reducer: Some(&recording),
         };
         let input = with_graph(&inputs[layer]);
-        let encoded = vit.run_blocks(input, layer..layer + 1, settings);
+        let encoded = vit.run_blocks(input.clone(), layer..layer + 1, settings);
         trace.extend(encoded.trace);
         inputs.push(without_graph(encoded.batch));
+        free_graph_of(input.tokens);
     }
 
     let mut grads = GradientsParams::new();
@@ -122,6 +124,14 @@ fn backward(tokens: Tensor<2>, upstream: Tensor<2>) -> burn::tensor::Gradients {
 fn collect<M: Module>(part: &M, from: &mut burn::tensor::Gradients, into: &mut GradientsParams) {
     let more = GradientsParams::from_module(from, part);
     merge(part, into, more);
+}
+
+/// Burn frees what nothing refers to any more when there is a backward pass in the same graph: here
+/// is one, of next to nothing. Dropout would not drop without a graph.
+fn free_graph_of<const D: usize>(leaf: Tensor<D>) {
+    if leaf.is_require_grad() {
+        leaf.narrow(0, 0, 1).sum().backward();
+    }
 }
 
 fn without_graph(batch: TokenBatch) -> TokenBatch {
