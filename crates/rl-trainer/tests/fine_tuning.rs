@@ -156,6 +156,9 @@ fn head_and_agents_have_learning_rates_of_their_own() {
 
 #[test]
 fn more_blocks_than_there_are_cannot_be_frozen() {
+    let _alone = ONE_AT_A_TIME
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
     let config = ExperimentConfig::parse(TINY, "tiny", &["train.freeze=3".into()]).unwrap();
     let mut config = config;
     config.model.complete().unwrap();
