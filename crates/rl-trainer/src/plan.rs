@@ -181,6 +181,7 @@ fn time_step(config: &ExperimentConfig, model: PruningVit, images: usize, device
         None,
         0,
         LossScale::none(),
+        device.clone(),
     );
     let model = model.with_session(Arc::new(session));
     let targets = vec![0; images];

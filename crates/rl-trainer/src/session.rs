@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use burn::module::Module;
 use burn::optim::ModuleOptimizer;
+use burn::tensor::Device;
 use burn::train::Interrupter;
 
 use crate::checkpoint::CheckpointFolder;
@@ -105,6 +106,8 @@ pub(crate) struct Session {
     pub interrupter: Interrupter,
     /// What the dashboard's own stop key sets.
     pub dashboard: Interrupter,
+    /// The device whose steps count, where each holds the optimiser.
+    pub main_device: Device,
     pub stop: StopRequest,
     pub deadline: Option<Instant>,
     steps_done: AtomicU64,
@@ -135,12 +138,14 @@ impl Session {
         time_limit: Option<Duration>,
         steps_done: u64,
         loss_scale: LossScale,
+        main_device: Device,
     ) -> Self {
         Self {
             settings,
             checkpoints,
             interrupter: Interrupter::new(),
             dashboard: Interrupter::new(),
+            main_device,
             stop,
             deadline: time_limit.map(|limit| Instant::now() + limit),
             steps_done: AtomicU64::new(steps_done),
@@ -259,6 +264,9 @@ impl Session {
 
     /// Counts a step; where the training has to stop, saves a checkpoint of this very step first.
     pub fn finish_step(&self, model: &PruningVit, optimizer: &ModuleOptimizer) {
+        if model.devices().first() != Some(&self.main_device) {
+            return;
+        }
         let step = self.steps_done.fetch_add(1, Ordering::SeqCst) + 1;
         self.time_step();
         // The last step of an epoch has its own evaluation and checkpoint.

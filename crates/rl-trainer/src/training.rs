@@ -329,6 +329,7 @@ fn fit(
             options.time_limit,
             steps_done,
             LossScale::open(settings.dtype, run.path(), steps_done)?,
+            options.devices.main().clone(),
         ));
         launch(
             run,
