@@ -1,5 +1,6 @@
 use apt_vit_model::{Needs, Observation, Placement, Reduction, TokenReducer};
 
+use crate::keep_rate::of_layer;
 use crate::{KeepRate, keep_top};
 
 /// Keeps the share of the patches that the CLS token attends to most, averaged over heads: the
@@ -11,18 +12,9 @@ pub struct ClsAttentionReducer {
     pub layers: Vec<(usize, KeepRate)>,
 }
 
-impl ClsAttentionReducer {
-    fn rate(&self, layer: usize) -> Option<KeepRate> {
-        let mut layers = self.layers.iter();
-        layers
-            .find(|(acting, _)| *acting == layer)
-            .map(|(_, rate)| *rate)
-    }
-}
-
 impl TokenReducer for ClsAttentionReducer {
     fn placement(&self, layer: usize) -> Option<Placement> {
-        self.rate(layer).map(|_| Placement::AfterBlock)
+        of_layer(&self.layers, layer).map(|_| Placement::AfterBlock)
     }
 
     fn needs(&self, _layer: usize) -> Needs {
@@ -34,7 +26,10 @@ impl TokenReducer for ClsAttentionReducer {
 
     fn reduce(&self, observation: &Observation<'_>) -> Reduction {
         let sequences = observation.sequences;
-        let keep = match (self.rate(observation.layer), &observation.cls_attention) {
+        let keep = match (
+            of_layer(&self.layers, observation.layer),
+            &observation.cls_attention,
+        ) {
             (Some(rate), Some(scores)) => keep_top(sequences, scores, rate),
             _ => vec![true; sequences.num_rows()],
         };

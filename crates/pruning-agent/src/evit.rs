@@ -1,5 +1,6 @@
 use apt_vit_model::{Merge, Needs, Observation, Placement, Reduction, TokenReducer};
 
+use crate::keep_rate::of_layer;
 use crate::{KeepRate, keep_top};
 
 /// EViT (Liang et al., "Not All Patches Are What You Need: Expediting Vision Transformers via Token
@@ -14,19 +15,10 @@ pub struct EvitReducer {
     pub layers: Vec<(usize, KeepRate)>,
 }
 
-impl EvitReducer {
-    fn rate(&self, layer: usize) -> Option<KeepRate> {
-        let mut layers = self.layers.iter();
-        layers
-            .find(|(acting, _)| *acting == layer)
-            .map(|(_, rate)| *rate)
-    }
-}
-
 impl TokenReducer for EvitReducer {
     /// Between attention and MLP, as published.
     fn placement(&self, layer: usize) -> Option<Placement> {
-        self.rate(layer).map(|_| Placement::AfterAttention)
+        of_layer(&self.layers, layer).map(|_| Placement::AfterAttention)
     }
 
     fn needs(&self, _layer: usize) -> Needs {
@@ -38,7 +30,10 @@ impl TokenReducer for EvitReducer {
 
     fn reduce(&self, observation: &Observation<'_>) -> Reduction {
         let sequences = observation.sequences;
-        let (rate, scores) = match (self.rate(observation.layer), &observation.cls_attention) {
+        let (rate, scores) = match (
+            of_layer(&self.layers, observation.layer),
+            &observation.cls_attention,
+        ) {
             (Some(rate), Some(scores)) => (rate, scores),
             _ => return Reduction::none(sequences),
         };

@@ -42,6 +42,14 @@ impl From<KeepRate> for f64 {
     }
 }
 
+/// What is said of a layer, if anything is.
+pub(crate) fn of_layer<T: Copy>(layers: &[(usize, T)], layer: usize) -> Option<T> {
+    let mut layers = layers.iter();
+    layers
+        .find(|(acting, _)| *acting == layer)
+        .map(|&(_, value)| value)
+}
+
 /// Keeps the share `rate` of each image's visible patches that score highest, and what stands before
 /// the patches. Of equal
 /// scores the earlier patch stays.

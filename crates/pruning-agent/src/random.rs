@@ -2,6 +2,7 @@ use apt_vit_model::{Observation, Placement, Reduction, TokenReducer};
 use rand::rngs::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
 
+use crate::keep_rate::of_layer;
 use crate::{KeepRate, keep_top};
 
 /// Keeps a share of the patches at random: the floor that every policy has to beat.
@@ -15,20 +16,18 @@ pub struct RandomReducer {
 
 impl TokenReducer for RandomReducer {
     fn placement(&self, layer: usize) -> Option<Placement> {
-        let acts = self.layers.iter().any(|(acting, _)| *acting == layer);
-        acts.then_some(Placement::AfterBlock)
+        of_layer(&self.layers, layer).map(|_| Placement::AfterBlock)
     }
 
     fn reduce(&self, observation: &Observation<'_>) -> Reduction {
         let sequences = observation.sequences;
-        let acting = |(layer, _): &&(usize, KeepRate)| *layer == observation.layer;
-        let Some((layer, rate)) = self.layers.iter().find(acting) else {
+        let Some(rate) = of_layer(&self.layers, observation.layer) else {
             return Reduction::none(sequences);
         };
         let mut scores = Vec::with_capacity(sequences.num_rows());
         for slot in 0..sequences.batch() {
             let mut rng = ChaCha8Rng::seed_from_u64(self.seeds[sequences.image(slot)]);
-            rng.set_stream(*layer as u64);
+            rng.set_stream(observation.layer as u64);
             // A score for each position, so that it does not matter which rows are still there.
             let by_position: Vec<f32> = (0..sequences.tokens_per_image())
                 .map(|_| rng.random())
@@ -36,6 +35,6 @@ impl TokenReducer for RandomReducer {
             let positions = sequences.positions(slot).iter();
             scores.extend(positions.map(|&position| by_position[position]));
         }
-        Reduction::keep(keep_top(sequences, &scores, *rate))
+        Reduction::keep(keep_top(sequences, &scores, rate))
     }
 }

@@ -1,5 +1,7 @@
 use apt_vit_model::{Merge, Needs, Observation, Placement, Reduction, Sequences, TokenReducer};
 
+use crate::keep_rate::of_layer;
+
 /// ToMe (Bolya et al., "Token Merging: Your ViT But Faster", 2023): in each of its blocks, after the
 /// attention, the given number of most similar tokens merge into their likes.
 ///
@@ -14,18 +16,9 @@ pub struct TomeReducer {
     pub layers: Vec<(usize, usize)>,
 }
 
-impl TomeReducer {
-    fn count(&self, layer: usize) -> Option<usize> {
-        let mut layers = self.layers.iter();
-        layers
-            .find(|(acting, _)| *acting == layer)
-            .map(|(_, count)| *count)
-    }
-}
-
 impl TokenReducer for TomeReducer {
     fn placement(&self, layer: usize) -> Option<Placement> {
-        self.count(layer).map(|_| Placement::AfterAttention)
+        of_layer(&self.layers, layer).map(|_| Placement::AfterAttention)
     }
 
     fn needs(&self, _layer: usize) -> Needs {
@@ -37,7 +30,9 @@ impl TokenReducer for TomeReducer {
 
     fn reduce(&self, observation: &Observation<'_>) -> Reduction {
         let sequences = observation.sequences;
-        let (Some(count), Some(keys)) = (self.count(observation.layer), &observation.keys) else {
+        let (Some(count), Some(keys)) =
+            (of_layer(&self.layers, observation.layer), &observation.keys)
+        else {
             return Reduction::none(sequences);
         };
         let [rows, hidden] = keys.dims();
