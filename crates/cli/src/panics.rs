@@ -30,18 +30,15 @@ fn report(panic: &PanicHookInfo<'_>) {
 /// Runs `command`; a panic in it becomes an error.
 pub fn caught<T>(command: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
     panic::catch_unwind(AssertUnwindSafe(command)).unwrap_or_else(|payload| {
-        let message = payload.downcast_ref::<String>().map(String::as_str);
-        let message = message.or(payload.downcast_ref::<&str>().copied());
-        let message = message.unwrap_or("no reason was given");
-        match TrainerError::of_device(message, String::new()) {
-            memory @ TrainerError::OutOfMemory(_) => Err(memory.into()),
-            _ => {
+        match TrainerError::of_panic(&*payload, String::new()) {
+            TrainerError::Device { reason, .. } => {
                 let place = PLACE.lock().map(|place| place.clone()).unwrap_or_default();
                 Err(anyhow::anyhow!(
-                    "something that should not happen did, at {place}: {message}\nplease report it, \
+                    "something that should not happen did, at {place}: {reason}\nplease report it, \
                      with the command and what it needs"
                 ))
             }
+            memory => Err(memory.into()),
         }
     })
 }

@@ -1,3 +1,4 @@
+use std::any::Any;
 use std::path::PathBuf;
 
 use apt_data::DataError;
@@ -103,8 +104,15 @@ pub enum TrainerError {
 }
 
 impl TrainerError {
-    /// The error behind what a backend said when it panicked.
-    pub fn of_device(reason: &str, checkpoint: String) -> Self {
+    /// The error behind a panic of a backend.
+    pub fn of_panic(payload: &(dyn Any + Send), checkpoint: String) -> Self {
+        let reason = payload.downcast_ref::<String>().map(String::as_str);
+        let reason = reason.or(payload.downcast_ref::<&str>().copied());
+        Self::of_device(reason.unwrap_or("it gave no reason"), checkpoint)
+    }
+
+    /// The error behind what a backend said when it failed.
+    pub(crate) fn of_device(reason: &str, checkpoint: String) -> Self {
         let text = reason.to_lowercase();
         let marks = [
             "out of memory",
