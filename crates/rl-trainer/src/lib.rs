@@ -5,6 +5,7 @@ mod calibration;
 mod checkpoint;
 mod config;
 pub mod counterfactual;
+mod devices;
 mod error;
 mod evaluation;
 mod event_file;
@@ -30,6 +31,7 @@ pub use config::{
     Decay, Execution, ExperimentConfig, Freeze, FrozenPart, InputConfig, ModelConfig,
     OptimizerConfig, OptimizerKind, ScheduleConfig, TrainConfig,
 };
+pub use devices::Devices;
 pub use error::TrainerError;
 pub use evaluation::{ClassAccuracy, Evaluation, EvaluationSettings, LayerTokens, evaluate};
 pub use export::export_model;
@@ -44,4 +46,4 @@ pub use report::{Report, ReportMetric};
 pub use run_folder::{Choice, RunDescription, RunFolder};
 pub use schedule::WarmupSchedule;
 pub use session::{Pause, StopRequest};
-pub use training::{Devices, Outcome, Summary, Throughput, TrainOptions, resume, train};
+pub use training::{Outcome, Summary, Throughput, TrainOptions, resume, train};

@@ -309,13 +309,11 @@ impl TrainStep for PruningVit {
         }
         session.check_loss(total, place.number);
         let loss = losses.into_iter().reduce(|sum, loss| sum + loss);
-        match loss.filter(|_| !session.has_failed()) {
-            None if session.has_failed() => grads = GradientsParams::new(),
-            None => (),
-            Some(loss) => {
-                let more = GradientsParams::from_grads((loss * scale).backward(), self);
-                merge(self, &mut grads, more);
-            }
+        if session.has_failed() {
+            grads = GradientsParams::new();
+        } else if let Some(loss) = loss {
+            let more = GradientsParams::from_grads((loss * scale).backward(), self);
+            merge(self, &mut grads, more);
         }
         values.insert("gradient_norm".into(), session.gradient_norm());
         if let Some(peak) = peak_memory() {

@@ -16,7 +16,7 @@ use crate::counterfactual::{PrunedPass, cross_entropy};
 
 /// Stream 1 and its backward pass without keeping more than the tokens between the blocks: each
 /// block runs once more when its gradients are due, with the same dropout and the same removed
-/// tokens. Gives what [`stream_1`](crate::stream_1) and its backward pass give.
+/// tokens. Gives what [`stream_1`](crate::counterfactual::stream_1) and its backward pass give.
 ///
 /// `seed` seeds the dropout; `scale` multiplies the loss before the backward pass.
 ///

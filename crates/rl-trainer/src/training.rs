@@ -7,8 +7,6 @@ use apt_data::{EvalLoader, ImageDataset, LoaderSettings, Progress, Splits, Train
 use apt_vit_model::ExecutionMode;
 use burn::lr_scheduler::module_lr_scheduler::ModuleLrScheduler;
 use burn::module::Module;
-use burn::prelude::*;
-use burn::tensor::distributed::{DistributedConfig, ReduceOperation};
 use burn::train::checkpoint::{
     ComposedCheckpointingStrategy, KeepLastNCheckpoints, MetricCheckpointingStrategy,
 };
@@ -17,20 +15,18 @@ use burn::train::metric::store::{Aggregate, Direction, Split};
 use burn::train::renderer::MetricsRenderer;
 use burn::train::renderer::tui::TuiMetricsRendererWrapper;
 use burn::train::{
-    ExecutionStrategy, Learner, MetricEarlyStoppingStrategy, MultiDeviceOptim, StoppingCondition,
-    SupervisedTraining,
+    Learner, MetricEarlyStoppingStrategy, StoppingCondition, SupervisedTraining, TrainingError,
 };
 use serde::Serialize;
 
 use crate::checkpoint::{CheckpointSet, is_readable};
 use crate::config::ExperimentConfig;
+use crate::devices::{Devices, check_devices, check_memory};
 use crate::evaluation::{Evaluation, EvaluationSettings, LayerTokens, evaluate, sides};
 use crate::loss_scale::LossScale;
 use crate::metric_log::RunLog;
-use crate::model::check_precision;
 use crate::optimizer::build_optimizer;
 use crate::plain_renderer::PlainRenderer;
-use crate::plan::estimated_memory;
 use crate::report::ReportMetric;
 use crate::run_folder::{Choice, RunDescription, RunFolder, to_json};
 use crate::schedule::WarmupSchedule;
@@ -54,48 +50,6 @@ pub struct TrainOptions {
     pub dashboard: bool,
     /// Bars for loading and evaluation.
     pub progress: Progress,
-}
-
-/// The devices of a training, without autodiff. Each gets a part of every batch, and the update
-/// is that of the whole batch.
-#[derive(Clone, Debug)]
-pub struct Devices {
-    /// The first one holds the optimiser, and evaluates.
-    pub devices: Vec<Device>,
-    /// Burn's distributed data parallel: each device holds the optimiser, and gradients are summed
-    /// by collective operations. CubeCL devices of one kind alone have those.
-    pub distributed: bool,
-}
-
-impl Devices {
-    /// One device.
-    pub fn single(device: Device) -> Self {
-        Self {
-            devices: vec![device],
-            distributed: false,
-        }
-    }
-
-    /// The one that holds the optimiser.
-    pub fn main(&self) -> &Device {
-        &self.devices[0]
-    }
-
-    fn strategy(&self) -> ExecutionStrategy {
-        let devices = self.devices.iter().map(|device| device.clone().autodiff());
-        let mut devices: Vec<Device> = devices.collect();
-        if self.distributed {
-            // Each loss is weighed by its share of the batch already.
-            let config = DistributedConfig {
-                all_reduce_op: ReduceOperation::Sum,
-            };
-            return ExecutionStrategy::ddp(devices, config);
-        }
-        match devices.len() {
-            1 => ExecutionStrategy::single(devices.remove(0)),
-            _ => ExecutionStrategy::multi(devices, MultiDeviceOptim::OptimMainDevice),
-        }
-    }
 }
 
 /// How a training ended.
@@ -222,7 +176,7 @@ pub fn train(
     let device = options.devices.main().clone().autodiff();
     check_devices(&config, &options.devices)?;
     let model = PruningVit::new(&config, classes.len(), &device)?;
-    check_memory(&config, &model, options)?;
+    check_memory(&config, &model, options.memory)?;
     let description = RunDescription {
         model: model.config().clone(),
         agent_layers: config.agents.layers.clone(),
@@ -268,44 +222,8 @@ pub fn resume(path: &Path, options: &TrainOptions) -> Result<Outcome, TrainerErr
     let device = options.devices.main().clone().autodiff();
     check_devices(&config, &options.devices)?;
     let model = PruningVit::new(&config, found.len(), &device)?;
-    check_memory(&config, &model, options)?;
+    check_memory(&config, &model, options.memory)?;
     fit(&run, model, &images, newest, options)
-}
-
-/// Every device computes in the config's floats, and gets images of each batch.
-fn check_devices(config: &ExperimentConfig, devices: &Devices) -> Result<(), TrainerError> {
-    for device in &devices.devices {
-        check_precision(config.train.dtype, device)?;
-    }
-    let (images, parts) = (config.train.batch_size, devices.devices.len());
-    if images < parts {
-        return Err(TrainerError::Field {
-            field: "train.batch_size".into(),
-            found: images.to_string(),
-            expected: format!("must be at least 1 for each of the {parts} devices"),
-        });
-    }
-    Ok(())
-}
-
-/// What can be known not to fit into memory is refused, instead of being killed by the system.
-fn check_memory(
-    config: &ExperimentConfig,
-    model: &PruningVit,
-    options: &TrainOptions,
-) -> Result<(), TrainerError> {
-    let needed = estimated_memory(config, model);
-    match options.memory {
-        Some(memory) if needed > memory => {
-            let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
-            Err(TrainerError::OutOfMemory(format!(
-                "this training needs about {:.1} GiB, and {:.1} GiB are free",
-                gib(needed),
-                gib(memory)
-            )))
-        }
-        _ => Ok(()),
-    }
 }
 
 fn fit(
@@ -469,7 +387,7 @@ fn launch(
     let launched = std::panic::catch_unwind(AssertUnwindSafe(|| {
         let result = training.launch(learner);
         drop(result.renderer);
-        result.error.map(|error| error.to_string())
+        result.error
     }));
     let newest = || -> Result<String, TrainerError> {
         let newest = run.checkpoints().newest()?;
@@ -481,14 +399,17 @@ fn launch(
         }
         return Err(error);
     }
-    let error = launched.unwrap_or_else(|payload| {
-        let reason = payload.downcast_ref::<String>().map(String::as_str);
-        let reason = reason.or(payload.downcast_ref::<&str>().copied());
-        Some(reason.unwrap_or("it gave no reason").to_string())
-    });
-    match error {
-        Some(error) => Err(TrainerError::of_device(&error, newest()?)),
-        None => Ok(()),
+    match launched {
+        Ok(None) => Ok(()),
+        Ok(Some(error)) => {
+            let of_device =
+                matches!(*error, TrainingError::Workers(_)) || error.is_device_poisoned();
+            Err(match of_device {
+                true => TrainerError::of_device(&error.to_string(), newest()?),
+                false => TrainerError::Training(error.to_string()),
+            })
+        }
+        Err(payload) => Err(TrainerError::of_panic(&*payload, newest()?)),
     }
 }
 
