@@ -8,37 +8,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use apt_rl_trainer::RunFolder;
-use common::{aptvit, refusal, stderr, stdout, text, weights};
-
-const TINY: &str = r#"
-seed = 3
-[data]
-source = "shapes"
-size = 16
-train = 80
-test = 20
-[input.transform]
-pad_crop = 1
-[model]
-preset = "vit-tiny32"
-image_size = 16
-hidden_size = 16
-num_layers = 3
-num_heads = 2
-mlp_dim = 32
-[agents]
-layers = [0, 1]
-[train]
-steps = 8
-batch_size = 6
-steps_per_epoch = 4
-held_out = 20
-[optimizer]
-kind = "adamw"
-learning_rate = 0.003
-[schedule]
-warmup_steps = 2
-"#;
+use common::{TINY, aptvit, refusal, stderr, stdout, text, weights};
 
 fn write_config(folder: &Path, overrides: &str) -> PathBuf {
     let path = folder.join("tiny.toml");

@@ -9,37 +9,16 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{program, refused, stderr, stdout, text, weights};
+use common::{TINY, program, refused, stderr, stdout, text, weights};
 
-const TINY: &str = r#"
-seed = 3
-[data]
-source = "shapes"
-size = 16
-train = 80
-test = 20
-[model]
-preset = "vit-tiny32"
-image_size = 16
-hidden_size = 16
-num_layers = 3
-num_heads = 2
-mlp_dim = 32
-dropout = 0.0
-[agents]
-layers = [0, 1]
-[train]
-steps = 8
-batch_size = 6
-steps_per_epoch = 4
-held_out = 20
-[optimizer]
-kind = "sgd"
-learning_rate = 0.03
-# While the head is next to zero, rounding decides which cuts are rewarded.
-[schedule]
-warmup_steps = 1
-"#;
+/// AdamW moves weights whose gradients are near zero by their rounding, and while the head is next
+/// to zero, rounding decides which cuts are rewarded.
+const EXACT: [&str; 4] = [
+    "model.dropout=0.0",
+    "optimizer.kind=sgd",
+    "optimizer.learning_rate=0.03",
+    "schedule.warmup_steps=1",
+];
 
 /// `aptvit serve` on a free port.
 struct Server {
@@ -91,6 +70,7 @@ fn train(folder: &Path, name: &str, device: &str, more: &[&str]) -> Command {
     command
         .args(["train", "--plain", "--json", "--config", text(&config)])
         .args(["--out", text(&folder.join(name)), "--device", device])
+        .args(EXACT.iter().flat_map(|entry| ["--set", entry]))
         .args(more);
     command
 }

@@ -1,14 +1,15 @@
 //! What learns, and how fast.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod common;
+
 use std::collections::BTreeMap;
 
-use apt_data::Progress;
-use apt_rl_trainer::{
-    Choice, Devices, ExperimentConfig, PruningVit, RunFolder, StopRequest, TrainOptions, train,
-};
+use apt_rl_trainer::{Choice, ExperimentConfig, PruningVit, RunFolder, train};
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::prelude::*;
+
+use common::{alone, options};
 
 const TINY: &str = r#"
 seed = 7
@@ -32,9 +33,6 @@ held_out = 20
 [schedule]
 warmup_steps = 0
 "#;
-
-/// Burn's random numbers belong to the process; trainings in one process take turns.
-static ONE_AT_A_TIME: std::sync::Mutex<()> = std::sync::Mutex::new(());
 
 /// Every parameter by its path.
 fn weights(model: &PruningVit) -> BTreeMap<String, Vec<f32>> {
@@ -62,24 +60,13 @@ fn weights(model: &PruningVit) -> BTreeMap<String, Vec<f32>> {
 
 /// How far each parameter moved in a training.
 fn moves(overrides: &[&str]) -> BTreeMap<String, f32> {
-    let _alone = ONE_AT_A_TIME
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    let _alone = alone();
     let overrides: Vec<String> = overrides.iter().map(|entry| entry.to_string()).collect();
     let config = ExperimentConfig::parse(TINY, "tiny", &overrides).unwrap();
     let device = Device::default();
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("run");
-    let options = TrainOptions {
-        data: None,
-        devices: Devices::single(device.clone()),
-        memory: None,
-        time_limit: None,
-        stop: StopRequest::default(),
-        dashboard: false,
-        progress: Progress::Hidden,
-    };
-    train(config, &out, &options).unwrap();
+    train(config, &out, &options()).unwrap();
     let run = RunFolder::open(&out).unwrap();
     let checkpoint = run.checkpoint(Choice::Last).unwrap();
     let after = weights(&run.load_model(&checkpoint, &device).unwrap());
@@ -156,9 +143,7 @@ fn head_and_agents_have_learning_rates_of_their_own() {
 
 #[test]
 fn more_blocks_than_there_are_cannot_be_frozen() {
-    let _alone = ONE_AT_A_TIME
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    let _alone = alone();
     let config = ExperimentConfig::parse(TINY, "tiny", &["train.freeze=3".into()]).unwrap();
     let mut config = config;
     config.model.complete().unwrap();

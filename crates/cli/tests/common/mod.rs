@@ -8,6 +8,37 @@ use apt_rl_trainer::{Choice, PruningVit, RunFolder};
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Device, Tensor};
 
+/// A tiny experiment.
+pub const TINY: &str = r#"
+seed = 3
+[data]
+source = "shapes"
+size = 16
+train = 80
+test = 20
+[input.transform]
+pad_crop = 1
+[model]
+preset = "vit-tiny32"
+image_size = 16
+hidden_size = 16
+num_layers = 3
+num_heads = 2
+mlp_dim = 32
+[agents]
+layers = [0, 1]
+[train]
+steps = 8
+batch_size = 6
+steps_per_epoch = 4
+held_out = 20
+[optimizer]
+kind = "adamw"
+learning_rate = 0.003
+[schedule]
+warmup_steps = 2
+"#;
+
 pub fn program() -> Command {
     Command::new(env!("CARGO_BIN_EXE_aptvit"))
 }
