@@ -226,7 +226,7 @@ impl DeviceChoice {
                 Wanted::Remote(_) if cfg!(feature = "remote") => (),
                 Wanted::Remote(_) => bail!(
                     "--device {wanted}: this program was built without remote devices; {}",
-                    how_to_build("remote")
+                    how_to_build(REMOTE)
                 ),
             }
         }
@@ -367,6 +367,9 @@ impl Selected {
     }
 }
 
+/// What a program that knows remote devices is built with: they come beside others.
+pub const REMOTE: &str = "flex,remote";
+
 pub fn how_to_build(feature: &str) -> String {
     format!(
         "build it with `cargo xtask train --backend {feature}`, or install it with `cargo install \
@@ -476,7 +479,7 @@ mod tests {
             .map(|backend| (backend.name().to_string(), backend.name()))
             .collect();
         if let (Some(first), false) = (Backend::built_in().next(), cfg!(feature = "remote")) {
-            missing.push((format!("{},remote:host:3000", first.name()), "remote"));
+            missing.push((format!("{},remote:host:3000", first.name()), "flex,remote"));
         }
         for (text, feature) in missing {
             let choice: DeviceChoice = text.parse().unwrap();

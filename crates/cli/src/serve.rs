@@ -52,6 +52,6 @@ pub fn run(args: &Serve, global: &Global) -> Result<End> {
 pub fn run(_: &Serve, _: &Global) -> Result<End> {
     anyhow::bail!(
         "this program was built without remote devices ({TOKEN} and --listen do nothing); {}",
-        device::how_to_build("remote")
+        device::how_to_build(device::REMOTE)
     )
 }
