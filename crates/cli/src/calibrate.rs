@@ -1,12 +1,14 @@
 //! `aptvit calibrate`
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use apt_data::Progress;
+use apt_pruning_agent::Amount;
 use apt_rl_trainer::{Budget, EvaluationSettings, calibrate, held_out_images};
 use indicatif::ProgressBar;
 use serde_json::json;
 
 use crate::args::{Calibrate, Global};
+use crate::eval::in_words;
 use crate::table::{percent, table};
 use crate::{End, device, open_run};
 
@@ -18,12 +20,19 @@ pub fn run(args: &Calibrate, global: &Global) -> Result<End> {
     let images = held_out_images(&run, args.data.as_deref(), Progress::Bar)?;
     let limit = args.limit.unwrap_or(images.len());
     let images = images.take(limit);
-    let settings = EvaluationSettings {
-        threshold: run.description.threshold,
-        batch_size: run.config.train.eval_batch_size,
-        normalization: run.description.normalization,
-        workers: run.config.train.workers,
+    if model.counts_tokens() {
+        bail!(
+            "{}: its policy keeps a number of tokens that is counted, not fitted; any --target-flops works at once",
+            args.run.display()
+        );
+    }
+    let kind = match run.config.budget.flops.is_empty() {
+        true => Amount::Threshold {
+            threshold: run.description.threshold,
+        },
+        false => Amount::Scores { scores: Vec::new() },
     };
+    let settings = EvaluationSettings::of(&run, kind);
     let mut budgets: Vec<Budget> = Vec::new();
     for &target in &args.target_flops {
         let bar = ProgressBar::new_spinner();
@@ -47,11 +56,11 @@ pub fn run(args: &Calibrate, global: &Global) -> Result<End> {
         println!("{}", json!(budgets));
         return Ok(End::Done);
     }
-    let mut rows = table(&["target", "threshold", "FLOPs share", "accuracy"]);
+    let mut rows = table(&["target", "how much goes", "FLOPs share", "accuracy"]);
     for budget in &budgets {
         rows.add_row([
             percent(budget.target_flops),
-            format!("{:.6}", budget.threshold),
+            in_words(&budget.amount),
             percent(budget.flops_share),
             percent(budget.accuracy),
         ]);

@@ -2,12 +2,13 @@
 
 use std::io::IsTerminal;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use apt_data::Progress;
-use apt_rl_trainer::{Evaluation, EvaluationSettings, evaluate};
+use apt_pruning_agent::{Amount, PolicyKind};
+use apt_rl_trainer::{Evaluation, EvaluationSettings, PruningVit, RunFolder, evaluate};
 use apt_vit_model::ExecutionMode;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::args::{Eval, Global};
 use crate::table::{count, percent, table};
@@ -29,39 +30,71 @@ pub fn run(args: &Eval, global: &Global) -> Result<End> {
         Some(mode) => vec![mode.into()],
         None => vec![ExecutionMode::Dense, ExecutionMode::Drop],
     };
-    let threshold = match args.target_flops {
-        Some(target) => run.threshold_of(target, &checkpoint.folder_name())?,
-        None => args.threshold.unwrap_or(run.description.threshold),
-    };
-    let settings = EvaluationSettings {
-        threshold,
-        batch_size: args.batch_size.unwrap_or(run.config.train.eval_batch_size),
-        normalization: run.description.normalization,
-        workers: run.config.train.workers,
-    };
+    let name = checkpoint.folder_name();
+    let amount = amount(&run, &model, args.threshold, args.target_flops, &name)?;
+    let mut settings = EvaluationSettings::of(&run, amount);
+    settings.batch_size = args.batch_size.unwrap_or(settings.batch_size);
     let bar = progress_bar(test.len() as u64, "images");
     let done = |images: usize| bar.set_position(images as u64);
     let evaluations = evaluate(&model, &test, &modes, &settings, &device, done)?;
     bar.finish_and_clear();
 
     if global.json {
-        let result = json!({
+        let mut result = json!({
             "run": args.run,
-            "checkpoint": checkpoint.folder_name(),
-            "threshold": settings.threshold,
+            "checkpoint": name,
             "batch_size": settings.batch_size,
             "evaluations": evaluations,
         });
+        // "threshold", "scores" or "kept".
+        if let (Some(fields), Value::Object(amount)) =
+            (result.as_object_mut(), json!(settings.amount))
+        {
+            fields.extend(amount);
+        }
         println!("{result}");
     } else {
         println!(
-            "{}, checkpoint of {}, threshold {threshold:.4}",
+            "{}, checkpoint of {name}, {}",
             args.run.display(),
-            checkpoint.folder_name()
+            in_words(&settings.amount)
         );
         print(&evaluations);
     }
     Ok(End::Done)
+}
+
+/// How much is removed: what was asked for, or the run's own.
+pub fn amount(
+    run: &RunFolder,
+    model: &PruningVit,
+    threshold: Option<f64>,
+    target_flops: Option<f64>,
+    checkpoint: &str,
+) -> Result<Amount> {
+    match threshold {
+        Some(_) if model.policy().kind != PolicyKind::Agents => {
+            bail!("--threshold: this run's policy has none; use --target-flops")
+        }
+        Some(threshold) => Ok(Amount::Threshold { threshold }),
+        None => Ok(run.amount(model, target_flops, checkpoint)?),
+    }
+}
+
+/// How much is removed, for people.
+pub fn in_words(amount: &Amount) -> String {
+    let list = |numbers: &[String]| numbers.join(" / ");
+    match amount {
+        Amount::Threshold { threshold } => format!("threshold {threshold:.4}"),
+        Amount::Scores { scores } => {
+            let scores: Vec<String> = scores.iter().map(|score| format!("{score:.3}")).collect();
+            format!("least scores {}", list(&scores))
+        }
+        Amount::Kept { kept } | Amount::KeptOfBatch { kept } => {
+            let kept: Vec<String> = kept.iter().map(usize::to_string).collect();
+            format!("patches kept {}", list(&kept))
+        }
+    }
 }
 
 fn print(evaluations: &[Evaluation]) {

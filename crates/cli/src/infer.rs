@@ -10,7 +10,7 @@ use burn::tensor::{Tensor, TensorData};
 use serde_json::json;
 
 use crate::args::{Global, Infer};
-use crate::eval::progress_bar;
+use crate::eval::{amount, progress_bar};
 use crate::picture;
 use crate::table::percent;
 use crate::{End, device, open_run};
@@ -25,10 +25,8 @@ pub fn run(args: &Infer, global: &Global) -> Result<End> {
     let model = run.load_model(&checkpoint, &device)?.prepack();
     let paths = pictures(&args.paths)?;
     let description = &run.description;
-    let threshold = match args.target_flops {
-        Some(target) => run.threshold_of(target, &checkpoint.folder_name())?,
-        None => args.threshold.unwrap_or(description.threshold),
-    };
+    let name = checkpoint.folder_name();
+    let amount = amount(&run, &model, args.threshold, args.target_flops, &name)?;
     let size = description.model.image_size;
     let sides = [size.height as u32, size.width as u32];
     if let Some(folder) = &args.visualize {
@@ -52,7 +50,8 @@ pub fn run(args: &Infer, global: &Global) -> Result<End> {
         }
         let data = TensorData::new(values, [paths.len(), 3, size.height, size.width]);
         let images = Tensor::<4>::from_data(data, &device);
-        let output = model.run(images, ExecutionMode::Drop, threshold);
+        let seeds: Vec<u64> = (0..paths.len() as u64).collect();
+        let output = model.run(images, ExecutionMode::Drop, &amount, &seeds);
         let probabilities: Vec<f32> = softmax(output.logits, 1)
             .into_data()
             .iter::<f32>()

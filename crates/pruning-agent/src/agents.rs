@@ -1,10 +1,27 @@
-use apt_vit_model::{FlopsCount, LayerTrace, Observation, Placement, Reduction, TokenReducer};
+use apt_vit_model::{
+    FlopsCount, LayerTrace, Needs, Observation, Placement, Reduction, TokenReducer, VitConfig,
+};
 use burn::module::{Module, Param, ParamId};
 use burn::nn::Linear;
 use burn::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::{AgentError, PruningAgent, PruningAgentConfig, agent_flops};
+use crate::{
+    AgentError, PruningAgent, PruningAgentConfig, TokenPredictor, TokenPredictorConfig, agent_flops,
+};
+
+/// What an agent is made of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AgentNetwork {
+    /// The published one: a [`PruningAgent`].
+    #[default]
+    Interaction,
+    /// DynamicViT's, as wide as the tokens: a [`TokenPredictor`].
+    Predictor,
+    /// The same at a third of the width, told of CLS's attention, of likeness and of sizes.
+    Hinted,
+}
 
 /// Which blocks have an agent, and how sure it has to be.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -14,6 +31,8 @@ pub struct PruningAgentsConfig {
     pub layers: Vec<usize>,
     /// A token goes where its removal is more probable than this.
     pub threshold: f64,
+    /// What they are made of.
+    pub network: AgentNetwork,
 }
 
 impl Default for PruningAgentsConfig {
@@ -22,6 +41,7 @@ impl Default for PruningAgentsConfig {
         Self {
             layers: vec![2, 5, 8],
             threshold: 0.5,
+            network: AgentNetwork::Interaction,
         }
     }
 }
@@ -46,17 +66,31 @@ impl PruningAgentsConfig {
                 num_layers,
             });
         }
-        let first = PruningAgentConfig::new(hidden_size).init(device);
-        let agents = self.layers.iter().map(|_| PruningAgent {
-            query: copy(&first.query),
-            key: copy(&first.key),
-            value: copy(&first.value),
-            fc: copy(&first.fc),
-        });
-        Ok(PruningAgents {
-            agents: agents.collect(),
+        let mut agents = PruningAgents {
+            agents: Vec::new(),
+            predictors: Vec::new(),
             layers: self.layers.clone(),
-        })
+        };
+        let predictor = |width: usize, hints| {
+            let width = (width / 4).max(1) * 4;
+            let config = TokenPredictorConfig::new(hidden_size, width).with_hints(hints);
+            self.layers.iter().map(|_| config.init(device)).collect()
+        };
+        match self.network {
+            AgentNetwork::Interaction => {
+                let first = PruningAgentConfig::new(hidden_size).init(device);
+                let copies = self.layers.iter().map(|_| PruningAgent {
+                    query: copy(&first.query),
+                    key: copy(&first.key),
+                    value: copy(&first.value),
+                    fc: copy(&first.fc),
+                });
+                agents.agents = copies.collect();
+            }
+            AgentNetwork::Predictor => agents.predictors = predictor(hidden_size, false),
+            AgentNetwork::Hinted => agents.predictors = predictor(hidden_size / 3, true),
+        }
+        Ok(agents)
     }
 }
 
@@ -75,8 +109,10 @@ fn copy(linear: &Linear) -> Linear {
 /// One agent for each of some blocks, created by [`PruningAgentsConfig::init`].
 #[derive(Module, Debug)]
 pub struct PruningAgents {
-    /// One for each layer.
+    /// One for each layer; none where there are predictors.
     pub agents: Vec<PruningAgent>,
+    /// One for each layer, of the networks that are predictors.
+    pub predictors: Vec<TokenPredictor>,
     /// The blocks (0-based) after which they act, ascending.
     pub layers: Vec<usize>,
 }
@@ -91,24 +127,41 @@ impl PruningAgents {
         }
     }
 
-    /// The agent of block `layer`.
-    pub fn at(&self, layer: usize) -> Option<&PruningAgent> {
-        self.agents.get(self.index_of(layer)?)
+    /// What the agent after block `layer` has to see.
+    pub fn needs(&self, layer: usize) -> Needs {
+        let predictor = self
+            .index_of(layer)
+            .and_then(|index| self.predictors.get(index));
+        let hints = predictor.is_some_and(TokenPredictor::has_hints);
+        Needs {
+            cls_attention: hints,
+            keys: hints,
+        }
+    }
+
+    /// What agent `index` makes of the tokens, `[rows, 2]`: class 0 keeps, class 1 removes.
+    pub fn logits(&self, index: usize, observation: &Observation<'_>) -> Tensor<2> {
+        match self.predictors.get(index) {
+            Some(predictor) => predictor.logits(observation),
+            None => self.agents[index].logits(observation.hidden.clone(), observation.sequences),
+        }
     }
 
     /// Which of the agents acts after block `layer`.
-    pub(crate) fn index_of(&self, layer: usize) -> Option<usize> {
+    pub fn index_of(&self, layer: usize) -> Option<usize> {
         self.layers.iter().position(|&acting| acting == layer)
     }
 
     /// What the agents compute for image `image` of a batch they acted on.
-    pub fn flops(&self, hidden_size: usize, trace: &[LayerTrace], image: usize) -> FlopsCount {
-        let acting = trace
-            .iter()
-            .filter(|entry| self.layers.contains(&entry.layer));
-        acting
-            .map(|entry| agent_flops(hidden_size, entry.seen[image]))
-            .sum()
+    pub fn flops(&self, model: &VitConfig, trace: &[LayerTrace], image: usize) -> FlopsCount {
+        let of_entry = |entry: &LayerTrace| {
+            let (index, seen) = (self.index_of(entry.layer)?, entry.seen[image]);
+            Some(match self.predictors.get(index) {
+                Some(predictor) => predictor.flops(seen, model.hidden_size / model.num_heads),
+                None => agent_flops(model.hidden_size, seen),
+            })
+        };
+        trace.iter().filter_map(of_entry).sum()
     }
 }
 
@@ -121,14 +174,18 @@ pub struct AgentReducer<'a> {
 
 impl TokenReducer for AgentReducer<'_> {
     fn placement(&self, layer: usize) -> Option<Placement> {
-        self.agents.at(layer).map(|_| Placement::AfterBlock)
+        self.agents.index_of(layer).map(|_| Placement::AfterBlock)
+    }
+
+    fn needs(&self, layer: usize) -> Needs {
+        self.agents.needs(layer)
     }
 
     fn reduce(&self, observation: &Observation<'_>) -> Reduction {
-        let Some(agent) = self.agents.at(observation.layer) else {
+        let Some(index) = self.agents.index_of(observation.layer) else {
             return Reduction::none(observation.sequences);
         };
-        let logits = agent.logits(observation.hidden.clone(), observation.sequences);
+        let logits = self.agents.logits(index, observation);
         let keep = removal_probabilities(&logits)
             .into_iter()
             .map(|probability| probability <= self.threshold)

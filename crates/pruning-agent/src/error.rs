@@ -14,4 +14,17 @@ pub enum AgentError {
         /// Blocks of the model.
         num_layers: usize,
     },
+    /// A share of the FLOPs that no number of tokens computes.
+    #[error(
+        "{share} of the FLOPs: expected {least:.3} (every agent layer leaves one patch) to {most:.3} (all stay); \
+         agents in earlier blocks can save more"
+    )]
+    Share {
+        /// What was asked for.
+        share: f64,
+        /// What one patch after each layer computes.
+        least: f64,
+        /// What all patches compute, the policy's own work included.
+        most: f64,
+    },
 }

@@ -1,4 +1,4 @@
-use apt_vit_model::{Observation, Placement, Reduction, TokenReducer};
+use apt_vit_model::{Needs, Observation, Placement, Reduction, TokenReducer};
 
 use crate::{KeepRate, PruningAgents, keep_best};
 
@@ -67,17 +67,21 @@ pub struct RankedReducer<'a> {
 
 impl TokenReducer for RankedReducer<'_> {
     fn placement(&self, layer: usize) -> Option<Placement> {
-        self.agents.at(layer).map(|_| Placement::AfterBlock)
+        self.agents.index_of(layer).map(|_| Placement::AfterBlock)
+    }
+
+    fn needs(&self, layer: usize) -> Needs {
+        self.agents.needs(layer)
     }
 
     fn reduce(&self, observation: &Observation<'_>) -> Reduction {
         let sequences = observation.sequences;
         let acting = self.agents.index_of(observation.layer);
-        let counts = acting.and_then(|index| self.kept.counts.get(index));
-        let Some((agent, counts)) = self.agents.at(observation.layer).zip(counts) else {
+        let counts = acting.and_then(|index| Some((index, self.kept.counts.get(index)?)));
+        let Some((index, counts)) = counts else {
             return Reduction::none(sequences);
         };
-        let logits = agent.logits(observation.hidden.clone(), sequences);
+        let logits = self.agents.logits(index, observation);
         // The difference of the logits ranks as the probability does, and does not saturate.
         let values: Vec<f32> = logits.to_data().iter::<f32>().collect();
         let scores: Vec<f32> = values

@@ -1,6 +1,9 @@
 use apt_vit_model::{Merge, Needs, Observation, Placement, Reduction, Sequences, TokenReducer};
 
+use rayon::prelude::*;
+
 use crate::keep_rate::of_layer;
+use crate::similarity::Similarity;
 
 /// ToMe (Bolya et al., "Token Merging: Your ViT But Faster", 2023): in each of its blocks, after the
 /// attention, the given number of most similar tokens merge into their likes.
@@ -35,11 +38,8 @@ impl TokenReducer for TomeReducer {
         else {
             return Reduction::none(sequences);
         };
-        let [rows, hidden] = keys.dims();
-        let heads = observation.num_heads;
-        let metric = keys.clone().reshape([rows, heads, hidden / heads]);
-        let metric: Vec<f32> = metric.mean_dim(1).into_data().iter::<f32>().collect();
-        let merge = matched(sequences, &metric, hidden / heads, count);
+        let similarity = Similarity::of(keys, observation.num_heads);
+        let merge = matched(sequences, &similarity, count);
         let keep = merge.into.iter().enumerate();
         Reduction {
             keep: keep.map(|(row, &into)| row == into).collect(),
@@ -49,42 +49,44 @@ impl TokenReducer for TomeReducer {
     }
 }
 
-/// Who goes into whom, given a vector of `width` values for each row.
-fn matched(sequences: &Sequences, metric: &[f32], width: usize, count: usize) -> Merge {
-    let rows = sequences.num_rows();
-    let vector = |row: usize| &metric[row * width..(row + 1) * width];
-    let norm = |row: usize| vector(row).iter().map(|x| x * x).sum::<f32>().sqrt();
-    let norms: Vec<f32> = (0..rows).map(norm).collect();
-    let sizes = sequences.sizes();
-    let size = |row: usize| sizes.map_or(1.0, |sizes| sizes[row]);
-    let mut into: Vec<usize> = (0..rows).collect();
-    for span in sequences.starts().windows(2) {
+/// Who goes into whom.
+fn matched(sequences: &Sequences, similarity: &Similarity, count: usize) -> Merge {
+    let spans: Vec<usize> = sequences.starts();
+    let spans: Vec<&[usize]> = spans.windows(2).collect();
+    let prefix = sequences.prefix();
+    let pairs = spans.into_par_iter().map(|span| {
         let own = (span[0]..span[1]).filter(|&row| sequences.visible()[row]);
-        let own: Vec<usize> = own.collect();
-        let seekers = own.iter().copied().enumerate();
-        // The places of CLS and of what else stands before the patches are kept, so that who seeks and
-        // who is found alternates as in the authors' code.
-        let prefix = sequences.prefix();
-        let mut pairs: Vec<(f32, usize, usize)> = seekers
-            .filter(|&(place, _)| place % 2 == 0 && place >= prefix)
-            .filter_map(|(_, seeker)| {
-                let found = own.iter().copied().enumerate();
-                let found = found.filter(|&(place, _)| place % 2 == 1 && place >= prefix);
-                let similar = found.map(|(_, row)| {
-                    let dot: f32 = vector(seeker)
-                        .iter()
-                        .zip(vector(row))
-                        .map(|(a, b)| a * b)
-                        .sum();
-                    (dot / (norms[seeker] * norms[row]).max(1e-12), seeker, row)
-                });
-                similar.reduce(|best, next| if next.0 > best.0 { next } else { best })
+        // The places of CLS and of what else stands before the patches are kept, so that who seeks
+        // and who is found alternates as in the authors' code.
+        let numbered: Vec<(usize, usize)> = own.enumerate().skip(prefix).collect();
+        let every_other = |odd: usize| {
+            let rows = numbered.iter().filter(move |(place, _)| place % 2 == odd);
+            rows.map(|&(_, row)| row)
+        };
+        let found: Vec<usize> = every_other(1).collect();
+        let mut pairs: Vec<(f32, usize, usize)> = every_other(0)
+            .filter_map(|seeker| {
+                let (likeness, row) = similarity.nearest(seeker, &found)?;
+                Some((likeness, seeker, row))
             })
             .collect();
         pairs.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
-        for &(_, seeker, found) in pairs.iter().take(count) {
-            into[seeker] = found;
-        }
+        pairs.truncate(count);
+        pairs
+    });
+    let pairs: Vec<(f32, usize, usize)> = pairs.flatten_iter().collect();
+    merged(sequences, pairs.into_iter().map(|(_, from, to)| (from, to)))
+}
+
+/// The given rows go into the given others; those become the mean of both, weighed by how many patches
+/// each stands for.
+pub(crate) fn merged(sequences: &Sequences, pairs: impl Iterator<Item = (usize, usize)>) -> Merge {
+    let rows = sequences.num_rows();
+    let sizes = sequences.sizes();
+    let size = |row: usize| sizes.map_or(1.0, |sizes| sizes[row]);
+    let mut into: Vec<usize> = (0..rows).collect();
+    for (from, to) in pairs {
+        into[from] = to;
     }
     let mut sums: Vec<f32> = (0..rows).map(size).collect();
     for row in 0..rows {
@@ -161,7 +163,8 @@ mod tests {
     #[test]
     fn cls_is_never_merged_and_no_more_go_than_seek() {
         let sequences = Sequences::full(2, 4);
-        let merge = matched(&sequences, &[1.0; 16], 2, 10);
+        let similarity = Similarity::new(vec![1.0; 16], 2);
+        let merge = matched(&sequences, &similarity, 10);
         // Patches 1, 2 and 3: only 2 seeks.
         assert_eq!(merge.into, [0, 1, 1, 3, 4, 5, 5, 7]);
     }

@@ -1,14 +1,16 @@
+mod algorithm;
 mod model;
 
 use std::path::Path;
 
 use apt_data::{DataSource, Normalization, TrainTransform};
-use apt_pruning_agent::PruningAgentsConfig;
+use apt_pruning_agent::{PolicyConfig, PolicyKind, PruningAgentsConfig};
 use apt_vit_model::Precision;
 use serde::{Deserialize, Serialize};
 
 use crate::TrainerError;
 
+pub use self::algorithm::{AlgorithmConfig, AlgorithmKind, BudgetConfig};
 pub use self::model::ModelConfig;
 
 /// One experiment, as a TOML file says it. Every field has a default; a file has to name its
@@ -30,6 +32,15 @@ pub struct ExperimentConfig {
     /// The agents.
     #[serde(default)]
     pub agents: PruningAgentsConfig,
+    /// Who decides which tokens stay.
+    #[serde(default)]
+    pub policy: PolicyConfig,
+    /// What the pruned model may compute.
+    #[serde(default)]
+    pub budget: BudgetConfig,
+    /// How the agents learn.
+    #[serde(default)]
+    pub algorithm: AlgorithmConfig,
     /// The training loop.
     #[serde(default)]
     pub train: TrainConfig,
@@ -115,6 +126,9 @@ pub struct TrainConfig {
     /// What of the model does not learn: the backbone, or its first so many blocks; all of it
     /// learns where absent.
     pub freeze: Option<Freeze>,
+    /// How much the pruned model also learns to answer as the dense one does (soft targets; Hinton et al.,
+    /// "Distilling the Knowledge in a Neural Network", 2015): the weight of that loss; 0 is published.
+    pub distill: f64,
     /// The global norm that gradients are clipped to.
     pub clip_norm: f32,
     /// In which floats matrix products are computed: `f32`, `bf16` or `f16`.
@@ -144,6 +158,7 @@ impl Default for TrainConfig {
             agents_warmup_steps: 0,
             dense_every: None,
             freeze: None,
+            distill: 0.0,
             clip_norm: 1.0,
             dtype: Precision::F32,
             gradient_checkpointing: false,
@@ -332,6 +347,7 @@ impl ExperimentConfig {
                 ),
             });
         }
+        self.validate_policy()?;
         self.input.transform.validate()?;
         let optimizer = &self.optimizer;
         let positive = [
@@ -380,6 +396,70 @@ impl ExperimentConfig {
                 found: self.agents.threshold.to_string(),
                 expected: "must be a probability, 0 to 1".into(),
             });
+        }
+        Ok(())
+    }
+}
+
+impl ExperimentConfig {
+    fn validate_policy(&self) -> Result<(), TrainerError> {
+        let wrong = |field: &str, found: String, expected: &str| {
+            Err(TrainerError::Field {
+                field: field.into(),
+                found,
+                expected: expected.into(),
+            })
+        };
+        let shares = &self.budget.flops;
+        if let Some(share) = shares.iter().find(|&&share| !(share > 0.0 && share <= 1.0)) {
+            return wrong(
+                "budget.flops",
+                share.to_string(),
+                "must be shares of the dense FLOPs, above 0 and at most 1",
+            );
+        }
+        let agents = self.policy.kind == PolicyKind::Agents;
+        if shares.is_empty() && !(agents && self.algorithm.kind == AlgorithmKind::Counterfactual) {
+            return wrong(
+                "budget.flops",
+                "[]".into(),
+                "must name at least one share of the dense FLOPs: only agents that learn by \
+                 algorithm.kind = \"counterfactual\" prune without a budget",
+            );
+        }
+        let algorithm = &self.algorithm;
+        if algorithm.cuts == 0 || algorithm.samples < 2 {
+            let (field, found, expected) = match algorithm.cuts {
+                0 => ("algorithm.cuts", 0, "must be at least 1"),
+                _ => (
+                    "algorithm.samples",
+                    algorithm.samples,
+                    "must be at least 2: each is judged by the others",
+                ),
+            };
+            return wrong(field, found.to_string(), expected);
+        }
+        for (field, value) in [
+            ("algorithm.temperature", algorithm.temperature),
+            ("algorithm.scale", algorithm.scale),
+        ] {
+            if !(value > 0.0 && value.is_finite()) {
+                return wrong(field, value.to_string(), "must be above 0");
+            }
+        }
+        if self.train.distill > 0.0 && self.train.gradient_checkpointing {
+            return wrong(
+                "train.distill",
+                self.train.distill.to_string(),
+                "must be 0 where train.gradient_checkpointing = true",
+            );
+        }
+        if !(self.train.distill >= 0.0 && self.train.distill.is_finite()) {
+            return wrong(
+                "train.distill",
+                self.train.distill.to_string(),
+                "must be at least 0",
+            );
         }
         Ok(())
     }

@@ -5,24 +5,17 @@
 //! probability of the true class (stream 2). The model learns to classify with every agent
 //! acting (stream 1).
 
-use apt_pruning_agent::{PruningAgent, PruningAgents};
-use apt_vit_model::{ExecutionMode, LayerTrace, RunSettings, TokenBatch, TokenReducer, Vit};
+use apt_pruning_agent::{Amount, PolicyConfig, PruningAgents};
+use apt_vit_model::{
+    ExecutionMode, LayerTrace, RunSettings, TokenBatch, TokenReducer, Vit, VitConfig,
+};
 use burn::nn::loss::CrossEntropyLossConfig;
 use burn::prelude::*;
-use burn::tensor::activation::softmax;
+use burn::tensor::activation::{log_softmax, softmax};
 use rand::rngs::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
 
-/// What an agent saw in the dense pass.
-#[derive(Clone, Debug)]
-pub struct Observed {
-    /// The block (0-based) after which it stands.
-    pub layer: usize,
-    /// The tokens after that block; none is removed.
-    pub batch: TokenBatch,
-    /// The agent's logits, `[batch, tokens, 2]`, without gradient.
-    pub logits: Tensor<3>,
-}
+use crate::record::{Decision, Recorder};
 
 /// Stream 0: the dense pass.
 #[derive(Clone, Debug)]
@@ -31,8 +24,8 @@ pub struct DensePass {
     pub logits: Tensor<2>,
     /// The probability of each image's true class.
     pub true_class: Vec<f32>,
-    /// What each agent saw, in the order of the blocks.
-    pub observed: Vec<Observed>,
+    /// What each agent saw and what it thinks of it, in the order of the blocks; none is removed.
+    pub observed: Vec<Decision>,
 }
 
 /// Observation: runs the dense model and lets each agent look, without dropout or gradient.
@@ -40,33 +33,24 @@ pub struct DensePass {
 /// `vit` and `agents` are without autodiff; `images` is `[batch, 3, height, width]`.
 pub fn stream_0(
     vit: &Vit,
+    model: &VitConfig,
     agents: &PruningAgents,
     images: Tensor<4>,
     targets: &[usize],
 ) -> DensePass {
-    let mut batch = vit.embed(images);
-    let mut next = 0;
-    let mut observed = Vec::new();
-    for (agent, &layer) in agents.agents.iter().zip(&agents.layers) {
-        batch = vit
-            .run_blocks(batch, next..layer + 1, RunSettings::DENSE)
-            .batch;
-        next = layer + 1;
-        let logits = agent.logits(batch.tokens.clone(), &batch.sequences);
-        observed.push(Observed {
-            layer,
-            logits: logits.reshape([batch.sequences.batch() as i32, -1, 2]),
-            batch: batch.clone(),
-        });
-    }
-    let batch = vit
-        .run_blocks(batch, next..vit.blocks.len(), RunSettings::DENSE)
-        .batch;
-    let logits = vit.classify(&batch);
+    // All are asked, and none removes anything.
+    let amount = Amount::Threshold { threshold: 1.0 };
+    let reducer = PolicyConfig::default().reducer(agents, model, &amount, &[], None);
+    let recorder = Recorder::new(&*reducer);
+    let settings = RunSettings {
+        mode: ExecutionMode::Drop,
+        reducer: Some(&recorder),
+    };
+    let logits = vit.forward(images, settings).logits;
     DensePass {
         true_class: true_class_probabilities(logits.clone(), targets),
         logits,
-        observed,
+        observed: recorder.into_decisions(),
     }
 }
 
@@ -75,10 +59,13 @@ pub fn stream_0(
 /// never cut.
 ///
 /// `seeds` has one entry for each image; the choice depends on nothing else.
-pub fn choose_cuts(observed: &Observed, seeds: &[u64]) -> Vec<usize> {
-    let [_, tokens, _] = observed.logits.dims();
-    let first = observed.batch.sequences.prefix();
-    let values: Vec<f32> = observed.logits.to_data().iter::<f32>().collect();
+pub fn choose_cuts(observed: &Decision, seeds: &[u64]) -> Vec<usize> {
+    let tokens = observed.sequences.tokens_per_image();
+    let first = observed.sequences.prefix();
+    let values: Vec<f32> = match &observed.logits {
+        Some(logits) => logits.to_data().iter::<f32>().collect(),
+        None => vec![0.0; 2 * observed.sequences.num_rows()],
+    };
     let images = values.chunks_exact(2 * tokens).zip(seeds);
     images
         .map(|(logits, &seed)| {
@@ -109,7 +96,7 @@ pub struct CutPass {
     pub layer: usize,
     /// `p2(y) - p0(y)` of each image.
     pub rewards: Vec<f32>,
-    /// 1 where the cut helped: the token should be removed.
+    /// 1 where the reward is above the margin: the token should be removed.
     pub labels: Vec<usize>,
     /// Mean cross-entropy of the cut tokens' logits, `[1]`; its gradient reaches the agent alone.
     pub loss: Tensor<1>,
@@ -119,22 +106,25 @@ pub struct CutPass {
 /// of the model on what is left, and scores the agent's opinion of the cut token by what came
 /// of it.
 ///
-/// `vit` is without autodiff, `agent` is the one that learns.
+/// `vit` is without autodiff, `agents` are those that learn; `index` says which of them. A cut counts as good
+/// where its reward is above `margin`.
 pub fn stream_2(
     vit: &Vit,
-    agent: &PruningAgent,
+    agents: &PruningAgents,
+    index: usize,
     dense: &DensePass,
-    observed: &Observed,
     cuts: &[usize],
     targets: &[usize],
+    margin: f32,
 ) -> CutPass {
-    let sequences = &observed.batch.sequences;
+    let observed = &dense.observed[index];
+    let sequences = &observed.sequences;
     let tokens = sequences.tokens_per_image();
     let mut keep = vec![true; sequences.num_rows()];
     for (image, &cut) in cuts.iter().enumerate() {
         keep[image * tokens + cut] = false;
     }
-    let batch = observed.batch.clone().drop_rows(&keep);
+    let batch = TokenBatch::packed(observed.hidden.clone(), sequences.clone()).drop_rows(&keep);
     let rest = observed.layer + 1..vit.blocks.len();
     let batch = vit.run_blocks(batch, rest, RunSettings::DENSE).batch;
     let after = true_class_probabilities(vit.classify(&batch), targets);
@@ -146,18 +136,26 @@ pub fn stream_2(
         .collect();
     let labels: Vec<usize> = rewards
         .iter()
-        .map(|&reward| usize::from(reward > 0.0))
+        .map(|&reward| usize::from(reward > margin))
         .collect();
 
-    let device = observed.batch.tokens.device();
+    let device = observed.hidden.device();
     let rows = |token: &dyn Fn(usize) -> usize| {
         let rows: Vec<i64> = (0..cuts.len())
             .map(|image| (image * tokens + token(image)) as i64)
             .collect();
-        let rows = Tensor::<1, Int>::from_data(rows.as_slice(), &device);
-        observed.batch.tokens.clone().select(0, rows)
+        Tensor::<1, Int>::from_data(rows.as_slice(), &device)
     };
-    let logits = agent.logits_of(rows(&|_| 0), rows(&|image| cuts[image]));
+    let cut_rows = rows(&|image| cuts[image]);
+    let logits = match agents.agents.get(index) {
+        Some(agent) => {
+            let select = |rows| observed.hidden.clone().select(0, rows);
+            agent.logits_of(select(rows(&|_| 0)), select(cut_rows))
+        }
+        None => agents
+            .logits(index, &observed.observation())
+            .select(0, cut_rows),
+    };
     CutPass {
         layer: observed.layer,
         rewards,
@@ -208,10 +206,27 @@ pub fn cross_entropy(logits: Tensor<2>, targets: &[usize]) -> Tensor<1> {
         .forward(logits, targets)
 }
 
+/// How far the answers are from those of a teacher: the mean cross-entropy of its probabilities, `[1]`.
+///
+/// Both are `[rows, classes]`; no gradient reaches the teacher.
+pub fn soft_cross_entropy(logits: Tensor<2>, teacher: Tensor<2>) -> Tensor<1> {
+    let targets = softmax(teacher.without_autodiff(), 1);
+    -(log_softmax(logits, 1) * targets).sum_dim(1).mean()
+}
+
+/// `log_softmax(logits)[target]` of each row.
+pub fn log_probabilities(logits: Tensor<2>, targets: &[usize]) -> Vec<f32> {
+    of_targets(log_softmax(logits, 1), targets)
+}
+
 /// `softmax(logits)[target]` of each row.
 pub fn true_class_probabilities(logits: Tensor<2>, targets: &[usize]) -> Vec<f32> {
-    let [_, classes] = logits.dims();
-    let values: Vec<f32> = softmax(logits, 1).into_data().iter::<f32>().collect();
+    of_targets(softmax(logits, 1), targets)
+}
+
+fn of_targets(values: Tensor<2>, targets: &[usize]) -> Vec<f32> {
+    let [_, classes] = values.dims();
+    let values: Vec<f32> = values.into_data().iter::<f32>().collect();
     let rows = values.chunks_exact(classes).zip(targets);
     rows.map(|(row, &target)| row[target]).collect()
 }

@@ -1,25 +1,38 @@
 use std::time::Instant;
 
 use apt_data::{EvalLoader, ImageDataset, Normalization};
+use apt_pruning_agent::Amount;
 use apt_vit_model::{ExecutionMode, ImageSize};
 use burn::data::dataloader::DataLoader;
 use burn::prelude::*;
 use serde::Serialize;
 
 use crate::model::predictions;
-use crate::{PruningVit, TrainerError};
+use crate::{PruningVit, RunFolder, TrainerError};
 
 /// How to evaluate.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct EvaluationSettings {
-    /// A token goes where its removal is more probable than this.
-    pub threshold: f64,
+    /// How much goes.
+    pub amount: Amount,
     /// Images of a forward pass.
     pub batch_size: usize,
     /// How the model's images are normalised.
     pub normalization: Normalization,
     /// Threads that load images.
     pub workers: usize,
+}
+
+impl EvaluationSettings {
+    /// As the run's own evaluations, with this amount removed.
+    pub fn of(run: &RunFolder, amount: Amount) -> Self {
+        Self {
+            amount,
+            batch_size: run.config.train.eval_batch_size,
+            normalization: run.description.normalization,
+            workers: run.config.train.workers,
+        }
+    }
 }
 
 /// Height and width, as loaders take them.
@@ -50,6 +63,9 @@ pub struct LayerTokens {
     /// Share of foreground patches that are still there, where the truth is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub foreground_kept: Option<f64>,
+    /// Share of the patches that are still there which are foreground, where the truth is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub foreground_precision: Option<f64>,
     /// Share of background patches that are still there, where the truth is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub background_kept: Option<f64>,
@@ -74,6 +90,9 @@ pub struct Evaluation {
     pub flops_share: f64,
     /// Timed: images per second of the model alone, without loading.
     pub images_per_s: f64,
+    /// Per image of the dataset: was it classified right?
+    #[serde(skip)]
+    pub correct: Vec<bool>,
 }
 
 fn mode_name(mode: ExecutionMode) -> &'static str {
@@ -88,6 +107,7 @@ fn mode_name(mode: ExecutionMode) -> &'static str {
 struct Tally {
     mode: ExecutionMode,
     correct: Vec<usize>,
+    right: Vec<bool>,
     left: Vec<(usize, usize)>,
     foreground: Vec<[usize; 2]>,
     background: Vec<[usize; 2]>,
@@ -121,12 +141,14 @@ pub fn evaluate(
     );
     let loader = loader.to_device(device);
     let mut per_class = vec![0; dataset.num_classes()];
-    let layers = model.agents.layers.len();
+    let blocks = model.acting_blocks();
+    let layers = blocks.len();
     let mut tallies: Vec<Tally> = modes
         .iter()
         .map(|&mode| Tally {
             mode,
             correct: vec![0; dataset.num_classes()],
+            right: vec![false; dataset.len()],
             left: vec![(0, 0); layers],
             foreground: vec![[0; 2]; layers],
             background: vec![[0; 2]; layers],
@@ -146,27 +168,31 @@ pub fn evaluate(
         for &target in &batch.targets {
             per_class[target] += 1;
         }
+        // The same images meet the same chance, whatever stands beside them.
+        let seeds: Vec<u64> = batch.indices.iter().map(|&index| index as u64).collect();
+        let run = |mode| model.run(batch.images.clone(), mode, &settings.amount, &seeds);
         if done == 0 {
             // The first pass of each mode pays for allocations; it is not timed.
             for mode in modes {
-                model
-                    .run(batch.images.clone(), *mode, settings.threshold)
-                    .logits
-                    .into_data();
+                run(*mode).logits.into_data();
             }
         }
         for tally in &mut tallies {
             let start = Instant::now();
-            let output = model.run(batch.images.clone(), tally.mode, settings.threshold);
+            let output = run(tally.mode);
             let predicted = predictions(&output.logits);
             tally.seconds += start.elapsed().as_secs_f64();
             for (image, (&class, &target)) in predicted.iter().zip(&batch.targets).enumerate() {
                 tally.correct[target] += usize::from(class == target);
+                tally.right[batch.indices[image]] = class == target;
                 let (flops, share) = model.flops(&output.trace, image);
                 tally.flops += flops;
                 tally.share += share;
             }
-            for (index, entry) in output.trace.iter().enumerate() {
+            for entry in &output.trace {
+                let Some(index) = blocks.iter().position(|&block| block == entry.layer) else {
+                    continue;
+                };
                 tally.left[index].0 += entry.left.iter().sum::<usize>();
                 tally.left[index].1 += entry.left.len();
                 for (kept, truth) in entry.kept.iter().zip(&truth) {
@@ -199,22 +225,22 @@ fn finish(
     let share = |[part, whole]: [usize; 2]| (whole > 0).then(|| part as f64 / whole as f64);
     let patches = model.config().num_patches() as f64;
     let prefix = model.config().num_prefix_tokens() as f64;
-    let layers = model
-        .agents
-        .layers
-        .iter()
-        .enumerate()
-        .filter_map(|(index, &layer)| {
-            let (left, count) = tally.left[index];
-            let tokens = (count > 0).then(|| left as f64 / count as f64)?;
-            Some(LayerTokens {
-                layer,
-                tokens,
-                keep_rate: (tokens - prefix) / patches,
-                foreground_kept: share(tally.foreground[index]),
-                background_kept: share(tally.background[index]),
-            })
-        });
+    let blocks = model.acting_blocks();
+    let layers = blocks.iter().enumerate().filter_map(|(index, &layer)| {
+        let (left, count) = tally.left[index];
+        let tokens = (count > 0).then(|| left as f64 / count as f64)?;
+        Some(LayerTokens {
+            layer,
+            tokens,
+            keep_rate: (tokens - prefix) / patches,
+            foreground_kept: share(tally.foreground[index]),
+            foreground_precision: share([
+                tally.foreground[index][0],
+                tally.foreground[index][0] + tally.background[index][0],
+            ]),
+            background_kept: share(tally.background[index]),
+        })
+    });
     let classes = dataset
         .class_names()
         .iter()
@@ -236,5 +262,6 @@ fn finish(
         flops_per_image: tally.flops as f64 / count,
         flops_share: tally.share / count,
         images_per_s: count / tally.seconds.max(1e-9),
+        correct: tally.right,
     }
 }

@@ -17,8 +17,10 @@ mod model;
 mod optimizer;
 mod plain_renderer;
 mod plan;
+pub mod policy_gradient;
 mod pretrained;
 mod recompute;
+mod record;
 mod report;
 mod run_folder;
 mod schedule;
@@ -28,8 +30,9 @@ mod training;
 pub use calibration::{Budget, calibrate, held_out_images};
 pub use checkpoint::{CheckpointFolder, CheckpointSet};
 pub use config::{
-    Decay, Execution, ExperimentConfig, Freeze, FrozenPart, InputConfig, ModelConfig,
-    OptimizerConfig, OptimizerKind, ScheduleConfig, TrainConfig,
+    AlgorithmConfig, AlgorithmKind, BudgetConfig, Decay, Execution, ExperimentConfig, Freeze,
+    FrozenPart, InputConfig, ModelConfig, OptimizerConfig, OptimizerKind, ScheduleConfig,
+    TrainConfig,
 };
 pub use devices::Devices;
 pub use error::TrainerError;
@@ -46,4 +49,4 @@ pub use report::{Report, ReportMetric};
 pub use run_folder::{Choice, RunDescription, RunFolder};
 pub use schedule::WarmupSchedule;
 pub use session::{Pause, StopRequest};
-pub use training::{Outcome, Summary, Throughput, TrainOptions, resume, train};
+pub use training::{Outcome, Summary, Throughput, TrainOptions, calibrate_budgets, resume, train};

@@ -1,8 +1,9 @@
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use apt_data::{Batch, mix_seed};
-use apt_pruning_agent::PruningAgents;
+use apt_pruning_agent::{Amount, PolicyConfig, PolicyKind, PruningAgents};
 use apt_vit_model::{
     CheckpointHead, ExecutionMode, LayerTrace, Precision, RunSettings, Vit, VitConfig, VitOutput,
     vit_flops,
@@ -13,19 +14,25 @@ use burn::optim::{GradientsParams, ModuleOptimizer};
 use burn::prelude::*;
 use burn::train::{InferenceStep, TrainOutput, TrainStep};
 
-use crate::config::{Execution, ExperimentConfig, Freeze, FrozenPart};
-use crate::counterfactual::{choose_cuts, cross_entropy, stream_0, stream_1, stream_2};
+use crate::config::{AlgorithmKind, Execution, ExperimentConfig, Freeze, FrozenPart};
+use crate::counterfactual::{
+    CutPass, DensePass, choose_cuts, cross_entropy, soft_cross_entropy, stream_0, stream_1,
+    stream_2,
+};
 use crate::optimizer::{clip_global_norm, split_off};
+use crate::policy_gradient::{Sample, Sampling, advantages, losses, sample};
 use crate::recompute::{merge, stream_1_recomputed};
-use crate::session::Session;
-use crate::{Report, TrainerError, peak_memory};
+use crate::session::{Session, StepSettings};
+use crate::{Choice, Report, RunFolder, TrainerError, peak_memory};
 
 /// Which random choice a seed is for.
 #[derive(Clone, Copy)]
-enum Purpose {
+pub(crate) enum Purpose {
     Weights = 1,
     Dropout = 2,
     Cut = 3,
+    Budget = 4,
+    Policy = 5,
 }
 
 /// A Vision Transformer and its pruning agents: what is trained, saved and run.
@@ -40,6 +47,8 @@ pub struct PruningVit {
     session: Option<Arc<Session>>,
     #[module(skip)]
     config: VitConfig,
+    #[module(skip)]
+    policy: PolicyConfig,
 }
 
 impl PruningVit {
@@ -64,6 +73,7 @@ impl PruningVit {
             agents,
             session: None,
             config: sizes,
+            policy: config.policy,
         };
         model.initialize();
         if let Some(mut checkpoint) = config.model.checkpoint()? {
@@ -137,23 +147,103 @@ impl PruningVit {
         self
     }
 
-    /// Runs the model, its agents acting by `threshold` unless the mode is dense.
+    /// Who decides which tokens stay.
+    pub fn policy(&self) -> &PolicyConfig {
+        &self.policy
+    }
+
+    /// The blocks (0-based) in which the policy acts.
+    pub fn acting_blocks(&self) -> Vec<usize> {
+        self.policy.blocks(&self.agents, &self.config)
+    }
+
+    /// How many patches the policy leaves after each of its layers to compute `share` of the dense FLOPs.
     ///
-    /// `images` is `[batch, 3, height, width]`.
-    pub fn run(&self, images: Tensor<4>, mode: ExecutionMode, threshold: f64) -> VitOutput {
-        let reducer = self.agents.acting(threshold);
+    /// # Errors
+    ///
+    /// Where no number of patches computes that.
+    pub fn kept_for(&self, share: f64) -> Result<Vec<usize>, TrainerError> {
+        Ok(self.policy.kept_for(&self.agents, &self.config, share)?)
+    }
+
+    /// Does the policy leave the same number of patches in every image? Then it needs no calibration.
+    pub fn counts_tokens(&self) -> bool {
+        self.policy.kind != PolicyKind::Agents || self.policy.uniform
+    }
+
+    /// How much goes in training: the published threshold, or what meets each of the budgets. Agents
+    /// share a batch's tokens among its images.
+    pub(crate) fn amounts(&self, config: &ExperimentConfig) -> Result<Vec<Amount>, TrainerError> {
+        let shares = &config.budget.flops;
+        if shares.is_empty() {
+            return Ok(vec![Amount::Threshold {
+                threshold: config.agents.threshold,
+            }]);
+        }
+        let amounts = shares.iter().map(|&share| {
+            let kept = self.kept_for(share)?;
+            Ok(match self.counts_tokens() {
+                true => Amount::Kept { kept },
+                false => Amount::KeptOfBatch { kept },
+            })
+        });
+        amounts.collect()
+    }
+
+    /// The same with the weights of the best dense checkpoint of another run, head included.
+    ///
+    /// # Errors
+    ///
+    /// Where that run has no checkpoint, or a model of other sizes or classes.
+    pub fn starting_from(mut self, folder: &Path) -> Result<Self, TrainerError> {
+        let run = RunFolder::open(folder)?;
+        let found = &run.description.model;
+        if *found != self.config {
+            let text = |config: &VitConfig| serde_json::to_string(config).unwrap_or_default();
+            return Err(TrainerError::Field {
+                field: "model.start".into(),
+                found: format!("{}, a model of {}", folder.display(), text(found)),
+                expected: format!("must be a run whose model is {}", text(&self.config)),
+            });
+        }
+        let device = self.vit.devices().first().cloned().unwrap_or_default();
+        let start = run.load_model(&run.checkpoint(Choice::BestDense)?, &device)?;
+        self.vit = self
+            .vit
+            .try_load_record(start.vit.into_record())
+            .map_err(|error| TrainerError::RunFolder {
+                path: folder.to_path_buf(),
+                reason: format!("its model does not fit: {error}"),
+            })?;
+        Ok(self)
+    }
+
+    /// Runs the model, its policy removing `amount` unless the mode is dense.
+    ///
+    /// `images` is `[batch, 3, height, width]`; `seeds` has one entry for each, which chance draws from
+    /// where the policy is chance.
+    pub fn run(
+        &self,
+        images: Tensor<4>,
+        mode: ExecutionMode,
+        amount: &Amount,
+        seeds: &[u64],
+    ) -> VitOutput {
+        let reducer = self
+            .policy
+            .reducer(&self.agents, &self.config, amount, seeds, None);
         let settings = RunSettings {
             mode,
-            reducer: Some(&reducer),
+            reducer: Some(&*reducer),
         };
         self.vit.forward(images, settings)
     }
 
-    /// FLOPs of image `image` of a batch, agents included, and its share of the dense model's.
+    /// FLOPs of image `image` of a batch, the policy's included, and its share of the dense model's.
     pub fn flops(&self, trace: &[LayerTrace], image: usize) -> (u64, f64) {
         let dense = vit_flops(&self.config, &[], image);
-        let agents = self.agents.flops(self.config.hidden_size, trace, image);
-        let flops = vit_flops(&self.config, trace, image) + agents;
+        let policy = self.policy.flops(&self.agents, &self.config, trace, image);
+        let flops = vit_flops(&self.config, trace, image) + policy;
         (flops, flops as f64 / dense as f64)
     }
 
@@ -173,6 +263,41 @@ impl PruningVit {
             let rate = kept as f64 / patches / images as f64;
             values.insert(format!("keep_rate/{}", entry.layer), rate);
         }
+    }
+}
+
+impl PruningVit {
+    /// The agents' losses by the published algorithm, one for each layer.
+    fn learn_from_cuts(
+        &self,
+        vit: &Vit,
+        settings: &StepSettings,
+        dense: &DensePass,
+        targets: &[usize],
+        seeds: &dyn Fn(Purpose, u64) -> Vec<u64>,
+        values: &mut BTreeMap<String, f64>,
+    ) -> Vec<Tensor<1>> {
+        let (cuts, margin) = (settings.algorithm.cuts, settings.algorithm.margin as f32);
+        let count = (targets.len() * cuts) as f64;
+        let of_layer = |index: usize| {
+            let passes: Vec<CutPass> = (0..cuts as u64)
+                .map(|cut| {
+                    let chosen = choose_cuts(&dense.observed[index], &seeds(Purpose::Cut, cut));
+                    stream_2(vit, &self.agents, index, dense, &chosen, targets, margin)
+                })
+                .collect();
+            let layer = self.agents.layers[index];
+            let reward: f32 = passes.iter().flat_map(|pass| &pass.rewards).sum();
+            let positive: usize = passes.iter().flat_map(|pass| &pass.labels).sum();
+            values.insert(format!("reward/{layer}"), f64::from(reward) / count);
+            values.insert(format!("positive/{layer}"), positive as f64 / count);
+            let sum = passes
+                .into_iter()
+                .map(|pass| pass.loss)
+                .reduce(|sum, loss| sum + loss);
+            sum.map(|sum| if cuts == 1 { sum } else { sum / cuts as f32 })
+        };
+        (0..self.agents.layers.len()).filter_map(of_layer).collect()
     }
 }
 
@@ -248,12 +373,29 @@ impl TrainStep for PruningVit {
             Execution::Mask => ExecutionMode::Mask,
             Execution::Drop => ExecutionMode::Drop,
         };
-        let acting = agents.acting(settings.threshold);
+        let seeds = |purpose: Purpose, more: u64| -> Vec<u64> {
+            let of_image = |&index: &usize| {
+                let (seed, number) = (settings.seed, place.number);
+                match more {
+                    0 => mix_seed(&[seed, purpose as u64, number, index as u64]),
+                    more => mix_seed(&[seed, purpose as u64, number, index as u64, more]),
+                }
+            };
+            batch.indices.iter().map(of_image).collect()
+        };
+        let amount = settings.amount(place.number);
+        let acting = settings.policy.reducer(
+            &agents,
+            &self.config,
+            amount,
+            &seeds(Purpose::Policy, 0),
+            None,
+        );
         let images = batch.images.clone();
         let (pruned, mut grads) = match settings.recompute {
             true => stream_1_recomputed(
                 &self.vit,
-                &acting,
+                &*acting,
                 mode,
                 images,
                 targets,
@@ -262,53 +404,81 @@ impl TrainStep for PruningVit {
             ),
             false => {
                 seed_dropout(0);
-                let pass = stream_1(&self.vit, &acting, mode, images, targets);
+                let pass = stream_1(&self.vit, &*acting, mode, images, targets);
                 (pass, GradientsParams::new())
             }
         };
         values.insert("loss".into(), value(&pruned.loss));
-        let logits = pruned.logits.without_autodiff();
+        let logits = pruned.logits.clone().without_autodiff();
         values.insert("pruned_accuracy".into(), accuracy(&logits, targets));
         self.report_trace(&pruned.trace, targets.len(), &mut values);
 
         // What has to be differentiated yet: the model's own loss, unless that was done block by
         // block, and each agent's.
-        let mut losses = match settings.recompute {
+        let mut parts = match settings.recompute {
             true => Vec::new(),
             false => vec![pruned.loss.clone()],
         };
         let mut total = value(&pruned.loss);
-        if settings.agents_learn(place.number) {
-            let vit = self.vit.valid();
-            let dense = stream_0(&vit, &agents, batch.images.without_autodiff(), targets);
-            values.insert("dense_accuracy".into(), accuracy(&dense.logits, targets));
-            let indices = batch.indices.iter();
-            let seeds: Vec<u64> = indices
-                .map(|&index| {
-                    mix_seed(&[
-                        settings.seed,
-                        Purpose::Cut as u64,
-                        place.number,
-                        index as u64,
-                    ])
-                })
-                .collect();
-            for (observed, agent) in dense.observed.iter().zip(&self.agents.agents) {
-                let cuts = choose_cuts(observed, &seeds);
-                let pass = stream_2(&vit, agent, &dense, observed, &cuts, targets);
-                let count = targets.len() as f64;
-                let reward: f32 = pass.rewards.iter().sum();
-                let positive: usize = pass.labels.iter().sum();
-                values.insert(format!("reward/{}", pass.layer), f64::from(reward) / count);
-                values.insert(format!("positive/{}", pass.layer), positive as f64 / count);
-                let agent_loss = value(&pass.loss);
-                values.insert(format!("agent_loss/{}", pass.layer), agent_loss);
-                total += agent_loss;
-                losses.push(pass.loss);
-            }
+        let vit = self.vit.valid();
+        if settings.distill > 0.0 && mode != ExecutionMode::Dense {
+            let images = batch.images.clone().without_autodiff();
+            let teacher = vit.forward(images, RunSettings::DENSE).logits;
+            values.insert("dense_accuracy".into(), accuracy(&teacher, targets));
+            let loss = soft_cross_entropy(pruned.logits.clone(), teacher) * settings.distill;
+            total += value(&loss);
+            parts.push(loss);
         }
+        let learns =
+            settings.policy.kind == PolicyKind::Agents && settings.agents_learn(place.number);
+        let of_agents = match settings.algorithm.kind {
+            _ if !learns => Vec::new(),
+            AlgorithmKind::Counterfactual => {
+                let images = batch.images.clone().without_autodiff();
+                let dense = stream_0(&vit, &self.config, &agents, images, targets);
+                values.insert("dense_accuracy".into(), accuracy(&dense.logits, targets));
+                self.learn_from_cuts(&vit, settings, &dense, targets, &seeds, &mut values)
+            }
+            AlgorithmKind::PolicyGradient | AlgorithmKind::Ppo | AlgorithmKind::DynamicVit => {
+                let sampling = Sampling {
+                    policy: &settings.policy,
+                    amount,
+                    temperature: settings.algorithm.temperature as f32,
+                };
+                let tokens = vit.embed(batch.images.clone().without_autodiff());
+                let samples: Vec<Sample> = (1..=settings.algorithm.samples as u64)
+                    .map(|number| {
+                        let seeds = seeds(Purpose::Policy, number);
+                        let tokens = tokens.clone();
+                        sample(
+                            &vit,
+                            &self.config,
+                            &agents,
+                            sampling,
+                            tokens,
+                            targets,
+                            &seeds,
+                        )
+                    })
+                    .collect();
+                let rewards = samples.iter().flat_map(|sample| &sample.rewards);
+                let count = (samples.len() * targets.len()) as f64;
+                let reward = rewards.map(|&reward| f64::from(reward)).sum::<f64>() / count;
+                for layer in &self.agents.layers {
+                    values.insert(format!("reward/{layer}"), reward);
+                }
+                let advantages = advantages(&samples);
+                losses(&self.agents, &samples, &advantages, sampling.temperature)
+            }
+        };
+        for (loss, layer) in of_agents.iter().zip(&self.agents.layers) {
+            let agent_loss = value(loss);
+            values.insert(format!("agent_loss/{layer}"), agent_loss);
+            total += agent_loss;
+        }
+        parts.extend(of_agents);
         session.check_loss(total, place.number);
-        let loss = losses.into_iter().reduce(|sum, loss| sum + loss);
+        let loss = parts.into_iter().reduce(|sum, loss| sum + loss);
         if session.has_failed() {
             grads = GradientsParams::new();
         } else if let Some(loss) = loss {
@@ -365,14 +535,15 @@ impl InferenceStep for PruningVit {
     /// Held-out images, dense and pruned.
     fn step(&self, batch: Batch) -> Report {
         let targets = &batch.targets;
-        let threshold = self
-            .session
-            .as_ref()
-            .map_or(0.5, |session| session.settings.threshold);
+        let Some(session) = &self.session else {
+            return Report::default();
+        };
+        let amount = session.settings.usual_amount();
+        let seeds: Vec<u64> = batch.indices.iter().map(|&index| index as u64).collect();
         let mut values = BTreeMap::new();
-        let dense = self.run(batch.images.clone(), ExecutionMode::Dense, threshold);
+        let dense = self.run(batch.images.clone(), ExecutionMode::Dense, amount, &seeds);
         values.insert("dense_accuracy".into(), accuracy(&dense.logits, targets));
-        let pruned = self.run(batch.images, ExecutionMode::Drop, threshold);
+        let pruned = self.run(batch.images, ExecutionMode::Drop, amount, &seeds);
         values.insert("pruned_accuracy".into(), accuracy(&pruned.logits, targets));
         self.report_trace(&pruned.trace, targets.len(), &mut values);
         values.insert("loss".into(), value(&cross_entropy(pruned.logits, targets)));

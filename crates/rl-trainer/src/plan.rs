@@ -104,7 +104,7 @@ pub fn plan(
 
     let memory = estimated_memory(config, &model);
     let images = TIMED_IMAGES.min(settings.batch_size);
-    let seconds = time_step(config, model, images, &device);
+    let seconds = time_step(config, model, images, &device)?;
     let per_step = settings.batch_size * settings.accumulation;
     let seconds_per_step = seconds * per_step as f64 / images as f64;
     Ok(Plan {
@@ -164,7 +164,12 @@ fn trained_params(model: &PruningVit) -> usize {
     counter.0
 }
 
-fn time_step(config: &ExperimentConfig, model: PruningVit, images: usize, device: &Device) -> f64 {
+fn time_step(
+    config: &ExperimentConfig,
+    model: PruningVit,
+    images: usize,
+    device: &Device,
+) -> Result<f64, TrainerError> {
     let settings = &config.train;
     let size = model.config().image_size;
     let folder = std::env::temp_dir();
@@ -174,7 +179,7 @@ fn time_step(config: &ExperimentConfig, model: PruningVit, images: usize, device
             passive_passes: DENSE_PASSES,
             agents_every: 2,
             dense_every: None,
-            ..StepSettings::new(config)
+            ..StepSettings::new(config, &model)?
         },
         CheckpointFolder::new(folder, settings.steps_per_epoch),
         StopRequest::default(),
@@ -220,5 +225,5 @@ fn time_step(config: &ExperimentConfig, model: PruningVit, images: usize, device
         share(settings.dense_steps),
         share(settings.agents_warmup_steps),
     );
-    passive * dense + warmup * (dense + agents) + (1.0 - passive - warmup) * (acting + agents)
+    Ok(passive * dense + warmup * (dense + agents) + (1.0 - passive - warmup) * (acting + agents))
 }

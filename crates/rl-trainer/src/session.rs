@@ -3,14 +3,17 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use apt_data::mix_seed;
+use apt_pruning_agent::{Amount, PolicyConfig};
 use burn::module::Module;
 use burn::optim::ModuleOptimizer;
 use burn::tensor::Device;
 use burn::train::Interrupter;
 
 use crate::checkpoint::CheckpointFolder;
-use crate::config::{Execution, ExperimentConfig};
+use crate::config::{AlgorithmConfig, Execution, ExperimentConfig};
 use crate::loss_scale::{LossScale, Update};
+use crate::model::Purpose;
 use crate::{PruningVit, TrainerError};
 
 /// Asks a running training to save a checkpoint and stop. Clones ask the same training.
@@ -42,7 +45,11 @@ pub enum Pause {
 #[derive(Clone, Debug)]
 pub(crate) struct StepSettings {
     pub seed: u64,
-    pub threshold: f64,
+    /// How much goes: where there are several, one is drawn for each pass.
+    pub amounts: Vec<Amount>,
+    pub policy: PolicyConfig,
+    pub algorithm: AlgorithmConfig,
+    pub distill: f32,
     pub execution: Execution,
     pub accumulation: usize,
     pub agents_every: u64,
@@ -62,13 +69,16 @@ pub(crate) struct StepSettings {
 }
 
 impl StepSettings {
-    pub fn new(config: &ExperimentConfig) -> Self {
+    pub fn new(config: &ExperimentConfig, model: &PruningVit) -> Result<Self, TrainerError> {
         let (settings, optimizer) = (&config.train, &config.optimizer);
         let passes = |steps: usize| (steps * settings.accumulation) as u64;
         let factor = |rate: Option<f64>| rate.map_or(1.0, |rate| rate / optimizer.learning_rate);
-        Self {
+        Ok(Self {
             seed: config.seed,
-            threshold: config.agents.threshold,
+            amounts: model.amounts(config)?,
+            policy: config.policy,
+            algorithm: config.algorithm.clone(),
+            distill: settings.distill as f32,
             execution: settings.execution,
             accumulation: settings.accumulation,
             agents_every: settings.agents_every as u64,
@@ -81,7 +91,18 @@ impl StepSettings {
             steps_per_epoch: settings.steps_per_epoch as u64,
             images_per_step: settings.batch_size * settings.accumulation,
             recompute: settings.gradient_checkpointing,
-        }
+        })
+    }
+
+    /// How much goes in this forward pass.
+    pub fn amount(&self, pass: u64) -> &Amount {
+        let drawn = mix_seed(&[self.seed, Purpose::Budget as u64, pass]);
+        &self.amounts[(drawn % self.amounts.len() as u64) as usize]
+    }
+
+    /// How much goes where the model is judged between two epochs.
+    pub fn usual_amount(&self) -> &Amount {
+        &self.amounts[self.amounts.len() / 2]
     }
 
     /// Is stream 1 dense in this forward pass?

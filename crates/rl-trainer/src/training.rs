@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use apt_data::{EvalLoader, ImageDataset, LoaderSettings, Progress, Splits, TrainLoader};
+use apt_pruning_agent::Amount;
 use apt_vit_model::ExecutionMode;
 use burn::lr_scheduler::module_lr_scheduler::ModuleLrScheduler;
 use burn::module::Module;
+use burn::tensor::Device;
 use burn::train::checkpoint::{
     ComposedCheckpointingStrategy, KeepLastNCheckpoints, MetricCheckpointingStrategy,
 };
@@ -19,6 +21,7 @@ use burn::train::{
 };
 use serde::Serialize;
 
+use crate::calibration::{Budget, calibrate};
 use crate::checkpoint::{CheckpointSet, is_readable};
 use crate::config::ExperimentConfig;
 use crate::devices::{Devices, check_devices, check_memory};
@@ -175,7 +178,10 @@ pub fn train(
     let classes = images.train.class_names().to_vec();
     let device = options.devices.main().clone().autodiff();
     check_devices(&config, &options.devices)?;
-    let model = PruningVit::new(&config, classes.len(), &device)?;
+    let mut model = PruningVit::new(&config, classes.len(), &device)?;
+    if let Some(start) = &config.model.start {
+        model = model.starting_from(start)?;
+    }
     check_memory(&config, &model, options.memory)?;
     let description = RunDescription {
         model: model.config().clone(),
@@ -241,7 +247,7 @@ fn fit(
     let parameters = model.num_params();
     if steps_done < settings.steps as u64 {
         let session = Arc::new(Session::new(
-            StepSettings::new(config),
+            StepSettings::new(config, &model)?,
             checkpoints.clone(),
             options.stop.clone(),
             options.time_limit,
@@ -413,6 +419,38 @@ fn launch(
     }
 }
 
+/// Fits the thresholds by which the run's agents meet its budgets, on images held out from training,
+/// where the checkpoint has none yet.
+///
+/// # Errors
+///
+/// Where a budget cannot be met, or an image cannot be read.
+pub fn calibrate_budgets(
+    run: &RunFolder,
+    model: &PruningVit,
+    checkpoint: &CheckpointSet,
+    held_out: &ImageDataset,
+    device: &Device,
+) -> Result<(), TrainerError> {
+    if model.counts_tokens() {
+        return Ok(());
+    }
+    let name = checkpoint.folder_name();
+    for &target in &run.config.budget.flops {
+        if run.amount(model, Some(target), &name).is_ok() {
+            continue;
+        }
+        let amount = Amount::Scores { scores: Vec::new() };
+        let settings = EvaluationSettings::of(run, amount);
+        let found = calibrate(model, held_out, target, &settings, device, |_| ())?;
+        run.save_budget(Budget {
+            checkpoint: name.clone(),
+            ..found
+        })?;
+    }
+    Ok(())
+}
+
 /// Measures the best pruned checkpoint on the test images, dense and pruned.
 fn summarize(
     run: &RunFolder,
@@ -426,21 +464,12 @@ fn summarize(
     let model = run
         .load_model(&checkpoint, options.devices.main())?
         .prepack();
-    let settings = EvaluationSettings {
-        threshold: config.agents.threshold,
-        batch_size: config.train.eval_batch_size,
-        normalization: config.input.normalization,
-        workers: config.train.workers,
-    };
+    let device = options.devices.main();
+    calibrate_budgets(run, &model, &checkpoint, &images.held_out, device)?;
+    let amount = run.amount(&model, None, &checkpoint.folder_name())?;
+    let settings = EvaluationSettings::of(run, amount);
     let modes = [ExecutionMode::Dense, ExecutionMode::Drop];
-    let evaluations = evaluate(
-        &model,
-        &images.test,
-        &modes,
-        &settings,
-        options.devices.main(),
-        |_| (),
-    )?;
+    let evaluations = evaluate(&model, &images.test, &modes, &settings, device, |_| ())?;
     let [dense, pruned]: [Evaluation; 2] = evaluations
         .try_into()
         .map_err(|_| TrainerError::Training("the evaluation has another number of modes".into()))?;

@@ -110,6 +110,7 @@ impl Golden {
         let agents = PruningAgentsConfig {
             layers: layers.clone(),
             threshold,
+            ..Default::default()
         };
         let mut agents = agents
             .init(config.hidden_size, config.num_layers, &device)
@@ -192,6 +193,7 @@ impl Golden {
         let images = self.images().inner();
         stream_0(
             &self.vit.valid(),
+            &self.config,
             &self.agents.valid(),
             images,
             &self.targets(),
@@ -481,10 +483,10 @@ fn golden_stream_2_rewards_labels_losses_and_gradients() {
     for golden in Golden::all() {
         let (vit, targets) = (golden.vit.valid(), golden.targets());
         let dense = golden.stream_0();
-        for (observed, agent) in dense.observed.iter().zip(&golden.agents.agents) {
-            let layer = observed.layer;
+        for (index, observed) in dense.observed.iter().enumerate() {
+            let (layer, agent) = (observed.layer, &golden.agents.agents[index]);
             let cuts = golden.indices(&format!("stream2.cut.{layer}"));
-            let pass = stream_2(&vit, agent, &dense, observed, &cuts, &targets);
+            let pass = stream_2(&vit, &golden.agents, index, &dense, &cuts, &targets, 0.0);
             let rewards: Vec<f64> = pass
                 .rewards
                 .iter()

@@ -254,6 +254,11 @@ pub struct TokenBatch {
 }
 
 impl TokenBatch {
+    /// The rows of `sequences`, `[rows, hidden]`.
+    pub fn packed(tokens: Tensor<2>, sequences: Sequences) -> Self {
+        Self { tokens, sequences }
+    }
+
     /// A batch in which no token is removed yet; `tokens` is `[batch, tokens, hidden]`.
     pub fn full(tokens: Tensor<3>) -> Self {
         let [batch, count, hidden] = tokens.dims();

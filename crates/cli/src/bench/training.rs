@@ -102,7 +102,13 @@ impl<'a> Step<'a> {
             subject,
             ragged,
             seeds: (0..batch as u64).collect(),
-            dense: stream_0(&frozen.vit, &frozen.agents, plain, &targets),
+            dense: stream_0(
+                &frozen.vit,
+                frozen.config(),
+                &frozen.agents,
+                plain,
+                &targets,
+            ),
             images,
             targets,
             optimizer: RefCell::new(optimizer),
@@ -142,7 +148,13 @@ impl<'a> Step<'a> {
             true => (&self.subject.model, self.images.clone()),
             false => (&self.frozen, self.images.clone().inner()),
         };
-        stream_0(&model.vit, &model.agents, images, &self.targets)
+        stream_0(
+            &model.vit,
+            model.config(),
+            &model.agents,
+            images,
+            &self.targets,
+        )
     }
 
     /// Stream 1 as far as its loss.
@@ -157,11 +169,11 @@ impl<'a> Step<'a> {
 
     /// Stream 2 as far as its losses, one for each agent.
     fn cut(&self, dense: &DensePass) -> impl Iterator<Item = Tensor<1>> {
-        let agents = dense.observed.iter().zip(&self.subject.model.agents.agents);
-        agents.map(|(observed, agent)| {
+        let agents = &self.subject.model.agents;
+        dense.observed.iter().enumerate().map(|(index, observed)| {
             let cuts = choose_cuts(observed, &self.seeds);
             let vit = &self.frozen.vit;
-            stream_2(vit, agent, dense, observed, &cuts, &self.targets).loss
+            stream_2(vit, agents, index, dense, &cuts, &self.targets, 0.0).loss
         })
     }
 

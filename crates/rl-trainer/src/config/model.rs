@@ -45,6 +45,9 @@ pub struct ModelConfig {
     /// downloaded. What is not said above is as they have it. The
     /// head starts fresh.
     pub pretrained: Option<PathBuf>,
+    /// A run of this program whose model to start from, head included: its best dense checkpoint. The agents
+    /// start fresh.
+    pub start: Option<PathBuf>,
     /// How their positions are resized; as their project does it where absent.
     pub positions: Option<PositionResize>,
 }
@@ -66,6 +69,7 @@ impl Default for ModelConfig {
             distillation: None,
             stem: None,
             pretrained: None,
+            start: None,
             positions: None,
         }
     }

@@ -1,0 +1,200 @@
+use apt_vit_model::{FlopsCount, Observation, Sequences};
+use burn::config::Config;
+use burn::module::Module;
+use burn::nn::{LayerNorm, LayerNormConfig, Linear, LinearConfig};
+use burn::prelude::*;
+use burn::tensor::IndexingUpdateOp;
+use burn::tensor::activation::gelu;
+use rayon::prelude::*;
+
+use crate::similarity::Similarity;
+
+/// What a predictor with [`hints`](TokenPredictorConfig::hints) is told of each token beside the token itself.
+const HINTS: usize = 3;
+
+/// Configuration of a [`TokenPredictor`].
+#[derive(Config, Debug)]
+pub struct TokenPredictorConfig {
+    /// Width of the model's tokens.
+    pub hidden_size: usize,
+    /// Width within; DynamicViT's is the tokens'. A multiple of 4.
+    pub width: usize,
+    /// Does it also see CLS's attention to the token, how like it is to its likest, and how many patches it
+    /// stands for? DynamicViT's does not.
+    #[config(default = false)]
+    pub hints: bool,
+}
+
+impl TokenPredictorConfig {
+    /// Creates it on `device`, initialised as PyTorch initialises a Linear.
+    pub fn init(&self, device: &Device) -> TokenPredictor {
+        let width = self.width;
+        let hints = if self.hints { HINTS } else { 0 };
+        let linear = |inputs, outputs| LinearConfig::new(inputs, outputs).init(device);
+        TokenPredictor {
+            norm: LayerNormConfig::new(self.hidden_size).init(device),
+            input: linear(self.hidden_size, width),
+            first: linear(width + hints, width / 2),
+            second: linear(width / 2, width / 4),
+            output: linear(width / 4, 2),
+            hints: self.hints,
+        }
+    }
+}
+
+/// The prediction module of DynamicViT (Rao et al., "DynamicViT: Efficient Vision Transformers with Dynamic
+/// Token Sparsification", 2021, section 3.2): half of what it makes of each token is averaged over the
+/// image's patches, and from both halves an MLP says whether the token is to stay.
+///
+/// Class 0 keeps the token, class 1 removes it, as an agent's.
+#[derive(Module, Debug)]
+pub struct TokenPredictor {
+    /// Over each token.
+    pub norm: LayerNorm,
+    /// `[hidden, width]`
+    pub input: Linear,
+    /// `[width, width / 2]`, with hints beside.
+    pub first: Linear,
+    /// `[width / 2, width / 4]`
+    pub second: Linear,
+    /// `[width / 4, 2]`
+    pub output: Linear,
+    hints: bool,
+}
+
+impl TokenPredictor {
+    /// Does it see more than the tokens?
+    pub fn has_hints(&self) -> bool {
+        self.hints
+    }
+
+    /// The logits of every token, `[rows, 2]`.
+    pub fn logits(&self, observation: &Observation<'_>) -> Tensor<2> {
+        let sequences = observation.sequences;
+        let inner = self.norm.forward(observation.hidden.clone());
+        let inner = gelu(self.input.forward(inner));
+        let [rows, width] = inner.dims();
+        let local = inner.clone().narrow(1, 0, width / 2);
+        let global = image_means(inner.narrow(1, width / 2, width - width / 2), sequences);
+        let mut parts = vec![local, global];
+        if self.hints {
+            let hints = hints(observation);
+            let hints = Tensor::<1>::from_data(hints.as_slice(), &parts[0].device());
+            parts.push(hints.reshape([rows, HINTS]));
+        }
+        let inner = gelu(self.first.forward(Tensor::cat(parts, 1)));
+        self.output.forward(gelu(self.second.forward(inner)))
+    }
+
+    /// What it computes for one image of `tokens` tokens.
+    pub fn flops(&self, tokens: usize, head_width: usize) -> FlopsCount {
+        let of = |linear: &Linear| linear.weight.dims().iter().product::<usize>();
+        let linears = of(&self.input) + of(&self.first) + of(&self.second) + of(&self.output);
+        let hints = match self.hints {
+            // CLS's attention, and the likeness of each to each.
+            true => self.input.weight.dims()[0] + tokens * head_width,
+            false => 0,
+        };
+        2 * (tokens * (linears + hints)) as u64
+    }
+}
+
+/// Per row, the mean of its image's visible patches.
+fn image_means(values: Tensor<2>, sequences: &Sequences) -> Tensor<2> {
+    let [_, width] = values.dims();
+    let (images, device) = (sequences.batch(), values.device());
+    let mut slots = Vec::with_capacity(sequences.num_rows());
+    let mut shares = Vec::with_capacity(sequences.num_rows());
+    for (slot, span) in sequences.starts().windows(2).enumerate() {
+        let first = span[0] + sequences.prefix();
+        let counts = |row: usize| row >= first && sequences.visible()[row];
+        let patches = (span[0]..span[1]).filter(|&row| counts(row)).count();
+        for row in span[0]..span[1] {
+            slots.push(slot as i64);
+            let share = 1.0 / patches.max(1) as f32;
+            shares.push(if counts(row) { share } else { 0.0 });
+        }
+    }
+    let slots = Tensor::<1, Int>::from_data(slots.as_slice(), &device);
+    let shares = Tensor::<1>::from_data(shares.as_slice(), &device);
+    let shared = values * shares.unsqueeze_dim(1);
+    let zeros = Tensor::zeros([images, width], &device);
+    let means = zeros.select_assign(0, slots.clone(), shared, IndexingUpdateOp::Add);
+    means.select(0, slots)
+}
+
+/// Per row: the logarithm of how many times the mean attention CLS gives it, how like it is to
+/// the likest patch of its image, and the logarithm of its size.
+fn hints(observation: &Observation<'_>) -> Vec<f32> {
+    let sequences = observation.sequences;
+    let similarity = observation.keys.as_ref();
+    let similarity = similarity.map(|keys| Similarity::of(keys, observation.num_heads));
+    let starts = sequences.starts();
+    let spans: Vec<&[usize]> = starts.windows(2).collect();
+    let of_span = |span: &&[usize]| -> Vec<f32> {
+        let first = span[0] + sequences.prefix();
+        let patches = first..span[1];
+        let patches: Vec<usize> = patches.filter(|&row| sequences.visible()[row]).collect();
+        let rows = span[0]..span[1];
+        rows.flat_map(|row| {
+            let attention = observation.cls_attention.as_ref();
+            let attention = attention.map_or(0.0, |attention| {
+                let times = attention[row] * (patches.len() + 1) as f32;
+                times.max(1e-3).ln()
+            });
+            let likeness = match &similarity {
+                Some(similarity) if row >= first => similarity.nearest(row, &patches),
+                _ => None,
+            };
+            let size = sequences.sizes().map_or(1.0, |sizes| sizes[row]);
+            [attention, likeness.map_or(0.0, |(like, _)| like), size.ln()]
+        })
+        .collect()
+    };
+    let hints: Vec<Vec<f32>> = spans.par_iter().map(of_span).collect();
+    hints.concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use apt_vit_model::TokenBatch;
+    use burn::tensor::{Distribution, Tolerance};
+
+    #[test]
+    fn an_image_is_judged_alone_whatever_stands_beside_it() {
+        let device = Device::default();
+        device.seed(5);
+        let config = TokenPredictorConfig::new(12, 8).with_hints(true);
+        let predictor = config.init(&device);
+        let random = |shape| Tensor::<3>::random(shape, Distribution::Normal(0.0, 1.0), &device);
+        let (tokens, keys) = (random([3, 7, 12]), random([3, 7, 12]));
+        let keep: Vec<bool> = (0..21).map(|row| row % 7 == 0 || row % 4 != 1).collect();
+        let all = TokenBatch::full(tokens.clone()).drop_rows(&keep);
+        let all_keys = TokenBatch::full(keys.clone()).drop_rows(&keep).tokens;
+        let logits = |batch: &TokenBatch, keys: Tensor<2>| {
+            predictor.logits(&Observation {
+                layer: 0,
+                hidden: batch.tokens.clone(),
+                sequences: &batch.sequences,
+                cls_attention: Some(vec![0.1; batch.sequences.num_rows()]),
+                keys: Some(keys),
+                num_heads: 3,
+            })
+        };
+        let together = logits(&all, all_keys);
+        for slot in 0..3 {
+            let image = all.sequences.image(slot);
+            let part = |tensor: &Tensor<3>| tensor.clone().narrow(0, image, 1);
+            let keep = &keep[7 * image..7 * (image + 1)];
+            let alone = TokenBatch::full(part(&tokens)).drop_rows(keep);
+            let keys = TokenBatch::full(part(&keys)).drop_rows(keep).tokens;
+            let alone = logits(&alone, keys);
+            let start = all.sequences.starts()[slot];
+            let rows = together.clone().narrow(0, start, alone.dims()[0]);
+            let tolerance = Tolerance::<f32>::absolute(1e-5);
+            rows.into_data()
+                .assert_approx_eq(&alone.into_data(), tolerance);
+        }
+    }
+}

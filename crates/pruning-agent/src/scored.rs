@@ -1,0 +1,188 @@
+use apt_vit_model::{Merge, Needs, Observation, Placement, Reduction, Sequences, TokenReducer};
+use rand::rngs::ChaCha8Rng;
+use rand::{RngExt, SeedableRng};
+use rayon::prelude::*;
+
+use crate::similarity::Similarity;
+use crate::tome::merged;
+use crate::{Amount, PruningAgents, keep_best};
+
+/// [`PruningAgents`] that remove as much as they are told, the tokens first that they most want removed.
+#[derive(Clone, Debug)]
+pub struct ScoredReducer<'a> {
+    /// Who scores.
+    pub agents: &'a PruningAgents,
+    /// How much.
+    pub amount: Amount,
+    /// A removed token goes into the kept one that is most like it, as in ToMe, instead of being lost.
+    pub merge: bool,
+    /// In training: how far scores are off at random, so that other decisions are tried, too.
+    pub exploration: Option<Exploration>,
+}
+
+/// Logistic noise on the scores. With it, a token is removed with the probability that its logits,
+/// divided by the temperature, give to that.
+#[derive(Clone, Debug)]
+pub struct Exploration {
+    /// What the noise is multiplied by.
+    pub temperature: f32,
+    /// One seed for each image of the batch, in its order.
+    pub seeds: Vec<u64>,
+}
+
+impl TokenReducer for ScoredReducer<'_> {
+    fn placement(&self, layer: usize) -> Option<Placement> {
+        self.agents.index_of(layer).map(|_| Placement::AfterBlock)
+    }
+
+    fn needs(&self, layer: usize) -> Needs {
+        let own = self.agents.needs(layer);
+        Needs {
+            keys: own.keys || self.merge,
+            ..own
+        }
+    }
+
+    fn reduce(&self, observation: &Observation<'_>) -> Reduction {
+        let sequences = observation.sequences;
+        let Some(index) = self.agents.index_of(observation.layer) else {
+            return Reduction::none(sequences);
+        };
+        let logits = self.agents.logits(index, observation);
+        let values: Vec<f32> = logits.to_data().iter::<f32>().collect();
+        let mut scores: Vec<f32> = values
+            .chunks_exact(2)
+            .map(|pair| pair[0] - pair[1])
+            .collect();
+        if let Some(exploration) = &self.exploration {
+            exploration.disturb(&mut scores, sequences, observation.layer);
+        }
+        let keep = self.amount.keep(index, sequences, &scores);
+        let merge = self.merge.then_some(observation.keys.as_ref()).flatten();
+        let merge = merge.map(|keys| {
+            into_nearest(
+                sequences,
+                &keep,
+                &Similarity::of(keys, observation.num_heads),
+            )
+        });
+        Reduction {
+            merge,
+            logits: Some(logits),
+            ..Reduction::keep(keep)
+        }
+    }
+}
+
+impl Exploration {
+    fn disturb(&self, scores: &mut [f32], sequences: &Sequences, layer: usize) {
+        let starts = sequences.starts();
+        for slot in 0..sequences.batch() {
+            let mut rng = ChaCha8Rng::seed_from_u64(self.seeds[sequences.image(slot)]);
+            rng.set_stream(layer as u64);
+            // One for each position, so that it does not matter which rows are still there.
+            let noise: Vec<f32> = (0..sequences.tokens_per_image())
+                .map(|_| {
+                    let uniform = rng.random_range(1e-6..1.0f32 - 1e-6);
+                    self.temperature * (uniform / (1.0 - uniform)).ln()
+                })
+                .collect();
+            let rows = starts[slot]..starts[slot + 1];
+            for (row, &position) in rows.zip(sequences.positions(slot)) {
+                scores[row] += noise[position];
+            }
+        }
+    }
+}
+
+impl Amount {
+    /// Which rows stay at the agent `index`; the higher a score, the rather.
+    fn keep(&self, index: usize, sequences: &Sequences, scores: &[f32]) -> Vec<bool> {
+        let above = |least: f64| scores.iter().map(move |&score| f64::from(score) >= least);
+        match self {
+            // The odds of removal are the scores' negative exponentials.
+            Self::Threshold { threshold } => above((1.0 / threshold - 1.0).ln()).collect(),
+            Self::Scores { scores } => match scores.get(index) {
+                Some(&least) => above(least).collect(),
+                None => vec![true; sequences.num_rows()],
+            },
+            Self::Kept { kept } => keep_best(sequences, scores, |_, patches| {
+                kept.get(index).copied().unwrap_or(patches)
+            }),
+            Self::KeptOfBatch { kept } => {
+                let count = kept.get(index).map(|count| count * sequences.batch());
+                best_of_all(sequences, scores, count.unwrap_or(usize::MAX))
+            }
+        }
+    }
+}
+
+/// The `count` best patches of the whole batch, and what stands before the patches.
+fn best_of_all(sequences: &Sequences, scores: &[f32], count: usize) -> Vec<bool> {
+    let mut keep = vec![false; sequences.num_rows()];
+    let mut patches = Vec::with_capacity(keep.len());
+    for span in sequences.starts().windows(2) {
+        let first = span[0] + sequences.prefix();
+        keep[span[0]..first].fill(true);
+        patches.extend((first..span[1]).filter(|&row| sequences.visible()[row]));
+    }
+    patches.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]).then(a.cmp(&b)));
+    for &row in patches.iter().take(count) {
+        keep[row] = true;
+    }
+    keep
+}
+
+/// Each removed patch goes into the kept patch of its image that is most like it; where none is kept, it
+/// is lost.
+fn into_nearest(sequences: &Sequences, keep: &[bool], similarity: &Similarity) -> Merge {
+    let starts = sequences.starts();
+    let spans: Vec<&[usize]> = starts.windows(2).collect();
+    let pairs = spans.into_par_iter().map(|span| {
+        let first = span[0] + sequences.prefix();
+        let visible = (first..span[1]).filter(|&row| sequences.visible()[row]);
+        let (kept, removed): (Vec<usize>, Vec<usize>) = visible.partition(|&row| keep[row]);
+        let pairs = removed.into_iter().filter_map(|row| {
+            let (_, into) = similarity.nearest(row, &kept)?;
+            Some((row, into))
+        });
+        pairs.collect::<Vec<_>>()
+    });
+    let pairs: Vec<(usize, usize)> = pairs.flatten_iter().collect();
+    merged(sequences, pairs.into_iter())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_shares_its_patches_by_score_and_no_prefix_goes() {
+        let sequences = Sequences::full(2, 4);
+        let scores = [-9.0, 1.0, 2.0, 3.0, -9.0, -1.0, -2.0, 2.5];
+        let amount = Amount::KeptOfBatch { kept: vec![2] };
+        let keep = amount.keep(0, &sequences, &scores);
+        assert_eq!(keep, [true, true, true, true, true, false, false, true]);
+    }
+
+    #[test]
+    fn the_published_threshold_is_one_of_scores() {
+        let sequences = Sequences::full(1, 4);
+        let scores = [0.0, 0.3, -0.3, 1.0];
+        let probability = Amount::Threshold { threshold: 0.5 }.keep(0, &sequences, &scores);
+        assert_eq!(probability, [true, true, false, true]);
+        let least = Amount::Scores { scores: vec![0.5] }.keep(0, &sequences, &scores);
+        assert_eq!(least, [false, false, false, true]);
+    }
+
+    #[test]
+    fn removed_patches_go_into_their_likes() {
+        let sequences = Sequences::full(1, 5);
+        let vectors = vec![0.0, 0.0, 1.0, 0.0, 0.9, 0.1, 0.0, 1.0, 0.1, 0.8];
+        let similarity = Similarity::new(vectors, 2);
+        let keep = [true, true, false, true, false];
+        let merge = into_nearest(&sequences, &keep, &similarity);
+        assert_eq!(merge.into, [0, 1, 1, 3, 3]);
+        assert_eq!(merge.weights, [1.0, 0.5, 0.5, 0.5, 0.5]);
+    }
+}

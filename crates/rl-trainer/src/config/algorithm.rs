@@ -1,0 +1,59 @@
+use serde::{Deserialize, Serialize};
+
+/// `[budget]`: what the pruned model may compute.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct BudgetConfig {
+    /// Shares of the dense model's FLOPs, the policy's own included. In training, one is drawn for each
+    /// batch; the trained model meets each. Empty: agents remove what they want, as published.
+    pub flops: Vec<f64>,
+}
+
+/// How agents learn.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AlgorithmKind {
+    /// From what cutting a token does: published.
+    #[default]
+    Counterfactual,
+    /// From how whole decisions on an image compare with other decisions on it.
+    PolicyGradient,
+    /// From the same, step by step, with a critic.
+    Ppo,
+    /// From the model's own loss, through a relaxed decision: DynamicViT.
+    DynamicVit,
+}
+
+/// `[algorithm]`: how the agents learn.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AlgorithmConfig {
+    /// Which algorithm.
+    pub kind: AlgorithmKind,
+    /// `counterfactual`: a cut counts as good where its reward is above this; 0 is published.
+    pub margin: f64,
+    /// `counterfactual`: cuts of each image in each pass, one after the other; 1 is published.
+    pub cuts: usize,
+    /// `counterfactual`: the effects of all cuts at once, to first order, instead of those of a few.
+    pub first_order: bool,
+    /// `counterfactual` with `first_order`: what effects are divided by before agents learn them.
+    pub scale: f64,
+    /// `policy-gradient`, `ppo`: decisions tried on each image in each pass.
+    pub samples: usize,
+    /// `policy-gradient`, `ppo`, `dynamic-vit`: of the noise on decisions.
+    pub temperature: f64,
+}
+
+impl Default for AlgorithmConfig {
+    fn default() -> Self {
+        Self {
+            kind: AlgorithmKind::Counterfactual,
+            margin: 0.0,
+            cuts: 1,
+            first_order: false,
+            scale: 0.01,
+            samples: 4,
+            temperature: 1.0,
+        }
+    }
+}
