@@ -136,6 +136,7 @@ impl TokenReducer for AgentReducer<'_> {
         Reduction {
             keep,
             merge: None,
+            mask: None,
             logits: Some(logits),
         }
     }

@@ -91,6 +91,7 @@ impl TokenReducer for RankedReducer<'_> {
         Reduction {
             keep: keep_best(sequences, &scores, count),
             merge: None,
+            mask: None,
             logits: Some(logits),
         }
     }
