@@ -193,6 +193,7 @@ impl TokenReducer for AgentReducer<'_> {
         Reduction {
             keep,
             merge: None,
+            mask: None,
             logits: Some(logits),
         }
     }

@@ -59,6 +59,7 @@ impl TokenReducer for EvitReducer {
                 weights,
                 sizes: false,
             }),
+            mask: None,
             logits: None,
         }
     }

@@ -95,6 +95,7 @@ impl TokenReducer for RankedReducer<'_> {
         Reduction {
             keep: keep_best(sequences, &scores, count),
             merge: None,
+            mask: None,
             logits: Some(logits),
         }
     }

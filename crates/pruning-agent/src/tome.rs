@@ -44,6 +44,7 @@ impl TokenReducer for TomeReducer {
         Reduction {
             keep: keep.map(|(row, &into)| row == into).collect(),
             merge: Some(merge),
+            mask: None,
             logits: None,
         }
     }

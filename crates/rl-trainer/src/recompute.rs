@@ -20,7 +20,8 @@ use crate::counterfactual::{PrunedPass, cross_entropy};
 ///
 /// `seed` seeds the dropout; `scale` multiplies the loss before the backward pass.
 ///
-/// The pass's loss and logits have no gradient any more.
+/// The pass's loss and logits have no gradient any more, and none reaches a reducer's
+/// [`mask`](Reduction::mask): it is a constant here.
 pub fn stream_1_recomputed(
     vit: &Vit,
     reducer: &dyn TokenReducer,
@@ -137,6 +138,7 @@ fn free_graph_of<const D: usize>(leaf: Tensor<D>) {
 fn without_graph(batch: TokenBatch) -> TokenBatch {
     TokenBatch {
         tokens: batch.tokens.without_autodiff(),
+        key_mask: batch.key_mask.map(Tensor::without_autodiff),
         ..batch
     }
 }
@@ -144,7 +146,7 @@ fn without_graph(batch: TokenBatch) -> TokenBatch {
 fn with_graph(batch: &TokenBatch) -> TokenBatch {
     TokenBatch {
         tokens: batch.tokens.clone().autodiff().require_grad(),
-        sequences: batch.sequences.clone(),
+        ..batch.clone()
     }
 }
 

@@ -75,7 +75,8 @@ fn time(
 }
 
 fn attend(block: &Block, batch: &TokenBatch) -> Tensor<2> {
-    block.attend(batch.tokens.clone(), &batch.sequences).0
+    let tokens = batch.tokens.clone();
+    block.attend(tokens, &batch.sequences, None).0
 }
 
 fn feed_forward(block: &Block, batch: &TokenBatch) -> Tensor<2> {

@@ -49,9 +49,16 @@ impl Attention {
     /// # Shapes
     ///
     /// - `tokens`: `[rows, hidden]`
+    /// - `key_mask`: `[rows]`, what each row weighs as a key (see
+    ///   [`TokenBatch::key_mask`](crate::TokenBatch::key_mask))
     /// - output: `([rows, hidden], [rows, 3 * hidden])`, the second being queries, keys and values
-    pub fn forward(&self, tokens: Tensor<2>, sequences: &Sequences) -> (Tensor<2>, Tensor<2>) {
-        let (heads, qkv) = self.heads(tokens, sequences);
+    pub fn forward(
+        &self,
+        tokens: Tensor<2>,
+        sequences: &Sequences,
+        key_mask: Option<&Tensor<1>>,
+    ) -> (Tensor<2>, Tensor<2>) {
+        let (heads, qkv) = self.heads(tokens, sequences, key_mask);
         (kernels::linear(&self.output, heads), qkv)
     }
 
@@ -60,9 +67,10 @@ impl Attention {
         &self,
         tokens: Tensor<2>,
         sequences: &Sequences,
+        key_mask: Option<&Tensor<1>>,
         residual: Tensor<2>,
     ) -> (Tensor<2>, Tensor<2>) {
-        let (heads, qkv) = self.heads(tokens, sequences);
+        let (heads, qkv) = self.heads(tokens, sequences, key_mask);
         (
             kernels::linear_add(&self.output, heads, None, residual),
             qkv,
@@ -70,18 +78,32 @@ impl Attention {
     }
 
     /// The heads side by side, `[rows, hidden]`, and queries, keys and values.
-    fn heads(&self, tokens: Tensor<2>, sequences: &Sequences) -> (Tensor<2>, Tensor<2>) {
+    fn heads(
+        &self,
+        tokens: Tensor<2>,
+        sequences: &Sequences,
+        key_mask: Option<&Tensor<1>>,
+    ) -> (Tensor<2>, Tensor<2>) {
         let qkv = kernels::linear(&self.qkv, tokens);
-        let heads = kernels::attention(qkv.clone(), sequences.spans(), self.num_heads);
+        let (queries, spans) = (qkv.clone(), sequences.spans());
+        let heads = match key_mask {
+            None => kernels::attention(queries, spans, self.num_heads),
+            Some(mask) => kernels::masked_attention(queries, mask.clone(), spans, self.num_heads),
+        };
         (heads, qkv)
     }
 }
 
 /// How much each row's image's CLS token attends to it, averaged over the heads; the weights of
-/// an image sum to 1. Hidden rows get 0.
+/// an image sum to 1. Hidden rows get 0, and so do those that weigh 0 as keys.
 ///
 /// `qkv` is what [`Attention::forward`] returned, `[rows, 3 * hidden]`.
-pub(crate) fn cls_attention(qkv: &Tensor<2>, sequences: &Sequences, num_heads: usize) -> Vec<f32> {
+pub(crate) fn cls_attention(
+    qkv: &Tensor<2>,
+    sequences: &Sequences,
+    key_mask: Option<&Tensor<1>>,
+    num_heads: usize,
+) -> Vec<f32> {
     let [rows, width] = qkv.dims();
     let hidden = width / 3;
     let head_width = hidden / num_heads;
@@ -93,17 +115,21 @@ pub(crate) fn cls_attention(qkv: &Tensor<2>, sequences: &Sequences, num_heads: u
     let scores: Vec<f32> = scores.into_data().iter::<f32>().collect();
 
     let bias = sequences.bias();
+    let key_mask: Option<Vec<f32>> = key_mask.map(|mask| mask.to_data().iter::<f32>().collect());
+    let key = |row: usize| key_mask.as_ref().map_or(1.0, |mask| mask[row]);
     let mut mean = vec![0.0; rows];
     for span in sequences.starts().windows(2) {
         let span = span[0]..span[1];
-        let visible = span.clone().filter(|&row| sequences.visible()[row]);
+        let visible = span
+            .clone()
+            .filter(|&row| sequences.visible()[row] && key(row) > 0.0);
         for head in 0..num_heads {
             let score = |row: usize| {
                 let bias = bias.as_ref().map_or(0.0, |bias| bias[row]);
                 scores[row * num_heads + head] + bias
             };
             let highest = visible.clone().map(score).fold(f32::NEG_INFINITY, f32::max);
-            let weight = |row: usize| (score(row) - highest).exp();
+            let weight = |row: usize| key(row) * (score(row) - highest).exp();
             let sum: f32 = visible.clone().map(weight).sum();
             for row in visible.clone() {
                 mean[row] += weight(row) / (sum * num_heads as f32);
@@ -132,7 +158,10 @@ mod tests {
         let hidden = [3, 9];
         let keep: Vec<bool> = (0..2 * tokens).map(|row| !hidden.contains(&row)).collect();
         let batch = TokenBatch::full(qkv).hide(&keep);
-        let weights = cls_attention(&batch.tokens, &batch.sequences, heads);
+        let key = |row: usize| [1.0, 0.5, 0.0, 1.0, 0.2][row % tokens];
+        let key_mask: Vec<f32> = (0..2 * tokens).map(key).collect();
+        let key_mask = Tensor::from_data(key_mask.as_slice(), &device);
+        let weights = cls_attention(&batch.tokens, &batch.sequences, Some(&key_mask), heads);
 
         let value = |row: usize, column: usize| values[row * 3 * heads * width + column];
         for image in 0..2 {
@@ -145,7 +174,11 @@ mod tests {
                         value(image * tokens, column) * value(row, heads * width + column)
                     });
                     let score = products.sum::<f32>() / (width as f32).sqrt();
-                    if keep[row] { score.exp() } else { 0.0 }
+                    if keep[row] {
+                        key(row) * score.exp()
+                    } else {
+                        0.0
+                    }
                 };
                 let sum: f32 = rows.clone().map(score).sum();
                 for (expected, row) in expected.iter_mut().zip(rows.clone()) {

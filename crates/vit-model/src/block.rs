@@ -119,13 +119,20 @@ impl Block {
     /// # Shapes
     ///
     /// - `tokens`: `[rows, hidden]`
+    /// - `key_mask`: `[rows]`, what each row weighs as a key
     /// - output: `([rows, hidden], [rows, 3 * hidden])`
-    pub fn attend(&self, tokens: Tensor<2>, sequences: &Sequences) -> (Tensor<2>, Tensor<2>) {
+    pub fn attend(
+        &self,
+        tokens: Tensor<2>,
+        sequences: &Sequences,
+        key_mask: Option<&Tensor<1>>,
+    ) -> (Tensor<2>, Tensor<2>) {
         let normed = self.normed(&self.attention_norm, &tokens);
         let Some(scale) = &self.attention_scale else {
-            return self.attention.forward_onto(normed, sequences, tokens);
+            let attention = &self.attention;
+            return attention.forward_onto(normed, sequences, key_mask, tokens);
         };
-        let (output, qkv) = self.attention.forward(normed, sequences);
+        let (output, qkv) = self.attention.forward(normed, sequences, key_mask);
         let output = cast(output, tokens.dtype());
         (tokens + output * scale.val().unsqueeze(), qkv)
     }

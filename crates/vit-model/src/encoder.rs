@@ -76,7 +76,7 @@ pub(crate) fn run_blocks(
         };
         let acting = reducer.and_then(|reducer| Some((reducer, reducer.placement(layer)?)));
 
-        let (tokens, qkv) = block.attend(batch.tokens, &batch.sequences);
+        let (tokens, qkv) = block.attend(batch.tokens, &batch.sequences, batch.key_mask.as_ref());
         batch.tokens = tokens;
         // Attention is seen as it was in this block, before any of its tokens are removed.
         let seen = acting.map(|(reducer, _)| See::new(reducer, layer, block, &batch, qkv));
@@ -119,10 +119,10 @@ impl See {
             num_heads: block.attention.num_heads,
             layer,
             placement: reducer.placement(layer).unwrap_or(Placement::AfterBlock),
-            cls_attention: qkv
-                .as_ref()
-                .filter(|_| needs.cls_attention)
-                .map(|qkv| cls_attention(qkv, &batch.sequences, block.attention.num_heads)),
+            cls_attention: qkv.as_ref().filter(|_| needs.cls_attention).map(|qkv| {
+                let key_mask = batch.key_mask.as_ref();
+                cls_attention(qkv, &batch.sequences, key_mask, block.attention.num_heads)
+            }),
             keys: qkv
                 .filter(|_| needs.keys)
                 .map(|qkv| widen(qkv.narrow(1, hidden, hidden))),
@@ -145,8 +145,13 @@ fn reduce(
         keys: seen.keys.clone(),
         num_heads: seen.num_heads,
     });
-    let batch = match reduction.merge.filter(|_| mode != ExecutionMode::Dense) {
+    let acts = mode != ExecutionMode::Dense;
+    let batch = match reduction.merge.filter(|_| acts) {
         Some(merge) => batch.merge(&merge),
+        None => batch,
+    };
+    let batch = match reduction.mask.filter(|_| acts) {
+        Some(mask) => batch.weigh_keys(mask),
         None => batch,
     };
     let batch = match mode {

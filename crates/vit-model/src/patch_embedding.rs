@@ -101,6 +101,7 @@ impl PatchEmbedding {
         TokenBatch {
             tokens: tokens.reshape([batch * count, hidden]),
             sequences: Sequences::full(batch, count).with_prefix(prefix),
+            key_mask: None,
         }
     }
 }

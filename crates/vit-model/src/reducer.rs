@@ -44,6 +44,10 @@ pub struct Reduction {
     pub keep: Vec<bool>,
     /// What happens to the kept tokens first: they may take in what is removed.
     pub merge: Option<Merge>,
+    /// What each row weighs as a key from now on, `[rows]`, from 0 to 1; a gradient reaches it. It
+    /// multiplies what earlier layers said. The reducer gives 1 to CLS and to whatever else stands
+    /// before the patches.
+    pub mask: Option<Tensor<1>>,
     /// What the decision was made from, `[rows, 2]` (keep, remove), where the reducer has such.
     pub logits: Option<Tensor<2>>,
 }
@@ -54,6 +58,7 @@ impl Reduction {
         Self {
             keep,
             merge: None,
+            mask: None,
             logits: None,
         }
     }

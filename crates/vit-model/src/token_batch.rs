@@ -251,6 +251,10 @@ pub struct TokenBatch {
     pub tokens: Tensor<2>,
     /// Whose they are.
     pub sequences: Sequences,
+    /// What each row weighs as a key, `[rows]`: attention weights are multiplied by it before they
+    /// are brought to a sum of 1. From 0 (nobody attends to it) to 1; CLS has 1. None is 1 for all. A
+    /// gradient may flow through it.
+    pub key_mask: Option<Tensor<1>>,
 }
 
 impl TokenBatch {
@@ -265,7 +269,19 @@ impl TokenBatch {
         Self {
             tokens: tokens.reshape([batch * count, hidden]),
             sequences: Sequences::full(batch, count),
+            key_mask: None,
         }
+    }
+
+    /// Each row weighs as a key what it weighed, times `mask` (`[rows]`).
+    pub fn weigh_keys(mut self, mask: Tensor<1>) -> Self {
+        let [rows] = mask.dims();
+        assert_eq!(rows, self.sequences.num_rows(), "one weight a row");
+        self.key_mask = Some(match self.key_mask {
+            Some(before) => before * mask,
+            None => mask,
+        });
+        self
     }
 
     /// Tokens take others in: each row that is merged into becomes the weighted sum of itself and of
@@ -302,7 +318,7 @@ impl TokenBatch {
     pub fn hide(self, keep: &[bool]) -> Self {
         Self {
             sequences: self.sequences.hide(keep),
-            tokens: self.tokens,
+            ..self
         }
     }
 
@@ -317,6 +333,7 @@ impl TokenBatch {
         Self {
             tokens: select_rows(self.tokens, &rows),
             sequences,
+            key_mask: self.key_mask.map(|mask| select_rows(mask, &rows)),
         }
     }
 
@@ -333,8 +350,8 @@ impl TokenBatch {
     }
 }
 
-/// The given rows of a matrix, in the given order.
-pub(crate) fn select_rows(matrix: Tensor<2>, rows: &[usize]) -> Tensor<2> {
+/// The given rows of a matrix (or values of a vector), in the given order.
+pub(crate) fn select_rows<const D: usize>(matrix: Tensor<D>, rows: &[usize]) -> Tensor<D> {
     let device = matrix.device();
     let rows: Vec<i64> = rows.iter().map(|&row| row as i64).collect();
     matrix.select(0, Tensor::<1, Int>::from_data(rows.as_slice(), &device))

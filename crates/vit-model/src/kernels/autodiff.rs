@@ -20,7 +20,7 @@ impl<B: FusedOps, C: CheckpointStrategy> FusedOps for Autodiff<B, C> {
         num_heads: usize,
     ) -> FloatTensor<Self> {
         let Some(kernels) = kernels_for::<B>(qkv.primitive()) else {
-            return composed::attention::<Self>(qkv, &spans, num_heads, B::LENGTH_STEP);
+            return composed::attention::<Self>(qkv, None, &spans, num_heads, B::LENGTH_STEP);
         };
         let (qkv, node) = qkv.into_parts();
         let forward = kernels.attention(&qkv, &spans, num_heads);
@@ -39,6 +39,38 @@ impl<B: FusedOps, C: CheckpointStrategy> FusedOps for Autodiff<B, C> {
                     num_heads,
                 };
                 prep.finish(state, output)
+            }
+            OpsKind::UnTracked(prep) => prep.finish(output),
+        }
+    }
+
+    fn masked_attention(
+        qkv: FloatTensor<Self>,
+        key_mask: FloatTensor<Self>,
+        spans: Arc<Spans>,
+        num_heads: usize,
+    ) -> FloatTensor<Self> {
+        let Some(kernels) = kernels_for::<B>(qkv.primitive()) else {
+            let step = B::LENGTH_STEP;
+            return composed::attention::<Self>(qkv, Some(key_mask), &spans, num_heads, step);
+        };
+        let [(qkv, a), (key_mask, b)] = [qkv, key_mask].map(|t| t.into_parts());
+        let forward = kernels.masked_attention(&qkv, &key_mask, &spans, num_heads);
+        let output = forward.0.clone();
+        match MaskedAttentionBackward
+            .prepare::<C>([a, b])
+            .compute_bound()
+            .stateful()
+        {
+            OpsKind::Tracked(prep) => {
+                let attention = AttentionState {
+                    kernels,
+                    qkv,
+                    forward,
+                    spans,
+                    num_heads,
+                };
+                prep.finish((attention, key_mask), output)
             }
             OpsKind::UnTracked(prep) => prep.finish(output),
         }
@@ -201,6 +233,43 @@ impl<B: FusedOps> Backward<B, 1> for AttentionBackward {
     }
 }
 
+#[derive(Debug)]
+struct MaskedAttentionBackward;
+
+impl<B: FusedOps> Backward<B, 2> for MaskedAttentionBackward {
+    /// With the key mask.
+    type State = (AttentionState<B>, FloatTensor<B>);
+
+    fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let gradient = grads.consume::<B>(&ops.node);
+        let (state, key_mask) = ops.state;
+        let wanted = ops.parents.each_ref().map(Option::is_some);
+        let results = state.kernels.masked_attention_backward(
+            [&state.qkv, &key_mask],
+            &state.forward,
+            &gradient,
+            &state.spans,
+            state.num_heads,
+            wanted,
+        );
+        let parents = ops.parents.map(|parent| parent.map(|node| node.id));
+        register::<B>(&parents, results, grads);
+    }
+}
+
+/// Tells parents their gradients, where both are there.
+fn register<B: FusedOps>(
+    parents: &[Option<NodeId>],
+    results: impl IntoIterator<Item = Option<FloatTensor<B>>>,
+    grads: &mut Gradients,
+) {
+    for (parent, gradient) in parents.iter().zip(results) {
+        if let (Some(parent), Some(gradient)) = (parent, gradient) {
+            grads.register::<B>(*parent, gradient);
+        }
+    }
+}
+
 #[derive(Clone, Debug)]
 struct LinearState<B: FusedOps> {
     kernels: &'static dyn Kernels<B>,
@@ -227,11 +296,7 @@ impl<B: FusedOps> LinearState<B> {
         let wanted = [0, 1, 2].map(|parent| parents[parent].is_some());
         let before_gelu = before_gelu.as_ref();
         let results = kernels.linear_backward(&input, &weight, before_gelu, mask, gradient, wanted);
-        for (parent, gradient) in parents.iter().zip(results) {
-            if let (Some(parent), Some(gradient)) = (parent, gradient) {
-                grads.register::<B>(*parent, gradient);
-            }
-        }
+        register::<B>(parents, results, grads);
     }
 }
 
@@ -286,11 +351,9 @@ impl<B: FusedOps> Backward<B, 3> for LayerNormBackward {
             gamma,
             statistics,
         } = ops.state;
-        let results = kernels.layer_norm_backward(&input, &gamma, &statistics, &gradient);
-        for (parent, gradient) in ops.parents.into_iter().zip(results) {
-            if let Some(parent) = parent {
-                grads.register::<B>(parent.id, gradient);
-            }
-        }
+        let wanted = ops.parents.each_ref().map(Option::is_some);
+        let results = kernels.layer_norm_backward(&input, &gamma, &statistics, &gradient, wanted);
+        let parents = ops.parents.map(|parent| parent.map(|node| node.id));
+        register::<B>(&parents, results, grads);
     }
 }

@@ -7,13 +7,19 @@ use burn::tensor::{Distribution, Shape, Slice};
 
 use super::Spans;
 
+/// No weight is more than `e` to this times that of the highest score among the keys that count: a key
+/// of weight 0 may have any score.
+const HIGHEST_EXPONENT: f32 = 30.0;
+
 /// A score this low leaves an attention weight of exactly zero in every float type.
 const HIDDEN_SCORE: f32 = -3.0e4;
 
 /// One batched attention for each run of sequences whose lengths round up to the same multiple of
-/// `step`; shorter ones are padded with rows that nobody attends to.
+/// `step`; shorter ones are padded with rows that nobody attends to. Keys weigh what `key_mask`,
+/// `[rows]`, says.
 pub(super) fn attention<B: Backend>(
     qkv: FloatTensor<B>,
+    key_mask: Option<FloatTensor<B>>,
     spans: &Spans,
     num_heads: usize,
     step: usize,
@@ -25,13 +31,14 @@ pub(super) fn attention<B: Backend>(
     for run in runs(spans, step) {
         let (count, tokens) = (run.lengths.len(), run.tokens);
         let rows = (!run.is_full()).then(|| run.padded_rows());
-        let group = match &rows {
+        let of_run = |tensor: &FloatTensor<B>| match &rows {
             None => {
                 let rows = run.start..run.start + count * tokens;
-                B::float_slice(qkv.clone(), &[Slice::from(rows)])
+                B::float_slice(tensor.clone(), &[Slice::from(rows)])
             }
-            Some(rows) => B::float_select(qkv.clone(), 0, indices::<B>(rows, &device)),
+            Some(rows) => B::float_select(tensor.clone(), 0, indices::<B>(rows, &device)),
         };
+        let group = of_run(&qkv);
         let [query, key, value] = [0, 1, 2].map(|part| {
             let columns = part * hidden..(part + 1) * hidden;
             let rows = 0..count * tokens;
@@ -44,7 +51,13 @@ pub(super) fn attention<B: Backend>(
             let bias = B::float_from_data(bias.convert_dtype(qkv.dtype()), &device);
             B::float_expand(bias, Shape::from([count, num_heads, tokens, tokens]))
         });
-        let heads = attend::<B>(query, key, value, bias);
+        let heads = match &key_mask {
+            None => attend::<B>(query, key, value, bias),
+            Some(mask) => {
+                let mask = B::float_reshape(of_run(mask), Shape::from([count, 1, 1, tokens]));
+                attend_masked::<B>(query, key, value, bias, mask)
+            }
+        };
         let heads = B::float_swap_dims(heads, 1, 2);
         let heads = B::float_reshape(heads, Shape::from([count * tokens, hidden]));
         outputs.push(match rows {
@@ -70,16 +83,50 @@ fn attend<B: Backend>(
     if dtype == DType::F32 || dtype == DType::F64 || !B::ad_enabled(&query.device()) {
         return B::attention(query, key, value, None, bias, Default::default());
     }
+    let weights = B::softmax(scores::<B>(query, key, bias), 3);
+    B::float_matmul(B::float_cast(weights, dtype.into()), value)
+}
+
+/// As [`attend`], with keys that weigh what `mask`, `[images, 1, 1, tokens]`, says.
+fn attend_masked<B: Backend>(
+    query: FloatTensor<B>,
+    key: FloatTensor<B>,
+    value: FloatTensor<B>,
+    bias: Option<FloatTensor<B>>,
+    mask: FloatTensor<B>,
+) -> FloatTensor<B> {
+    let dtype = query.dtype();
+    let scores = scores::<B>(query, key, bias);
+    // The weights do not depend on what all scores of a query are lowered by, so that no gradient
+    // has to go through it.
+    let counts = B::float_log(B::float_detach(mask.clone()));
+    let counts = B::float_clamp_min(counts, HIDDEN_SCORE.into());
+    let highest = B::float_add(B::float_detach(scores.clone()), counts);
+    let exponents = B::float_sub(scores, B::float_max_dim(highest, 3));
+    let exponents = B::float_clamp_max(exponents, HIGHEST_EXPONENT.into());
+    let weights = B::float_mul(B::float_exp(exponents), mask);
+    let weights = B::float_div(weights.clone(), B::float_sum_dim(weights, 3));
+    B::float_matmul(B::float_cast(weights, dtype.into()), value)
+}
+
+/// Scores, scaled and with what is added to them, in at least 32 bits.
+fn scores<B: Backend>(
+    query: FloatTensor<B>,
+    key: FloatTensor<B>,
+    bias: Option<FloatTensor<B>>,
+) -> FloatTensor<B> {
+    let dtype = match query.dtype() {
+        DType::F64 => FloatDType::F64,
+        _ => FloatDType::F32,
+    };
     let scale = 1.0 / (query.shape()[3] as f64).sqrt();
     let query = B::float_mul_scalar(query, scale.into());
     let scores = B::float_matmul(query, B::float_swap_dims(key, 2, 3));
-    let scores = B::float_cast(scores, FloatDType::F32);
-    let scores = match bias {
-        Some(bias) => B::float_add(scores, B::float_cast(bias, FloatDType::F32)),
+    let scores = B::float_cast(scores, dtype);
+    match bias {
+        Some(bias) => B::float_add(scores, B::float_cast(bias, dtype)),
         None => scores,
-    };
-    let weights = B::float_cast(B::softmax(scores, 3), dtype.into());
-    B::float_matmul(weights, value)
+    }
 }
 
 fn indices<B: Backend>(rows: &[usize], device: &Device<B>) -> IntTensor<B> {

@@ -34,6 +34,29 @@ pub(crate) fn attention(qkv: Tensor<2>, spans: Arc<Spans>, num_heads: usize) -> 
     ))
 }
 
+/// As [`attention`], but each row weighs as a key what `key_mask` (`[rows]`, from 0 to 1) says: query
+/// i gives key j the weight `m_j e^(S_ij)`, divided by the sum of these over j.
+///
+/// A gradient reaches the mask, also where it is 0: there it says what attending to the row again
+/// would do. At least one row of each sequence that is not hidden weighs more than 0.
+pub(crate) fn masked_attention(
+    qkv: Tensor<2>,
+    key_mask: Tensor<1>,
+    spans: Arc<Spans>,
+    num_heads: usize,
+) -> Tensor<2> {
+    let dtype = match qkv.dtype() {
+        DType::F64 => DType::F64,
+        _ => DType::F32,
+    };
+    fused(Dispatch::masked_attention(
+        qkv.into_dispatch(),
+        cast(key_mask, dtype).into_dispatch(),
+        spans,
+        num_heads,
+    ))
+}
+
 /// A linear layer, `[rows, inputs]` to `[rows, outputs]`.
 pub(crate) fn linear(layer: &Linear, input: Tensor<2>) -> Tensor<2> {
     match parts(layer, input.dtype()) {
@@ -172,7 +195,27 @@ pub(crate) trait FusedOps: Backend {
     ) -> FloatTensor<Self> {
         match kernels_for::<Self>(&qkv) {
             Some(kernels) => kernels.attention(&qkv, &spans, num_heads).0,
-            None => composed::attention::<Self>(qkv, &spans, num_heads, Self::LENGTH_STEP),
+            None => composed::attention::<Self>(qkv, None, &spans, num_heads, Self::LENGTH_STEP),
+        }
+    }
+
+    /// See [`masked_attention`].
+    fn masked_attention(
+        qkv: FloatTensor<Self>,
+        key_mask: FloatTensor<Self>,
+        spans: Arc<Spans>,
+        num_heads: usize,
+    ) -> FloatTensor<Self> {
+        match kernels_for::<Self>(&qkv) {
+            Some(kernels) => {
+                kernels
+                    .masked_attention(&qkv, &key_mask, &spans, num_heads)
+                    .0
+            }
+            None => {
+                let step = Self::LENGTH_STEP;
+                composed::attention::<Self>(qkv, Some(key_mask), &spans, num_heads, step)
+            }
         }
     }
 
@@ -282,6 +325,26 @@ pub(crate) trait Kernels<B: Backend>: Debug + Sync {
         num_heads: usize,
     ) -> FloatTensor<B>;
 
+    /// As [`attention`](Self::attention), with keys that weigh what `key_mask` says.
+    fn masked_attention(
+        &self,
+        qkv: &FloatTensor<B>,
+        key_mask: &FloatTensor<B>,
+        spans: &Spans,
+        num_heads: usize,
+    ) -> (FloatTensor<B>, FloatTensor<B>);
+
+    /// The gradients of `qkv` and key mask where they are `wanted`, given that of the output.
+    fn masked_attention_backward(
+        &self,
+        inputs: [&FloatTensor<B>; 2],
+        forward: &(FloatTensor<B>, FloatTensor<B>),
+        gradient: &FloatTensor<B>,
+        spans: &Spans,
+        num_heads: usize,
+        wanted: [bool; 2],
+    ) -> [Option<FloatTensor<B>>; 2];
+
     /// Draws a new dropout mask from the backend's random numbers.
     fn mask(&self, probability: f64) -> Mask;
 
@@ -321,14 +384,15 @@ pub(crate) trait Kernels<B: Backend>: Debug + Sync {
         epsilon: f64,
     ) -> (FloatTensor<B>, FloatTensor<B>);
 
-    /// The gradients of input, gamma and beta, given that of the output.
+    /// The gradients of input, gamma and beta where they are `wanted`, given that of the output.
     fn layer_norm_backward(
         &self,
         input: &FloatTensor<B>,
         gamma: &FloatTensor<B>,
         statistics: &FloatTensor<B>,
         gradient: &FloatTensor<B>,
-    ) -> [FloatTensor<B>; 3];
+        wanted: [bool; 3],
+    ) -> [Option<FloatTensor<B>>; 3];
 }
 
 /// What becomes of a linear layer's output, in the same kernel.

@@ -102,6 +102,18 @@ fn spans(lengths: &[usize], hidden: Option<u64>) -> Arc<Spans> {
     Arc::new(Spans { starts, bias })
 }
 
+/// Weights of keys: 0, 1 and others. The first of each sequence weighs something.
+fn key_mask(spans: &Spans, seed: u64) -> TensorData {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let rows = spans.starts[spans.starts.len() - 1];
+    let weights = (0..rows).map(|row| match rng.random_range(0..3) {
+        0 if !spans.starts.contains(&row) => 0.0,
+        1 => 1.0,
+        _ => rng.random_range(0.05..1.0),
+    });
+    TensorData::new(weights.collect::<Vec<f32>>(), [rows])
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
@@ -120,7 +132,26 @@ proptest! {
         compare(
             &qkv,
             |[qkv]| Diff::packed_attention(qkv, spans.clone(), heads),
-            |[qkv]| composed::attention::<Diff>(qkv, &spans, heads, step),
+            |[qkv]| composed::attention::<Diff>(qkv, None, &spans, heads, step),
+        );
+    }
+
+    #[test]
+    fn masked_attention_is_what_burn_makes_of_it(
+        lengths in prop::collection::vec(prop_oneof![Just(1), 1usize..40, 60usize..70], 1..6),
+        heads in 1usize..4,
+        width in prop_oneof![1usize..40, Just(64)],
+        hidden in prop::option::of(any::<u64>()),
+        step in prop_oneof![Just(1), 2usize..20],
+        seed: u64,
+    ) {
+        let spans = spans(&lengths, hidden);
+        let rows: usize = lengths.iter().sum();
+        let inputs = [normal(&[rows, 3 * heads * width], seed), key_mask(&spans, seed)];
+        compare(
+            &inputs,
+            |[qkv, mask]| Diff::masked_attention(qkv, mask, spans.clone(), heads),
+            |[qkv, mask]| composed::attention::<Diff>(qkv, Some(mask), &spans, heads, step),
         );
     }
 
@@ -235,10 +266,14 @@ fn composed_norm(inputs: [FloatTensor<Diff>; 3]) -> FloatTensor<Diff> {
 /// Everything in one: a block's work on 8 sequences.
 fn block(inputs: &[TensorData; 6]) -> Vec<TensorData> {
     let spans = spans(&[197, 65, 300, 1, 30, 197, 99, 111], None);
-    run(inputs, |[x, gamma, beta, wide, narrow, bias]| {
+    let [x, gamma, beta, wide, narrow, bias] = inputs.clone();
+    let inputs = [x, gamma, beta, wide, narrow, bias, key_mask(&spans, 6)];
+    run(&inputs, |[x, gamma, beta, wide, narrow, bias, mask]| {
         let normed = Diff::fused_layer_norm(x.clone(), gamma, beta, 1e-6);
         let qkv = Diff::fused_linear_gelu(normed, wide, bias.clone(), None);
-        let heads = Diff::packed_attention(qkv, spans.clone(), 2);
+        let heads = Diff::packed_attention(qkv.clone(), spans.clone(), 2);
+        let masked = Diff::masked_attention(qkv, mask, spans.clone(), 2);
+        let heads = Diff::float_add(heads, masked);
         let bias = Diff::float_slice(bias, &[(0..96).into()]);
         Diff::fused_linear_add(heads, narrow, bias, x, None)
     })
@@ -268,8 +303,108 @@ fn long_sequences_are_cut_into_blocks_of_queries() {
     compare(
         &qkv,
         |[qkv]| Diff::packed_attention(qkv, spans.clone(), 2),
-        |[qkv]| composed::attention::<Diff>(qkv, &spans, 2, 1),
+        |[qkv]| composed::attention::<Diff>(qkv, None, &spans, 2, 1),
     );
+    compare(
+        &[qkv[0].clone(), key_mask(&spans, 6)],
+        |[qkv, mask]| Diff::masked_attention(qkv, mask, spans.clone(), 2),
+        |[qkv, mask]| composed::attention::<Diff>(qkv, Some(mask), &spans, 2, 1),
+    );
+}
+
+/// Differences of the formula itself, in double precision, at 0, at 1 and between.
+#[test]
+fn the_gradient_of_a_key_mask_is_what_a_small_change_of_it_does() {
+    const STEP: f64 = 1e-4;
+    let (heads, width) = (2, 5);
+    let spans = spans(&[7, 1, 12], Some(0x2_4421));
+    let data = [normal(&[20, 3 * heads * width], 3), key_mask(&spans, 4)];
+    let of_mask = run(&data, |[qkv, mask]| {
+        Diff::masked_attention(qkv, mask, spans.clone(), heads)
+    });
+    let [qkv, mask] = data.map(|data| data.iter::<f64>().collect::<Vec<_>>());
+    let weights: Vec<f64> = normal(&[20, heads * width], 77).iter().collect();
+    // The sum of the outputs, times the weights that `run` gives them.
+    let loss = |mask: &[f64]| {
+        let mut loss = 0.0;
+        for (start, tokens) in spans.iter() {
+            for (query, head) in (0..tokens).flat_map(|i| (0..heads).map(move |head| (i, head))) {
+                let at = |part: usize, row: usize, i: usize| {
+                    qkv[((start + row) * 3 + part) * heads * width + head * width + i]
+                };
+                let bias = |row: usize| f64::from(spans.bias.as_ref().unwrap()[start + row]);
+                let of_key = |key: usize| {
+                    let products = (0..width).map(|i| at(0, query, i) * at(1, key, i));
+                    let score = products.sum::<f64>() / (width as f64).sqrt() + bias(key);
+                    mask[start + key] * score.exp()
+                };
+                let sum: f64 = (0..tokens).map(of_key).sum();
+                for i in 0..width {
+                    let value: f64 = (0..tokens).map(|key| of_key(key) * at(2, key, i)).sum();
+                    let weight = weights[(start + query) * heads * width + head * width + i];
+                    loss += weight * value / sum;
+                }
+            }
+        }
+        loss
+    };
+    assert!(mask.contains(&0.0) && mask.contains(&1.0));
+    for (row, gradient) in of_mask[2].iter::<f64>().enumerate() {
+        let changed = |step: f64| {
+            let mut mask = mask.clone();
+            mask[row] += step;
+            loss(&mask)
+        };
+        let slope = (changed(STEP) - changed(-STEP)) / (2.0 * STEP);
+        let error = (slope - gradient).abs();
+        assert!(
+            error <= 2e-5 * slope.abs().max(1.0),
+            "row {row}: {gradient}, not {slope}"
+        );
+    }
+}
+
+/// A key that weighs nothing may have a score far above those of the others.
+#[test]
+fn gradients_of_a_key_mask_are_finite() {
+    let spans = spans(&[9, 33], None);
+    let wild = TensorData::new(
+        normal(&[42, 3 * 16], 5)
+            .iter::<f32>()
+            .map(|value| 30.0 * value)
+            .collect::<Vec<_>>(),
+        [42, 3 * 16],
+    );
+    let inputs = [wild, key_mask(&spans, 6)];
+    let fused =
+        |[qkv, mask]: [FloatTensor<Diff>; 2]| Diff::masked_attention(qkv, mask, spans.clone(), 1);
+    let composed = |[qkv, mask]: [FloatTensor<Diff>; 2]| {
+        composed::attention::<Diff>(qkv, Some(mask), &spans, 1, 1)
+    };
+    for results in [run(&inputs, fused), run(&inputs, composed)] {
+        for result in results {
+            assert!(result.iter::<f32>().all(f32::is_finite));
+        }
+    }
+}
+
+#[test]
+fn masked_attention_of_short_floats_weighs_in_long_ones() {
+    let spans = spans(&[9, 33, 4], Some(0x41));
+    let inputs = [normal(&[46, 3 * 24], 5), key_mask(&spans, 6)];
+    let expected = run(&inputs, |[qkv, mask]| {
+        Diff::masked_attention(qkv, mask, spans.clone(), 3)
+    });
+    let short = run(&inputs, |[qkv, mask]| {
+        let qkv = Diff::float_cast(qkv, FloatDType::BF16);
+        let output = Diff::masked_attention(qkv, mask, spans.clone(), 3);
+        Diff::float_cast(output, FloatDType::F32)
+    });
+    for (short, expected) in short.iter().zip(&expected) {
+        for (short, expected) in short.iter::<f32>().zip(expected.iter::<f32>()) {
+            assert!((short - expected).abs() < 0.1, "{short}, not {expected}");
+        }
+    }
 }
 
 /// A row's values do not depend on the rows and columns that are computed with it.
@@ -325,6 +460,46 @@ fn constants_get_no_gradient() {
     assert!(Diff::grad(&weight, &gradients).is_some());
     assert!(Diff::grad(&input, &gradients).is_none());
     assert!(Diff::grad(&bias, &gradients).is_none());
+}
+
+#[test]
+fn masked_attention_and_layer_norm_give_the_gradients_that_are_wanted() {
+    let spans = spans(&[9, 33, 4], Some(0x41));
+    let data = [normal(&[46, 3 * 24], 5), key_mask(&spans, 6)];
+    let expected = run(&data, |[qkv, mask]| {
+        Diff::masked_attention(qkv, mask, spans.clone(), 3)
+    });
+    let leaf = |data: &TensorData, learns| {
+        let tensor = Flex::float_from_data(data.clone(), &Default::default());
+        Diff::float_set_require_grad(Diff::from_inner(tensor), learns)
+    };
+    let weights = leaf(&normal(&[46, 24], 77), false);
+    for wanted in [[true, false], [false, true]] {
+        let inputs = [0, 1].map(|i| leaf(&data[i], wanted[i]));
+        let [qkv, mask] = inputs.clone();
+        let output = Diff::masked_attention(qkv, mask, spans.clone(), 3);
+        let gradients = Diff::backward(Diff::float_sum(Diff::float_mul(output, weights.clone())));
+        for (index, input) in inputs.iter().enumerate() {
+            let gradient = Diff::grad(input, &gradients).map(read);
+            assert_eq!(gradient.is_some(), wanted[index]);
+            if let Some(gradient) = gradient {
+                assert_close(&[gradient], &expected[index + 1..index + 2]);
+            }
+        }
+    }
+    let [qkv, mask] = data.each_ref().map(|data| leaf(data, false));
+    let output = Diff::masked_attention(qkv, mask, spans.clone(), 3);
+    assert_close(&[read(output.into_primitive())], &expected[..1]);
+
+    let norm = norm_inputs(40, 24, 8);
+    let expected = run(&norm, fused_norm);
+    let [input, gamma, beta] = [0, 1, 2].map(|i| leaf(&norm[i], i == 0));
+    let output = fused_norm([input.clone(), gamma.clone(), beta]);
+    let weights = leaf(&normal(&[40, 24], 77), false);
+    let gradients = Diff::backward(Diff::float_sum(Diff::float_mul(output, weights)));
+    let of_input = read(Diff::grad(&input, &gradients).unwrap());
+    of_input.assert_eq(&expected[1], true);
+    assert!(Diff::grad(&gamma, &gradients).is_none());
 }
 
 #[test]

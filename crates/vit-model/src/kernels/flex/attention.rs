@@ -4,12 +4,19 @@
 use burn::backend::flex::FlexTensor;
 
 use super::buffer::{Buffer, Writer, with_scratch};
-use super::math::{LANES, exp_scores, max, sum_of, vectorised};
+use super::math::{LANES, exp, exp_scores, max, sum_of, vectorised};
 use super::matrix::{Matrix, Target, product};
 use super::{Spans, parallel};
 
 /// Scores that are held at once: half of a usual level 2 cache.
 const SCORES: usize = 64 * 1024;
+
+/// How far a score may lie above the logarithm of the denominator: only that of a key that weighs
+/// next to nothing does. The exponential is still a float.
+const HIGHEST_EXPONENT: f32 = 80.0;
+
+/// The largest attention weight, `e^30`, that a key of weight 0 is taken to have if it weighed 1.
+const LARGEST_WEIGHT: f32 = 1.068_647_5e13;
 
 /// One head of one sequence, and for the forward pass some of its queries.
 struct Task {
@@ -90,6 +97,18 @@ impl<'a> Heads<'a> {
     fn work(self) -> usize {
         let scores: usize = self.spans.iter().map(|(_, tokens)| tokens * tokens).sum();
         4 * scores * self.hidden
+    }
+}
+
+/// The spans, where keys weigh what `key_mask` says.
+pub(super) fn weighed(spans: &Spans, key_mask: &[f32]) -> Spans {
+    let bias = key_mask.iter().enumerate().map(|(row, weight)| {
+        let bias = spans.bias.as_ref().map_or(0.0, |bias| bias[row]);
+        bias + weight.ln()
+    });
+    Spans {
+        starts: spans.starts.clone(),
+        bias: Some(bias.collect()),
     }
 }
 
@@ -213,6 +232,52 @@ vectorised! {
     }
 }
 
+vectorised! {
+    /// As [`softmax_backward`], with keys that weigh what `key_mask` says, and whose scores are yet
+    /// without it; adds to the mask's gradient.
+    fn masked_softmax_backward(
+        scores: &mut [f32],
+        gradients: &mut [f32],
+        key_mask: &[f32],
+        of_mask: &mut [f32],
+        bias: Option<&[f32]>,
+        scale: f32,
+        log_sums: &[f32],
+        output: Matrix<'_>,
+        of_output: Matrix<'_>,
+    ) {
+        let tokens = key_mask.len();
+        let stride = tokens.next_multiple_of(LANES);
+        let rows = scores.chunks_exact_mut(stride).zip(gradients.chunks_exact_mut(stride));
+        for (query, ((weights, gradients), &log_sum)) in rows.zip(log_sums).enumerate() {
+            add_bias(weights, tokens, bias, scale);
+            let row = |m: Matrix<'_>| query * m.row_stride..query * m.row_stride + m.columns;
+            let rows = [&output.values[row(output)], &of_output.values[row(of_output)]];
+            let mean = sum_of(rows, |[output, gradient]| output * gradient);
+            let keys = weights.iter_mut().zip(gradients).zip(key_mask.iter().zip(of_mask.iter_mut()));
+            for ((weight, gradient), (key, of_key)) in keys {
+                let exponent = weight.mul_add(scale, -log_sum);
+                // What the key would weigh in the sum, did it weigh 1.
+                let whole = exp(if exponent < HIGHEST_EXPONENT { exponent } else { HIGHEST_EXPONENT });
+                let bounded = if whole < LARGEST_WEIGHT { whole } else { LARGEST_WEIGHT };
+                let slope = *gradient - mean;
+                *of_key = slope.mul_add(bounded, *of_key);
+                *weight = key * whole;
+                *gradient = slope * *weight * scale;
+            }
+        }
+    }
+}
+
+/// What a backward pass writes.
+#[derive(Clone, Copy)]
+struct Results<'a> {
+    /// The gradient of `qkv`, `[rows, 3 * hidden]`, if it is wanted.
+    qkv: Option<Writer<'a>>,
+    /// A key mask, and what each head adds to its gradient, `[heads, rows]`.
+    key_mask: Option<(&'a [f32], Writer<'a>)>,
+}
+
 /// The gradient of `qkv`, `[rows, 3 * hidden]`. The weights are computed anew.
 pub(super) fn backward(
     qkv: Matrix<'_>,
@@ -224,12 +289,52 @@ pub(super) fn backward(
     let heads = Heads::new(qkv, spans, num_heads);
     let tasks = heads.tasks(|tokens| tokens);
     let mut result = Buffer::new([qkv.rows, qkv.columns]);
-    let writer = result.writer();
+    let results = Results {
+        qkv: Some(result.writer()),
+        key_mask: None,
+    };
     parallel(tasks.len(), 5 * heads.work() / 2, |task| {
-        differentiate(heads, forward, gradient, &tasks[task], writer);
+        differentiate(heads, forward, gradient, &tasks[task], results);
     });
     // SAFETY: the tasks cover each head of each row once.
     unsafe { result.filled() }
+}
+
+/// The gradients of `qkv`, if `of_qkv`, and of the key mask, `[rows]`. The forward pass was that of the
+/// [`weighed`] spans; these are without the mask.
+pub(super) fn masked_backward(
+    qkv: Matrix<'_>,
+    key_mask: &[f32],
+    forward: (Matrix<'_>, Matrix<'_>),
+    gradient: Matrix<'_>,
+    spans: &Spans,
+    num_heads: usize,
+    of_qkv: bool,
+) -> (Option<FlexTensor>, FlexTensor) {
+    let heads = Heads::new(qkv, spans, num_heads);
+    let tasks = heads.tasks(|tokens| tokens);
+    let mut of_qkv = of_qkv.then(|| Buffer::new([qkv.rows, qkv.columns]));
+    let mut of_heads = vec![0.0; num_heads * qkv.rows];
+    let results = Results {
+        qkv: of_qkv.as_mut().map(Buffer::writer),
+        key_mask: Some((key_mask, Writer::new(&mut of_heads))),
+    };
+    let work = match results.qkv {
+        Some(_) => 5 * heads.work() / 2,
+        None => heads.work(),
+    };
+    parallel(tasks.len(), work, |task| {
+        differentiate(heads, forward, gradient, &tasks[task], results);
+    });
+    let mut of_mask = Buffer::new([qkv.rows]);
+    // SAFETY: nobody else uses it.
+    let total = unsafe { of_mask.writer().fill(0, qkv.rows, 0.0) };
+    for of_head in of_heads.chunks(qkv.rows) {
+        let sums = total.iter_mut().zip(of_head);
+        sums.for_each(|(total, of_head)| *total += of_head);
+    }
+    // SAFETY: the tasks cover each head of each row once, and the total is written.
+    unsafe { (of_qkv.map(|buffer| buffer.filled()), of_mask.filled()) }
 }
 
 fn differentiate(
@@ -237,7 +342,7 @@ fn differentiate(
     (output, log_sums): (Matrix<'_>, Matrix<'_>),
     gradient: Matrix<'_>,
     task: &Task,
-    result: Writer<'_>,
+    results: Results<'_>,
 ) {
     let &Task {
         start,
@@ -250,7 +355,11 @@ fn differentiate(
     let column = head * heads.width;
     let key = heads.part(1, head, start, tokens);
     let value = heads.part(2, head, start, tokens).transposed();
-    let target = |part: usize, row: usize| result.at(row * qkv.columns + part * hidden + column);
+    let mut of_mask = results.key_mask.map(|(key_mask, of_heads)| {
+        // SAFETY: no other task has this head of these rows.
+        let of_mask = unsafe { of_heads.part(head * qkv.rows + start, tokens) };
+        (&key_mask[start..start + tokens], of_mask)
+    });
     let block = queries_at_once(2 * stride).min(tokens);
     with_scratch(2 * block * stride, |scratch| {
         let (weights, scores) = scratch.split_at_mut(block * stride);
@@ -268,16 +377,36 @@ fn differentiate(
                 product(weights.as_mut_ptr(), stride, query, key, Target::Write);
                 product(scores.as_mut_ptr(), stride, gradient, value, Target::Write);
             }
-            softmax_backward(
-                weights,
-                scores,
-                tokens,
-                heads.bias(start, tokens),
-                heads.scale,
-                &log_sums.values[head * qkv.rows + row..][..queries],
-                output,
-                gradient,
-            );
+            let bias = heads.bias(start, tokens);
+            let log_sums = &log_sums.values[head * qkv.rows + row..][..queries];
+            match &mut of_mask {
+                None => softmax_backward(
+                    weights,
+                    scores,
+                    tokens,
+                    bias,
+                    heads.scale,
+                    log_sums,
+                    output,
+                    gradient,
+                ),
+                Some((key_mask, of_mask)) => masked_softmax_backward(
+                    weights,
+                    scores,
+                    key_mask,
+                    of_mask,
+                    bias,
+                    heads.scale,
+                    log_sums,
+                    output,
+                    gradient,
+                ),
+            }
+            let Some(result) = results.qkv else {
+                continue;
+            };
+            let target =
+                |part: usize, row: usize| result.at(row * qkv.columns + part * hidden + column);
             let weights = Matrix::of_rows(weights, tokens, stride).transposed();
             let scores = Matrix::of_rows(scores, tokens, stride);
             let mode = match first {

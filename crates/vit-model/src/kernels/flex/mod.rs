@@ -66,6 +66,41 @@ impl Kernels<Flex> for FlexKernels {
         attention::backward(qkv, forward, gradient, spans, num_heads)
     }
 
+    fn masked_attention(
+        &self,
+        qkv: &FlexTensor,
+        key_mask: &FlexTensor,
+        spans: &Spans,
+        num_heads: usize,
+    ) -> (FlexTensor, FlexTensor) {
+        let spans = attention::weighed(spans, &vector(key_mask));
+        self.attention(qkv, &spans, num_heads)
+    }
+
+    fn masked_attention_backward(
+        &self,
+        [qkv, key_mask]: [&FlexTensor; 2],
+        forward: &(FlexTensor, FlexTensor),
+        gradient: &FlexTensor,
+        spans: &Spans,
+        num_heads: usize,
+        [of_qkv, of_mask]: [bool; 2],
+    ) -> [Option<FlexTensor>; 2] {
+        let key_mask = vector(key_mask);
+        if !of_mask {
+            let spans = attention::weighed(spans, &key_mask);
+            let result =
+                of_qkv.then(|| self.attention_backward(qkv, forward, gradient, &spans, num_heads));
+            return [result, None];
+        }
+        let (qkv, gradient) = (qkv.to_contiguous(), gradient.to_contiguous());
+        let forward = (Matrix::new(&forward.0), Matrix::new(&forward.1));
+        let (qkv, gradient) = (Matrix::new(&qkv), Matrix::new(&gradient));
+        let (of_qkv, of_mask) =
+            attention::masked_backward(qkv, &key_mask, forward, gradient, spans, num_heads, of_qkv);
+        [of_qkv, Some(of_mask)]
+    }
+
     fn linear(
         &self,
         input: &FlexTensor,
@@ -136,10 +171,13 @@ impl Kernels<Flex> for FlexKernels {
         gamma: &FlexTensor,
         statistics: &FlexTensor,
         gradient: &FlexTensor,
-    ) -> [FlexTensor; 3] {
+        [_, of_gamma, of_beta]: [bool; 3],
+    ) -> [Option<FlexTensor>; 3] {
         let (input, gradient) = (input.to_contiguous(), gradient.to_contiguous());
         let (input, gradient) = (Matrix::new(&input), Matrix::new(&gradient));
-        norm::backward(input, &vector(gamma), Matrix::new(statistics), gradient)
+        let learns = of_gamma || of_beta;
+        let statistics = Matrix::new(statistics);
+        norm::backward(input, &vector(gamma), statistics, gradient, learns)
     }
 }
 

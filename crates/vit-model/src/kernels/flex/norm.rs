@@ -73,27 +73,31 @@ vectorised! {
     }
 }
 
-/// The gradients of input, gamma and beta, given that of the output.
+/// The gradients of the input and, if the norm `learns`, of gamma and beta, given that of the output.
 pub(super) fn backward(
     input: Matrix<'_>,
     gamma: &[f32],
     statistics: Matrix<'_>,
     gradient: Matrix<'_>,
-) -> [FlexTensor; 3] {
+    learns: bool,
+) -> [Option<FlexTensor>; 3] {
     let (rows, columns) = (input.rows, input.columns);
     let size = rows_at_once(rows);
     let tasks = rows.div_ceil(size);
     let mut result = Buffer::new([rows, columns]);
     let target = result.writer();
     // What each task sums: gamma's gradient, then beta's.
-    let mut sums = vec![0.0; tasks * 2 * columns];
+    let mut sums = vec![0.0; if learns { tasks * 2 * columns } else { 0 }];
     let writer = Writer::new(&mut sums);
     parallel(tasks, WORK * rows * columns, |task| {
         let [start, end] = [task, task + 1].map(|task| rows.min(task * size));
         let part = |matrix: Matrix<'_>| start * matrix.columns..end * matrix.columns;
         // SAFETY: no other task has these sums and these rows.
         let (sums, rows) = unsafe {
-            let sums = writer.part(task * 2 * columns, 2 * columns);
+            let sums = match learns {
+                true => writer.part(task * 2 * columns, 2 * columns),
+                false => Default::default(),
+            };
             (
                 sums,
                 target.write(start * columns, &input.values[part(input)]),
@@ -108,6 +112,10 @@ pub(super) fn backward(
             &gradient.values[part(gradient)],
         );
     });
+    if !learns {
+        // SAFETY: the tasks cover all rows.
+        return [Some(unsafe { result.filled() }), None, None];
+    }
     let mut totals = [Buffer::new([columns]), Buffer::new([columns])];
     for (index, total) in totals.iter_mut().enumerate() {
         // SAFETY: nobody else uses it.
@@ -121,11 +129,12 @@ pub(super) fn backward(
     }
     let [of_gamma, of_beta] = totals;
     // SAFETY: the tasks cover all rows, and the totals are written.
-    [result, of_gamma, of_beta].map(|buffer| unsafe { buffer.filled() })
+    [result, of_gamma, of_beta].map(|buffer| Some(unsafe { buffer.filled() }))
 }
 
 vectorised! {
-    /// Replaces rows of the input by their gradient, and adds to gamma's and beta's.
+    /// Replaces rows of the input by their gradient, and adds to gamma's and beta's, if there is where
+    /// to.
     fn differentiate(
         rows: &mut [f32],
         sums: &mut [f32],
@@ -134,7 +143,8 @@ vectorised! {
         gradients: &[f32],
     ) {
         let columns = gamma.len();
-        let (of_gamma, of_beta) = sums.split_at_mut(columns);
+        let middle = sums.len() / 2;
+        let (of_gamma, of_beta) = sums.split_at_mut(middle);
         let gradients = gradients.chunks_exact(columns);
         let rows = rows.chunks_exact_mut(columns).zip(gradients);
         for ((row, gradient), statistics) in rows.zip(statistics.chunks_exact(2)) {

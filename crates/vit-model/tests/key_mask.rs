@@ -1,0 +1,285 @@
+//! What a key mask does to the logits, and what its gradient says.
+#![allow(clippy::unwrap_used)]
+
+use apt_vit_model::{
+    ExecutionMode, ImageSize, Observation, Placement, Reduction, RunSettings, TokenReducer, Vit,
+    VitConfig,
+};
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::tensor::{DType, Device, Distribution, Gradients, Tensor};
+
+const IMAGES: usize = 2;
+const PATCHES: usize = 9;
+
+/// After each block that is named, tokens get these weights (by image and position), or are removed.
+#[derive(Clone, Default)]
+struct Steps {
+    /// What tokens weigh as keys, `[images * tokens]`.
+    masks: Vec<(usize, Tensor<1>)>,
+    /// What stays, by image and position.
+    kept: Vec<(usize, Vec<bool>)>,
+}
+
+impl TokenReducer for Steps {
+    fn placement(&self, layer: usize) -> Option<Placement> {
+        let layers = self.masks.iter().map(|step| step.0);
+        let mut layers = layers.chain(self.kept.iter().map(|step| step.0));
+        let placement = [Placement::AfterBlock, Placement::AfterAttention][layer % 2];
+        layers.any(|step| step == layer).then_some(placement)
+    }
+
+    fn reduce(&self, observation: &Observation<'_>) -> Reduction {
+        let sequences = observation.sequences;
+        let tokens = sequences.tokens_per_image();
+        let rows = (0..sequences.batch()).flat_map(|slot| {
+            let positions = sequences.positions(slot).iter();
+            positions.map(move |position| sequences.image(slot) * tokens + position)
+        });
+        let rows: Vec<usize> = rows.collect();
+        let kept = self.kept.iter().find(|step| step.0 == observation.layer);
+        let mask = self.masks.iter().find(|step| step.0 == observation.layer);
+        let keep = match kept {
+            Some((_, kept)) => rows.iter().map(|&row| kept[row]).collect(),
+            None => vec![true; rows.len()],
+        };
+        Reduction {
+            mask: mask.map(|(_, mask)| {
+                let rows: Vec<i64> = rows.iter().map(|&row| row as i64).collect();
+                mask.clone()
+                    .select(0, Tensor::from_data(rows.as_slice(), &mask.device()))
+            }),
+            ..Reduction::keep(keep)
+        }
+    }
+}
+
+/// A model of random weights on a device with gradients, and images for it.
+fn model() -> (Vit, Tensor<4>) {
+    let device = Device::default().autodiff();
+    device.seed(5);
+    let config = VitConfig {
+        image_size: ImageSize::square(6),
+        patch_size: 2,
+        hidden_size: 12,
+        num_layers: 4,
+        num_heads: 3,
+        mlp_dim: 20,
+        num_classes: 3,
+        dropout: 0.0,
+        ..VitConfig::default()
+    };
+    let normal = Distribution::Normal(0.0, 1.0);
+    let mut vit = config.init(&device).unwrap();
+    vit.head.weight = vit
+        .head
+        .weight
+        .map(|weight| weight.random_like(normal).require_grad());
+    // Attention that tells keys apart.
+    for block in &mut vit.blocks {
+        let weight = block.attention.qkv.weight.clone();
+        block.attention.qkv.weight = weight.map(|weight| (weight * 3.0).detach().require_grad());
+    }
+    let images = Tensor::random([IMAGES, 3, 6, 6], normal, &device);
+    (vit, images)
+}
+
+fn logits(vit: &Vit, images: &Tensor<4>, mode: ExecutionMode, steps: &Steps) -> Tensor<2> {
+    let settings = RunSettings {
+        mode,
+        reducer: Some(steps),
+    };
+    vit.forward(images.clone(), settings).logits
+}
+
+/// A loss that weighs each logit otherwise.
+fn loss(logits: Tensor<2>) -> Tensor<1> {
+    let [images, classes] = logits.dims();
+    let weights: Vec<f32> = (0..images * classes)
+        .map(|i| (i as f32 * 1.7).sin())
+        .collect();
+    let weights = Tensor::<1>::from_data(weights.as_slice(), &logits.device());
+    let weights = weights.reshape([images, classes]).cast(logits.dtype());
+    (logits.powi_scalar(2) * weights).sum()
+}
+
+fn mask(weights: &[f32], device: &Device) -> Tensor<1> {
+    Tensor::from_data(weights, device)
+}
+
+fn close(a: &[f64], b: &[f64], tolerance: f64) {
+    for (a, b) in a.iter().zip(b) {
+        assert!(
+            (a - b).abs() <= tolerance * b.abs().max(1.0),
+            "{a}, not {b}"
+        );
+    }
+}
+
+fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f64> {
+    tensor.into_data().iter::<f64>().collect()
+}
+
+/// One of three tokens of each image, CLS not among them.
+fn pattern(shift: usize) -> Vec<bool> {
+    let tokens = PATCHES + 1;
+    let kept = |row: usize| row % tokens == 0 || (row + row / tokens + shift) % 3 != 0;
+    (0..IMAGES * tokens).map(kept).collect()
+}
+
+fn weights(kept: &[bool]) -> Vec<f32> {
+    kept.iter()
+        .map(|&kept| if kept { 1.0 } else { 0.0 })
+        .collect()
+}
+
+#[test]
+fn a_weight_of_0_hides_a_token() {
+    let (vit, images) = model();
+    let device = images.device();
+    let (first, second) = (pattern(0), pattern(1));
+    let removed = Steps {
+        kept: vec![(0, first.clone()), (1, second.clone())],
+        ..Steps::default()
+    };
+    let weighed = Steps {
+        masks: vec![
+            (0, mask(&weights(&first), &device)),
+            (1, mask(&weights(&second), &device)),
+        ],
+        ..Steps::default()
+    };
+    let expected = values(logits(&vit, &images, ExecutionMode::Mask, &removed));
+    for mode in [ExecutionMode::Mask, ExecutionMode::Drop] {
+        close(
+            &values(logits(&vit, &images, mode, &weighed)),
+            &expected,
+            1e-5,
+        );
+    }
+    let dense = values(logits(&vit, &images, ExecutionMode::Dense, &weighed));
+    let plain = vit.forward(images, RunSettings::DENSE).logits;
+    close(&dense, &values(plain), 0.0);
+    assert!(
+        dense
+            .iter()
+            .zip(&expected)
+            .any(|(a, b)| (a - b).abs() > 1e-3)
+    );
+}
+
+#[test]
+fn masked_and_dropped_tokens_leave_the_others_their_weights_and_gradients() {
+    let (vit, images) = model();
+    let device = images.device();
+    let rows = IMAGES * (PATCHES + 1);
+    let weight = |row: usize| {
+        if row % (PATCHES + 1) == 0 {
+            1.0
+        } else {
+            1.0 / (1 + row) as f32
+        }
+    };
+    let weights: Vec<f32> = (0..rows).map(weight).collect();
+    let run = |mode| {
+        let mask = mask(&weights, &device).require_grad();
+        let steps = Steps {
+            masks: vec![(0, mask.clone())],
+            kept: vec![(0, pattern(0)), (1, pattern(1))],
+        };
+        let logits = logits(&vit, &images, mode, &steps);
+        let gradients = loss(logits.clone()).backward();
+        [values(logits), values(mask.grad(&gradients).unwrap())]
+    };
+    let [masked, dropped] = [ExecutionMode::Mask, ExecutionMode::Drop].map(run);
+    close(&masked[0], &dropped[0], 1e-5);
+    close(&masked[1], &dropped[1], 1e-5);
+    assert!(dropped[1].iter().any(|gradient| gradient.abs() > 1e-3));
+}
+
+/// To double precision.
+struct Double;
+
+impl ModuleMapper for Double {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        param.map(|tensor| tensor.inner().cast(DType::F64))
+    }
+}
+
+#[test]
+fn the_gradient_says_what_a_small_cut_costs() {
+    let (vit, images) = model();
+    let device = images.device();
+    let rows = IMAGES * (PATCHES + 1);
+    let steps = |mask| Steps {
+        masks: vec![(1, mask)],
+        ..Steps::default()
+    };
+    let ones = mask(&vec![1.0; rows], &device).require_grad();
+    let output = logits(&vit, &images, ExecutionMode::Mask, &steps(ones.clone()));
+    let gradient = values(ones.grad(&loss(output).backward()).unwrap());
+
+    let double = vit.map(&mut Double);
+    let images = images.inner().cast(DType::F64);
+    let of = |weights: &[f32]| {
+        let mask = mask(weights, &images.device());
+        let logits = logits(&double, &images, ExecutionMode::Mask, &steps(mask));
+        values(loss(logits))[0]
+    };
+    let dense = of(&vec![1.0; rows]);
+    let mut largest: f64 = 0.0;
+    for (row, gradient) in gradient.iter().enumerate() {
+        let mut weights = vec![1.0; rows];
+        weights[row] = 0.999;
+        let step = f64::from(weights[row]) - 1.0;
+        let slope = (of(&weights) - dense) / step;
+        largest = largest.max(slope.abs());
+        // The second order is left out.
+        let error = (slope - gradient).abs();
+        assert!(
+            error <= 2e-3 * slope.abs().max(0.1),
+            "row {row}: {gradient}, not {slope}"
+        );
+    }
+    assert!(largest > 0.1, "{largest}");
+}
+
+/// Does any parameter have a gradient?
+struct Any<'a>(&'a Gradients, bool);
+
+impl ModuleVisitor for Any<'_> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let weight = param.val();
+        self.1 |= weight.is_autodiff() && weight.grad(self.0).is_some();
+    }
+}
+
+#[test]
+fn frozen_weights_let_the_gradient_through_and_get_none() {
+    let (vit, images) = model();
+    let weights = weights(&pattern(0));
+    let run = |vit: &Vit, images: Tensor<4>| {
+        let ones = mask(&weights, &Device::default().autodiff()).require_grad();
+        let steps = Steps {
+            masks: vec![(1, ones.clone())],
+            ..Steps::default()
+        };
+        let output = logits(vit, &images, ExecutionMode::Mask, &steps);
+        let gradients = loss(output).backward();
+        let mut any = Any(&gradients, false);
+        vit.visit(&mut any);
+        (values(ones.grad(&gradients).unwrap()), any.1)
+    };
+    let (expected, learns) = run(&vit, images.clone());
+    assert!(learns);
+    let frozen = vit.clone().no_grad();
+    let valid = vit.valid();
+    for (vit, images) in [
+        (&frozen, images.clone()),
+        (&valid, images.clone().inner()),
+        (&valid, images),
+    ] {
+        let (gradient, learns) = run(vit, images);
+        assert!(!learns);
+        close(&gradient, &expected, 1e-6);
+    }
+}
