@@ -89,6 +89,14 @@ pub enum TrainerError {
         /// The most.
         most: f64,
     },
+    /// A file of a sweep cannot be used or made.
+    #[error("{}: {reason}", path.display())]
+    Sweep {
+        /// The file or folder.
+        path: PathBuf,
+        /// What is wrong, and what to do.
+        reason: String,
+    },
     /// burn-train stopped for a reason of its own.
     #[error("training stopped: {0}")]
     Training(String),

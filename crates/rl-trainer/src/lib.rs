@@ -25,6 +25,7 @@ mod report;
 mod run_folder;
 mod schedule;
 mod session;
+pub mod sweep;
 mod training;
 
 pub use calibration::{Budget, calibrate, held_out_images};
