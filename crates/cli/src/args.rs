@@ -77,6 +77,9 @@ pub enum Command {
     /// Find the thresholds at which a trained model meets a compute budget
     #[command(after_help = CALIBRATE_EXAMPLES)]
     Calibrate(Calibrate),
+    /// Compare policies at several budgets, each trained from one start
+    #[command(after_help = SWEEP_EXAMPLES)]
+    Sweep(Sweep),
     /// Time a model, dense and pruned, or its training step
     #[command(after_help = BENCH_EXAMPLES)]
     Bench(Bench),
@@ -130,6 +133,19 @@ Examples:
 
 Nothing is trained: thresholds are fitted on the training images that the run held out, and kept in
 its budgets.json.";
+
+const SWEEP_EXAMPLES: &str = "\
+Examples:
+  aptvit sweep --start runs/cifar10-small --out sweep --passes 64000
+  aptvit sweep --start runs/mine --policies dense,tome,first-order --budgets 0.5 --seeds 1,2,3
+  aptvit sweep --start runs/mine --policies 'first-order,bare:agents.network=hinted;algorithm.first_order=true'
+  aptvit sweep --out sweep --report-only --reference tome
+
+Each policy is trained with each seed from the start's best dense checkpoint, and measured on the test
+images at each budget. What is done is kept: run the same command again to go on. In --out there are
+rows.csv and rows.json, summary.md with paired comparisons, plots (SVG, PNG), cells/ and runs/.
+Policies: dense, random, cls-attention, evit, tome, dynamic-vit, counterfactual, first-order,
+policy-gradient, ppo; with :KEY=VALUE;.. behind a name, its config says that, too.";
 
 const BENCH_EXAMPLES: &str = "\
 Examples:
@@ -285,6 +301,53 @@ pub struct Calibrate {
     /// Use only the first so many held-out images
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     pub limit: Option<usize>,
+}
+
+#[derive(Debug, Parser)]
+pub struct Sweep {
+    /// The run that all start from; its config is theirs, except for what the policy says
+    #[arg(long, value_name = "DIR", required_unless_present = "report_only")]
+    pub start: Option<PathBuf>,
+    /// The sweep's folder
+    #[arg(long, value_name = "DIR", default_value = "sweep")]
+    pub out: PathBuf,
+    /// Who is compared
+    #[arg(
+        long,
+        value_name = "NAME,..",
+        value_delimiter = ',',
+        default_value = "dense,random,cls-attention,evit,tome,dynamic-vit,first-order,policy-gradient,ppo"
+    )]
+    pub policies: Vec<String>,
+    /// Shares of the dense model's FLOPs
+    #[arg(long, value_name = "SHARE,..", value_delimiter = ',', default_value = "0.7,0.5,0.35", value_parser = share)]
+    pub budgets: Vec<f64>,
+    /// The seeds of the trainings
+    #[arg(
+        long,
+        value_name = "N,..",
+        value_delimiter = ',',
+        default_value = "1,2,3"
+    )]
+    pub seeds: Vec<u64>,
+    /// Images that each training learns from
+    #[arg(long, value_name = "N", default_value = "64000", value_parser = at_least_one)]
+    pub passes: usize,
+    /// Override a config key in all of them, as in optimizer.learning_rate=2e-4; repeatable
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub overrides: Vec<String>,
+    /// Data file or folder [default: the start's]
+    #[arg(long, value_name = "PATH")]
+    pub data: Option<PathBuf>,
+    /// Whom the others are compared with in summary.md
+    #[arg(long, value_name = "NAME", default_value = "first-order")]
+    pub reference: String,
+    /// Stop after so long, to go on later, as in 90s, 30m or 2h
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub time_limit: Option<Duration>,
+    /// Only write the tables and plots of what is done
+    #[arg(long)]
+    pub report_only: bool,
 }
 
 #[derive(Debug, Parser)]

@@ -14,6 +14,7 @@ mod memory;
 mod panics;
 mod picture;
 mod serve;
+mod sweep;
 mod table;
 mod train;
 
@@ -85,6 +86,7 @@ fn run(args: &Args) -> anyhow::Result<End> {
         Command::Eval(eval) => eval::run(eval, &args.global),
         Command::Infer(infer) => infer::run(infer, &args.global),
         Command::Calibrate(calibrate) => calibrate::run(calibrate, &args.global),
+        Command::Sweep(sweep) => sweep::run(sweep, &args.global),
         Command::Bench(bench) => bench::run(bench, &args.global),
         Command::Export(export) => export::run(export, &args.global),
         Command::Serve(serve) => serve::run(serve, &args.global),

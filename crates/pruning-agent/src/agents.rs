@@ -69,6 +69,7 @@ impl PruningAgentsConfig {
         let mut agents = PruningAgents {
             agents: Vec::new(),
             predictors: Vec::new(),
+            critics: Vec::new(),
             layers: self.layers.clone(),
         };
         let predictor = |width: usize, hints| {
@@ -113,11 +114,21 @@ pub struct PruningAgents {
     pub agents: Vec<PruningAgent>,
     /// One for each layer, of the networks that are predictors.
     pub predictors: Vec<TokenPredictor>,
+    /// One for each layer where the algorithm has critics, which say how an image will fare; they do not
+    /// act.
+    pub critics: Vec<TokenPredictor>,
     /// The blocks (0-based) after which they act, ascending.
     pub layers: Vec<usize>,
 }
 
 impl PruningAgents {
+    /// The same with a critic for each layer, of width `width` inside.
+    pub fn with_critics(mut self, hidden_size: usize, width: usize, device: &Device) -> Self {
+        let config = TokenPredictorConfig::new(hidden_size, (width / 4).max(1) * 4);
+        self.critics = self.layers.iter().map(|_| config.init(device)).collect();
+        self
+    }
+
     /// The agents as a reducer: each removes a token where the probability of its removal is
     /// above `threshold`.
     pub fn acting(&self, threshold: f64) -> AgentReducer<'_> {

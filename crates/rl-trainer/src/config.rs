@@ -428,9 +428,26 @@ impl ExperimentConfig {
             );
         }
         let algorithm = &self.algorithm;
-        if algorithm.cuts == 0 || algorithm.samples < 2 {
-            let (field, found, expected) = match algorithm.cuts {
-                0 => ("algorithm.cuts", 0, "must be at least 1"),
+        if algorithm.kind == AlgorithmKind::DynamicVit && !self.policy.uniform {
+            return wrong(
+                "policy.uniform",
+                "false".into(),
+                "must be true with algorithm.kind = \"dynamic-vit\", which keeps a number of tokens",
+            );
+        }
+        if self.train.gradient_checkpointing
+            && (algorithm.first_order || algorithm.kind == AlgorithmKind::DynamicVit)
+        {
+            return wrong(
+                "train.gradient_checkpointing",
+                "true".into(),
+                "must be false where agents learn from the model's own backward pass",
+            );
+        }
+        if algorithm.cuts == 0 || algorithm.epochs == 0 || algorithm.samples < 2 {
+            let (field, found, expected) = match (algorithm.cuts, algorithm.epochs) {
+                (0, _) => ("algorithm.cuts", 0, "must be at least 1"),
+                (_, 0) => ("algorithm.epochs", 0, "must be at least 1"),
                 _ => (
                     "algorithm.samples",
                     algorithm.samples,
@@ -441,7 +458,7 @@ impl ExperimentConfig {
         }
         for (field, value) in [
             ("algorithm.temperature", algorithm.temperature),
-            ("algorithm.scale", algorithm.scale),
+            ("algorithm.scale", algorithm.scale.unwrap_or(1.0)),
         ] {
             if !(value > 0.0 && value.is_finite()) {
                 return wrong(field, value.to_string(), "must be above 0");

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use apt_data::{Batch, mix_seed};
 use apt_pruning_agent::{Amount, PolicyConfig, PolicyKind, PruningAgents};
 use apt_vit_model::{
-    CheckpointHead, ExecutionMode, LayerTrace, Precision, RunSettings, Vit, VitConfig, VitOutput,
-    vit_flops,
+    CheckpointHead, ExecutionMode, LayerTrace, Precision, RunSettings, TokenReducer, Vit,
+    VitConfig, VitOutput, vit_flops,
 };
 use burn::lr_scheduler::module_lr_scheduler::ModuleLearningRate;
 use burn::module::{Module, ModuleVisitor, Param};
@@ -16,11 +16,14 @@ use burn::train::{InferenceStep, TrainOutput, TrainStep};
 
 use crate::config::{AlgorithmKind, Execution, ExperimentConfig, Freeze, FrozenPart};
 use crate::counterfactual::{
-    CutPass, DensePass, choose_cuts, cross_entropy, soft_cross_entropy, stream_0, stream_1,
-    stream_2,
+    CutPass, DensePass, PrunedPass, choose_cuts, cross_entropy, soft_cross_entropy, stream_0,
+    stream_1, stream_2,
 };
+use crate::dynamic_vit::soft_pass;
+use crate::first_order::{self, Probe};
 use crate::optimizer::{clip_global_norm, split_off};
 use crate::policy_gradient::{Sample, Sampling, advantages, losses, sample};
+use crate::ppo::Rollout;
 use crate::recompute::{merge, stream_1_recomputed};
 use crate::session::{Session, StepSettings};
 use crate::{Choice, Report, RunFolder, TrainerError, peak_memory};
@@ -68,6 +71,12 @@ impl PruningVit {
         let agents = config
             .agents
             .init(sizes.hidden_size, sizes.num_layers, device)?;
+        let agents = match config.algorithm.kind {
+            AlgorithmKind::Ppo => {
+                agents.with_critics(sizes.hidden_size, sizes.hidden_size / 3, device)
+            }
+            _ => agents,
+        };
         let mut model = Self {
             vit,
             agents,
@@ -389,22 +398,48 @@ impl TrainStep for PruningVit {
             &self.config,
             amount,
             &seeds(Purpose::Policy, 0),
-            None,
+            (settings.algorithm.exploration > 0.0).then_some(settings.algorithm.exploration as f32),
         );
+        let learns =
+            settings.policy.kind == PolicyKind::Agents && settings.agents_learn(place.number);
+        let algorithm = &settings.algorithm;
+        let probe = Probe::new(&*acting, device.clone());
+        let probes = learns && algorithm.probes() && mode != ExecutionMode::Dense;
+        let reducer: &dyn TokenReducer = match probes {
+            true => &probe,
+            false => &*acting,
+        };
         let images = batch.images.clone();
         let (pruned, mut grads) = match settings.recompute {
             true => stream_1_recomputed(
                 &self.vit,
-                &*acting,
+                reducer,
                 mode,
                 images,
                 targets,
                 seed_dropout,
                 scale,
             ),
+            false if learns && algorithm.kind == AlgorithmKind::DynamicVit => {
+                seed_dropout(0);
+                let Amount::Kept { kept } = amount else {
+                    unreachable!("DynamicViT counts tokens: the config is checked for that")
+                };
+                let seeds = seeds(Purpose::Policy, 0);
+                let temperature = algorithm.temperature as f32;
+                let (vit, agents) = (&self.vit, &self.agents);
+                let pass = soft_pass(vit, agents, kept, images, targets, &seeds, temperature);
+                values.insert("ratio_loss".into(), value(&pass.ratio_loss));
+                let pass = PrunedPass {
+                    logits: pass.logits,
+                    loss: pass.loss + pass.ratio_loss,
+                    trace: pass.trace,
+                };
+                (pass, GradientsParams::new())
+            }
             false => {
                 seed_dropout(0);
-                let pass = stream_1(&self.vit, &*acting, mode, images, targets);
+                let pass = stream_1(&self.vit, reducer, mode, images, targets);
                 (pass, GradientsParams::new())
             }
         };
@@ -429,46 +464,88 @@ impl TrainStep for PruningVit {
             total += value(&loss);
             parts.push(loss);
         }
-        let learns =
-            settings.policy.kind == PolicyKind::Agents && settings.agents_learn(place.number);
         let of_agents = match settings.algorithm.kind {
             _ if !learns => Vec::new(),
+            // They are part of the model's own loss.
+            AlgorithmKind::DynamicVit => Vec::new(),
+            AlgorithmKind::Counterfactual if algorithm.first_order => {
+                match probes && !session.has_failed() {
+                    false => Vec::new(),
+                    true => {
+                        // Stream 1's backward pass comes first: the agents learn from it.
+                        let loss = parts.drain(..).reduce(|sum, part| sum + part);
+                        let gradients = loss.map(|loss| (loss * scale).backward());
+                        gradients.map_or_else(Vec::new, |gradients| {
+                            let rewards = probe.rewards(&gradients, scale);
+                            for (decision, rewards) in &rewards {
+                                let rows = decision.patch_rows();
+                                let kept = rows.iter().filter(|&&row| decision.keep[row]);
+                                let kept: Vec<f32> = kept.map(|&row| rewards[row]).collect();
+                                let (count, layer) = (kept.len().max(1) as f64, decision.layer);
+                                let positive = kept.iter().filter(|&&reward| reward > 0.0).count();
+                                let sum: f32 = kept.iter().sum();
+                                values.insert(format!("reward/{layer}"), f64::from(sum) / count);
+                                values.insert(format!("positive/{layer}"), positive as f64 / count);
+                            }
+                            let more = GradientsParams::from_grads(gradients, self);
+                            merge(self, &mut grads, more);
+                            first_order::losses(&self.agents, &rewards, algorithm.lesson())
+                        })
+                    }
+                }
+            }
             AlgorithmKind::Counterfactual => {
                 let images = batch.images.clone().without_autodiff();
                 let dense = stream_0(&vit, &self.config, &agents, images, targets);
                 values.insert("dense_accuracy".into(), accuracy(&dense.logits, targets));
                 self.learn_from_cuts(&vit, settings, &dense, targets, &seeds, &mut values)
             }
-            AlgorithmKind::PolicyGradient | AlgorithmKind::Ppo | AlgorithmKind::DynamicVit => {
+            AlgorithmKind::PolicyGradient | AlgorithmKind::Ppo => {
                 let sampling = Sampling {
                     policy: &settings.policy,
                     amount,
                     temperature: settings.algorithm.temperature as f32,
                 };
-                let tokens = vit.embed(batch.images.clone().without_autodiff());
-                let samples: Vec<Sample> = (1..=settings.algorithm.samples as u64)
-                    .map(|number| {
+                let collect = || -> Vec<Sample> {
+                    let tokens = vit.embed(batch.images.clone().without_autodiff());
+                    let samples = (1..=algorithm.samples as u64).map(|number| {
                         let seeds = seeds(Purpose::Policy, number);
-                        let tokens = tokens.clone();
-                        sample(
-                            &vit,
-                            &self.config,
-                            &agents,
-                            sampling,
-                            tokens,
-                            targets,
-                            &seeds,
+                        let (tokens, model) = (tokens.clone(), &self.config);
+                        sample(&vit, model, &agents, sampling, tokens, targets, &seeds)
+                    });
+                    samples.collect()
+                };
+                let temperature = sampling.temperature;
+                let (reward, losses) = match algorithm.kind {
+                    AlgorithmKind::Ppo => {
+                        let part = place.part.start;
+                        let (rollout, times) = session.rollout(part).unwrap_or_else(|| {
+                            (
+                                Rollout::new(&agents, collect(), temperature),
+                                algorithm.epochs,
+                            )
+                        });
+                        let losses = rollout.losses(&self.agents, temperature);
+                        let reward = rollout.mean_reward();
+                        session.keep_rollout(part, rollout, times - 1);
+                        (reward, losses)
+                    }
+                    _ => {
+                        let samples = collect();
+                        let advantages = advantages(&samples);
+                        let rewards = samples.iter().flat_map(|sample| &sample.rewards);
+                        let sum: f64 = rewards.map(|&reward| f64::from(reward)).sum();
+                        let reward = sum / (samples.len() * targets.len()) as f64;
+                        (
+                            reward,
+                            losses(&self.agents, &samples, &advantages, temperature),
                         )
-                    })
-                    .collect();
-                let rewards = samples.iter().flat_map(|sample| &sample.rewards);
-                let count = (samples.len() * targets.len()) as f64;
-                let reward = rewards.map(|&reward| f64::from(reward)).sum::<f64>() / count;
+                    }
+                };
                 for layer in &self.agents.layers {
                     values.insert(format!("reward/{layer}"), reward);
                 }
-                let advantages = advantages(&samples);
-                losses(&self.agents, &samples, &advantages, sampling.temperature)
+                losses
             }
         };
         for (loss, layer) in of_agents.iter().zip(&self.agents.layers) {

@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,6 +15,7 @@ use crate::checkpoint::CheckpointFolder;
 use crate::config::{AlgorithmConfig, Execution, ExperimentConfig};
 use crate::loss_scale::{LossScale, Update};
 use crate::model::Purpose;
+use crate::ppo::Rollout;
 use crate::{PruningVit, TrainerError};
 
 /// Asks a running training to save a checkpoint and stop. Clones ask the same training.
@@ -138,6 +140,8 @@ pub(crate) struct Session {
     images_per_s: AtomicU32,
     last_step: Mutex<Option<Instant>>,
     loss_scale: Mutex<LossScale>,
+    /// By the first image of the device's part of a batch: what PPO still learns from, and how often.
+    rollouts: Mutex<BTreeMap<usize, (Rollout, usize)>>,
     pause: Mutex<Option<(Pause, PathBuf)>>,
     failure: Mutex<Option<TrainerError>>,
     failed: AtomicBool,
@@ -174,10 +178,27 @@ impl Session {
             images_per_s: AtomicU32::new(0),
             last_step: Mutex::new(None),
             loss_scale: Mutex::new(loss_scale),
+            rollouts: Mutex::default(),
             pause: Mutex::new(None),
             failure: Mutex::new(None),
             failed: AtomicBool::new(false),
         }
+    }
+
+    /// The rollout of a part of the batches that is to be learned from again.
+    pub fn rollout(&self, part: usize) -> Option<(Rollout, usize)> {
+        self.lock_rollouts().remove(&part)
+    }
+
+    /// Keeps a rollout to be learned from so many times more.
+    pub fn keep_rollout(&self, part: usize, rollout: Rollout, times: usize) {
+        if times > 0 {
+            self.lock_rollouts().insert(part, (rollout, times));
+        }
+    }
+
+    fn lock_rollouts(&self) -> std::sync::MutexGuard<'_, BTreeMap<usize, (Rollout, usize)>> {
+        self.rollouts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn steps_done(&self) -> u64 {

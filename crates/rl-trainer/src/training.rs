@@ -127,13 +127,13 @@ pub struct Summary {
 }
 
 /// Training images, held-out images, test images.
-struct Images {
-    train: ImageDataset,
-    held_out: ImageDataset,
-    test: ImageDataset,
+pub(crate) struct Images {
+    pub train: ImageDataset,
+    pub held_out: ImageDataset,
+    pub test: ImageDataset,
 }
 
-fn load_images(
+pub(crate) fn load_images(
     config: &ExperimentConfig,
     data: Option<&Path>,
     options: &TrainOptions,

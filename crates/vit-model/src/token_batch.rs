@@ -260,7 +260,11 @@ pub struct TokenBatch {
 impl TokenBatch {
     /// The rows of `sequences`, `[rows, hidden]`.
     pub fn packed(tokens: Tensor<2>, sequences: Sequences) -> Self {
-        Self { tokens, sequences }
+        Self {
+            tokens,
+            sequences,
+            key_mask: None,
+        }
     }
 
     /// A batch in which no token is removed yet; `tokens` is `[batch, tokens, hidden]`.

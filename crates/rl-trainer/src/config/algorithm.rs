@@ -1,5 +1,7 @@
 use serde::{Deserialize, Serialize};
 
+use crate::first_order::Lesson;
+
 /// `[budget]`: what the pruned model may compute.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -34,12 +36,19 @@ pub struct AlgorithmConfig {
     pub margin: f64,
     /// `counterfactual`: cuts of each image in each pass, one after the other; 1 is published.
     pub cuts: usize,
-    /// `counterfactual`: the effects of all cuts at once, to first order, instead of those of a few.
+    /// `counterfactual`: the effects of all cuts at once, to first order, instead of those of a few. They are
+    /// taken from stream 1's backward pass, of the tokens that the agents left.
     pub first_order: bool,
-    /// `counterfactual` with `first_order`: what effects are divided by before agents learn them.
-    pub scale: f64,
+    /// `counterfactual` with `first_order`: agents learn how large an effect is, divided by this, instead of
+    /// whether it is above the margin.
+    pub scale: Option<f64>,
+    /// `counterfactual` with `first_order`, `policy-gradient`: of the noise by which stream 1 tries other
+    /// decisions than the agents' own; 0 is none.
+    pub exploration: f64,
     /// `policy-gradient`, `ppo`: decisions tried on each image in each pass.
     pub samples: usize,
+    /// `ppo`: how often a rollout is learned from.
+    pub epochs: usize,
     /// `policy-gradient`, `ppo`, `dynamic-vit`: of the noise on decisions.
     pub temperature: f64,
 }
@@ -51,9 +60,30 @@ impl Default for AlgorithmConfig {
             margin: 0.0,
             cuts: 1,
             first_order: false,
-            scale: 0.01,
+            scale: None,
+            exploration: 0.0,
             samples: 4,
+            epochs: 3,
             temperature: 1.0,
+        }
+    }
+}
+
+impl AlgorithmConfig {
+    /// Does it learn from stream 1's backward pass?
+    pub(crate) fn probes(&self) -> bool {
+        self.kind == AlgorithmKind::Counterfactual && self.first_order
+    }
+
+    /// What agents learn of first-order effects.
+    pub(crate) fn lesson(&self) -> Lesson {
+        match self.scale {
+            Some(scale) => Lesson::Value {
+                scale: scale as f32,
+            },
+            None => Lesson::Label {
+                margin: self.margin as f32,
+            },
         }
     }
 }

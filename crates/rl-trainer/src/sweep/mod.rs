@@ -1,5 +1,5 @@
 //! What a sweep of policies over budgets and seeds found: its records, statistics, table and
-//! plots. Nothing here trains.
+//! plots; and [`Sweep`], which runs it.
 //!
 //! A [`Cell`] is one policy at one budget with one seed; a [`CellFolder`] keeps cells and makes
 //! `rows.csv`, `rows.json`, `summary.md` and the plots of them.
@@ -7,12 +7,14 @@
 mod cell;
 mod folder;
 mod plot;
+mod run;
 mod statistics;
 mod summary;
 
 pub use cell::{Cell, DENSE, Group, groups};
 pub use folder::CellFolder;
 pub use plot::{Against, plot_png, plot_svg};
+pub use run::{Stage, Sweep, SweptPolicy};
 pub use statistics::{Comparison, Mean, compare, compare_dense, mean};
 pub use summary::summary;
 

@@ -1,0 +1,132 @@
+//! `aptvit sweep`
+
+use std::path::absolute;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use apt_data::Progress;
+use apt_rl_trainer::sweep::{CellFolder, Stage, Sweep, SweptPolicy};
+use apt_rl_trainer::{Devices, RunFolder, StopRequest, TrainOptions, duration};
+use serde_json::json;
+
+use crate::args::{Global, Sweep as Args};
+use crate::table::percent;
+use crate::{End, device};
+
+pub fn run(args: &Args, global: &Global) -> Result<End> {
+    let folder = CellFolder::new(&args.out);
+    let done = match (&args.start, args.report_only) {
+        (Some(start), false) => {
+            let policies = args.policies.iter().map(|text| SweptPolicy::parse(text));
+            let policies = policies.collect::<Result<Vec<SweptPolicy>, _>>()?;
+            let data = match &args.data {
+                Some(data) => Some(data.clone()),
+                None => RunFolder::open(start)?.description.data,
+            };
+            let sweep = Sweep {
+                start: absolute(start)?,
+                policies,
+                budgets: args.budgets.clone(),
+                seeds: args.seeds.clone(),
+                passes: args.passes,
+                overrides: args.overrides.clone(),
+            };
+            train(&sweep, &folder, data, args)?
+        }
+        _ => true,
+    };
+    let cells = folder.all()?;
+    if cells.is_empty() && !args.report_only {
+        return Ok(End::Interrupted);
+    }
+    let files = folder.report(&args.reference)?;
+    if global.json {
+        println!(
+            "{}",
+            json!({ "done": done, "cells": cells.len(), "files": files })
+        );
+    } else {
+        print!(
+            "{}",
+            apt_rl_trainer::sweep::summary(&cells, &args.reference)
+        );
+        for file in &files {
+            eprintln!("wrote {}", file.display());
+        }
+    }
+    if !done {
+        eprintln!("stopped; the same command goes on");
+    }
+    Ok(match done {
+        true => End::Done,
+        false => End::Interrupted,
+    })
+}
+
+fn train(
+    sweep: &Sweep,
+    folder: &CellFolder,
+    data: Option<std::path::PathBuf>,
+    args: &Args,
+) -> Result<bool> {
+    if let Some(path) = data.as_deref().filter(|path| !path.exists()) {
+        bail!(
+            "{}: there is no such data file or folder; say where it is with --data",
+            path.display()
+        );
+    }
+    let stop = StopRequest::default();
+    let options = TrainOptions {
+        data,
+        devices: Devices {
+            devices: device::open_all()?,
+            distributed: false,
+        },
+        memory: None,
+        time_limit: None,
+        stop: stop.clone(),
+        dashboard: false,
+        progress: Progress::Hidden,
+    };
+    if let Some(limit) = args.time_limit {
+        let stop = stop.clone();
+        std::thread::spawn(move || {
+            std::thread::sleep(limit);
+            stop.stop();
+        });
+    }
+    ctrlc::set_handler(move || {
+        if stop.is_requested() {
+            std::process::exit(130);
+        }
+        stop.stop();
+        eprintln!("stopping after this step, to go on later; once more to stop at once");
+    })
+    .context("cannot watch for Ctrl-C")?;
+    let started = Instant::now();
+    let mut trained = 0;
+    let report = |stage: Stage<'_>| match stage {
+        Stage::Training(policy, seed, number, all) => {
+            let left = match trained {
+                0 => String::new(),
+                trained => format!(
+                    ", about {} left",
+                    duration(started.elapsed() * (all - number + 1) as u32 / trained)
+                ),
+            };
+            trained += 1;
+            eprintln!("training {policy} with seed {seed}: {number} of {all}{left}");
+        }
+        Stage::Trained(_) => (),
+        Stage::Measured(cell) => eprintln!(
+            "{} at {} with seed {}: accuracy {}, FLOPs share {}, {:.2} times as fast",
+            cell.policy,
+            cell.target_flops,
+            cell.seed,
+            percent(cell.accuracy),
+            percent(cell.flops_share),
+            cell.speed_up()
+        ),
+    };
+    Ok(sweep.run(folder, &options, report)?)
+}

@@ -1,0 +1,306 @@
+use std::path::{Path, PathBuf};
+
+use apt_data::ImageDataset;
+use apt_pruning_agent::Amount;
+use apt_vit_model::ExecutionMode;
+
+use super::{Cell, CellFolder, DENSE};
+use crate::evaluation::{EvaluationSettings, evaluate};
+use crate::training::load_images;
+use crate::{
+    Choice, ExperimentConfig, Outcome, RunFolder, Summary, TrainOptions, TrainerError,
+    calibrate_budgets, resume, train,
+};
+
+/// What each policy is called in a sweep, and what its training's config says.
+const KNOWN: [(&str, &[&str]); 10] = [
+    (DENSE, &["train.dense_every=1"]),
+    ("random", &["policy.kind=random"]),
+    ("cls-attention", &["policy.kind=cls-attention"]),
+    ("evit", &["policy.kind=evit"]),
+    ("tome", &["policy.kind=tome"]),
+    (
+        "dynamic-vit",
+        &[
+            "agents.network=predictor",
+            "algorithm.kind=dynamic-vit",
+            "policy.uniform=true",
+        ],
+    ),
+    ("counterfactual", &["algorithm.kind=counterfactual"]),
+    (
+        "first-order",
+        &[
+            "agents.network=hinted",
+            "algorithm.first_order=true",
+            "algorithm.scale=0.1",
+            "policy.merge=true",
+        ],
+    ),
+    (
+        "policy-gradient",
+        &[
+            "agents.network=hinted",
+            "algorithm.kind=policy-gradient",
+            "policy.merge=true",
+        ],
+    ),
+    (
+        "ppo",
+        &[
+            "agents.network=hinted",
+            "algorithm.kind=ppo",
+            "policy.merge=true",
+        ],
+    ),
+];
+
+/// A policy of a sweep.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SweptPolicy {
+    /// What it is called.
+    pub name: String,
+    /// What its training's config says, as `key=value`.
+    pub overrides: Vec<String>,
+}
+
+impl SweptPolicy {
+    /// The names of those that need no more than a name.
+    pub fn known() -> impl Iterator<Item = &'static str> {
+        KNOWN.iter().map(|(name, _)| *name)
+    }
+
+    /// Parses `NAME`, or `NAME:KEY=VALUE;KEY=VALUE`, which adds to what the longest known name that it begins with
+    /// says.
+    ///
+    /// # Errors
+    ///
+    /// Where nothing is known of that name and nothing is said.
+    pub fn parse(text: &str) -> Result<Self, TrainerError> {
+        let (name, said) = text.split_once(':').unwrap_or((text, ""));
+        let known = KNOWN.iter().filter(|(known, _)| name.starts_with(known));
+        let known = known.max_by_key(|(known, _)| known.len());
+        let fits = match said {
+            "" => known.is_some_and(|(known, _)| *known == name),
+            _ => true,
+        };
+        let plain = name
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
+        if !fits || !plain || name.is_empty() {
+            let names: Vec<&str> = Self::known().collect();
+            return Err(TrainerError::Field {
+                field: "policies".into(),
+                found: text.into(),
+                expected: format!(
+                    "must be one of {}, or a name of letters, digits, - and _ with overrides, as in \
+                     mine:agents.network=hinted;policy.merge=true",
+                    names.join(", ")
+                ),
+            });
+        }
+        let base = known.map_or(&[][..], |(_, overrides)| overrides);
+        let base = base.iter().map(|text| text.to_string());
+        let said = said.split(';').filter(|part| !part.is_empty());
+        Ok(Self {
+            name: name.to_string(),
+            overrides: base.chain(said.map(String::from)).collect(),
+        })
+    }
+}
+
+/// Policies x budgets x seeds, all trained from one start for as many image passes.
+#[derive(Clone, Debug)]
+pub struct Sweep {
+    /// The run whose best dense checkpoint all start from.
+    pub start: PathBuf,
+    /// Who is compared.
+    pub policies: Vec<SweptPolicy>,
+    /// Shares of the dense FLOPs. One training serves all.
+    pub budgets: Vec<f64>,
+    /// The seeds.
+    pub seeds: Vec<u64>,
+    /// Images that each training learns from.
+    pub passes: usize,
+    /// What all configs say beside the start's own, as `key=value`.
+    pub overrides: Vec<String>,
+}
+
+/// What a sweep is at.
+#[derive(Clone, Copy, Debug)]
+pub enum Stage<'a> {
+    /// A training begins, or goes on: of which policy and seed, which of how many it is.
+    Training(&'a str, u64, usize, usize),
+    /// A training is over.
+    Trained(&'a Summary),
+    /// A cell was measured.
+    Measured(&'a Cell),
+}
+
+impl Sweep {
+    /// Runs what of the sweep is not done yet in `folder`. Returns whether all is done: an interrupted sweep
+    /// goes on where it was when it is run again.
+    ///
+    /// # Errors
+    ///
+    /// Names what went wrong; the cells that are done stay.
+    pub fn run(
+        &self,
+        folder: &CellFolder,
+        options: &TrainOptions,
+        mut report: impl FnMut(Stage<'_>),
+    ) -> Result<bool, TrainerError> {
+        let all = self.policies.len() * self.seeds.len();
+        let mut number = 0;
+        // Seed by seed, so that an unfinished sweep can compare what it has.
+        for &seed in &self.seeds {
+            for policy in &self.policies {
+                number += 1;
+                let targets: Vec<f64> = self.targets(policy);
+                let done = |&&target: &&f64| folder.is_done(&policy.name, target, seed);
+                if targets.iter().filter(done).count() == targets.len() {
+                    continue;
+                }
+                report(Stage::Training(&policy.name, seed, number, all));
+                let path = folder
+                    .path()
+                    .join("runs")
+                    .join(format!("{}-{seed}", policy.name));
+                let outcome = match path.join("config.toml").exists() {
+                    true => resume(&path, options)?,
+                    false => train(self.config(policy, seed)?, &path, options)?,
+                };
+                let Outcome::Finished(summary) = outcome else {
+                    return Ok(false);
+                };
+                report(Stage::Trained(&summary));
+                self.measure(folder, policy, seed, &path, &summary, options, &mut report)?;
+            }
+        }
+        Ok(true)
+    }
+
+    /// The budgets of a policy; the dense baseline has one, all.
+    fn targets(&self, policy: &SweptPolicy) -> Vec<f64> {
+        match policy.name == DENSE {
+            true => vec![1.0],
+            false => self.budgets.clone(),
+        }
+    }
+
+    fn config(&self, policy: &SweptPolicy, seed: u64) -> Result<ExperimentConfig, TrainerError> {
+        let start = RunFolder::open(&self.start)?;
+        let mut config = start.config;
+        config.model.pretrained = None;
+        config.model.start = Some(self.start.clone());
+        config.seed = seed;
+        config.budget.flops = self.budgets.clone();
+        config.train.dense_steps = 0;
+        config.train.agents_warmup_steps = 0;
+        config.train.agents_every = 1;
+        // Set by the sweep, and afterwards by whoever says otherwise.
+        let text = config.to_toml()?;
+        let mut overrides = self.overrides.clone();
+        overrides.extend(policy.overrides.clone());
+        parse(&text, &overrides, self.passes)
+    }
+
+    fn measure(
+        &self,
+        folder: &CellFolder,
+        policy: &SweptPolicy,
+        seed: u64,
+        path: &Path,
+        summary: &Summary,
+        options: &TrainOptions,
+        report: &mut impl FnMut(Stage<'_>),
+    ) -> Result<(), TrainerError> {
+        let run = RunFolder::open(path)?;
+        let data = options.data.as_deref().or(run.description.data.as_deref());
+        let images = load_images(&run.config, data, options)?;
+        let device = options.devices.main();
+        let checkpoint = run.checkpoint(Choice::Last)?;
+        let model = run.load_model(&checkpoint, device)?.prepack();
+        calibrate_budgets(&run, &model, &checkpoint, &images.held_out, device)?;
+        let test: &ImageDataset = &images.test;
+        for target in self.targets(policy) {
+            let (amount, modes) = match policy.name == DENSE {
+                true => {
+                    let patches = model.config().num_patches();
+                    let kept = vec![patches; model.acting_blocks().len()];
+                    (Amount::Kept { kept }, vec![ExecutionMode::Dense])
+                }
+                false => (
+                    run.amount(&model, Some(target), &checkpoint.folder_name())?,
+                    vec![ExecutionMode::Dense, ExecutionMode::Drop],
+                ),
+            };
+            let settings = EvaluationSettings::of(&run, amount);
+            let found = evaluate(&model, test, &modes, &settings, device, |_| ())?;
+            let (Some(dense), Some(pruned)) = (found.first(), found.last()) else {
+                continue;
+            };
+            let last = pruned.layers.last();
+            let cell = Cell {
+                policy: policy.name.clone(),
+                target_flops: target,
+                seed,
+                accuracy: pruned.accuracy,
+                flops_share: pruned.flops_share,
+                images_per_s: pruned.images_per_s,
+                dense_images_per_s: dense.images_per_s,
+                dense_accuracy: dense.accuracy,
+                image_passes: summary.image_passes,
+                train_seconds: summary.seconds,
+                test_images: test.len(),
+                tokens_per_layer: pruned.layers.iter().map(|layer| layer.tokens).collect(),
+                foreground_precision: last.and_then(|last| last.foreground_precision),
+                foreground_recall: last.and_then(|last| last.foreground_kept),
+                correct: pruned.correct.clone(),
+                dense_correct: dense.correct.clone(),
+            };
+            folder.save(&cell)?;
+            report(Stage::Measured(&cell));
+        }
+        Ok(())
+    }
+}
+
+/// The config for so many image passes: one evaluation, at the end.
+fn parse(
+    text: &str,
+    overrides: &[String],
+    passes: usize,
+) -> Result<ExperimentConfig, TrainerError> {
+    let first = ExperimentConfig::parse(text, "sweep", overrides)?;
+    let steps = passes.div_ceil(first.train.batch_size * first.train.accumulation);
+    let mut config = first;
+    config.train.steps = steps;
+    config.train.steps_per_epoch = steps;
+    config.schedule.warmup_steps = config.schedule.warmup_steps.min(steps / 10);
+    let text = config.to_toml()?;
+    ExperimentConfig::parse(&text, "sweep", &[])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn policies_have_names_and_may_say_more() {
+        let tome = SweptPolicy::parse("tome").unwrap();
+        assert_eq!(tome.overrides, ["policy.kind=tome"]);
+        let mine = SweptPolicy::parse("tome-slow:optimizer.learning_rate=1e-5").unwrap();
+        assert_eq!(mine.overrides.len(), 2);
+        assert_eq!(mine.name, "tome-slow");
+        let fresh = SweptPolicy::parse("mine:policy.merge=true;agents.network=hinted").unwrap();
+        assert_eq!(
+            fresh.overrides,
+            ["policy.merge=true", "agents.network=hinted"]
+        );
+        for wrong in ["tomato", "", "a/b:policy.merge=true"] {
+            let error = SweptPolicy::parse(wrong).unwrap_err().to_string();
+            assert!(error.contains("cls-attention"), "{error}");
+        }
+    }
+}
