@@ -235,7 +235,8 @@ mod tests {
     fn what_cannot_be_is_named_by_its_field() {
         let good = synthetic::cell("top-k", 0.5, 0, 40);
         assert_eq!(good.problem(), None);
-        let spoil: [(&str, fn(&mut Cell)); 7] = [
+        type Spoiled = (&'static str, fn(&mut Cell));
+        let spoil: [Spoiled; 7] = [
             ("policy", |cell| cell.policy = "../x".into()),
             ("accuracy", |cell| cell.accuracy = 1.5),
             ("dense_accuracy", |cell| cell.dense_accuracy -= 0.1),

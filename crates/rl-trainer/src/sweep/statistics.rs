@@ -73,9 +73,11 @@ impl Comparison {
 /// its own: the same cells give the same interval, and swapped ones the same with signs changed.
 ///
 /// Its limits: resampled seeds vary less than new ones would, by (n - 1) / n in variance, and
-/// three seeds have only ten resamples; an interval that just excludes 0 with three seeds is weak
-/// evidence. With one seed it is about images alone. It is not corrected for how many
-/// comparisons are made, and says nothing of other data sets.
+/// three seeds have only ten resamples, so that what a seed does to all images alike is
+/// understated with few seeds; with one seed the interval is about images alone. What is by chance
+/// in one image with one seed is counted up to three times in variance (Owen, "The pigeonhole
+/// bootstrap", 2007), so that where seeds hardly matter the interval is too wide rather than too
+/// narrow. It is not corrected for how many comparisons are made, and says nothing of other data.
 ///
 /// None where no seed is shared or the cells are not of equally many images.
 pub fn compare(a: &[&Cell], b: &[&Cell]) -> Option<Comparison> {

@@ -94,8 +94,8 @@ fn comparisons(text: &mut String, groups: &[Group<'_>], reference: &str) {
     text.push_str(&rows);
     text.push_str(
         "\nDifference in points, with the 95% interval of a bootstrap over images and seeds that keeps each seed's \
-         two runs and each image together. Not corrected for the number of comparisons; few seeds make it too \
-         narrow.",
+         two runs and each image together. Not corrected for the number of comparisons; with few seeds, what a seed \
+         does to all images alike is understated.",
     );
     text.push_str(match clear {
         true => " **Bold**: the interval excludes 0.\n",
