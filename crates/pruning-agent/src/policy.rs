@@ -184,7 +184,12 @@ impl PolicyConfig {
         let patches = model.num_patches();
         let share_of = |kept: &[usize]| self.counted_share(agents, model, &blocks, kept);
         let fits = |kept: &[usize]| share_of(kept) <= share + 1e-9;
-        let (least, all) = (vec![1; blocks.len()], vec![patches; blocks.len()]);
+        let halves = patches / 2 * blocks.len();
+        let least = match self.kind {
+            PolicyKind::Tome => fewer_in_each(patches, halves, blocks.len()),
+            _ => vec![1; blocks.len()],
+        };
+        let all = vec![patches; blocks.len()];
         if !fits(&least) || (share < 1.0 && fits(&all)) {
             return Err(AgentError::Share {
                 share,
@@ -197,7 +202,7 @@ impl PolicyConfig {
             let kept = match self.kind {
                 PolicyKind::Tome => {
                     // So many go in all, alike in every block, the rest of the division first.
-                    let total = (patches - 1) * (1000 - step) / 1000;
+                    let total = halves * (1000 - step) / 1000;
                     fewer_in_each(patches, total, blocks.len())
                 }
                 _ => chain(patches, step as f64 / 1000.0, blocks.len()),
@@ -206,12 +211,18 @@ impl PolicyConfig {
                 best = kept;
             }
         }
-        // What rounding left over goes to the last layers, where a token costs least.
+        // What rounding left over goes to the last layers, where a token costs least. No more than half of
+        // the patches find another to go into.
+        let tome = self.kind == PolicyKind::Tome;
+        let can_be = |kept: &[usize]| {
+            let before = std::iter::once(&patches).chain(kept);
+            let mut pairs = before.zip(kept);
+            pairs.all(|(&before, &kept)| kept <= before && (!tome || kept >= before - before / 2))
+        };
         for layer in (0..best.len()).rev() {
-            let before = if layer == 0 { patches } else { best[layer - 1] };
-            while best[layer] < before {
+            loop {
                 best[layer] += 1;
-                if !fits(&best) {
+                if !can_be(&best) || !fits(&best) {
                     best[layer] -= 1;
                     break;
                 }
@@ -313,7 +324,7 @@ mod tests {
                 merge,
                 uniform: false,
             };
-            for share in [0.8, 0.6] {
+            for share in [0.8, 0.6, 0.45] {
                 let kept = policy.kept_for(&agents, &model, share).unwrap();
                 let amount = Amount::Kept { kept };
                 let reducer = policy.reducer(&agents, &model, &amount, &[1, 2], None);

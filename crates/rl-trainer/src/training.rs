@@ -138,7 +138,15 @@ pub(crate) fn load_images(
     data: Option<&Path>,
     options: &TrainOptions,
 ) -> Result<Images, TrainerError> {
-    let Splits { train, test } = config.data.load(data, options.progress)?;
+    split_images(config, config.data.load(data, options.progress)?)
+}
+
+/// Holds images out, and takes as many as the config asks for.
+pub(crate) fn split_images(
+    config: &ExperimentConfig,
+    splits: Splits,
+) -> Result<Images, TrainerError> {
+    let Splits { train, test } = splits;
     let held_out = config.train.held_out;
     if train.len() <= held_out {
         return Err(TrainerError::Field {
@@ -175,6 +183,16 @@ pub fn train(
     let mut config = config;
     config.model.complete()?;
     let images = load_images(&config, options.data.as_deref(), options)?;
+    train_on(&images, config, out, options)
+}
+
+/// The same on images that are loaded already.
+pub(crate) fn train_on(
+    images: &Images,
+    config: ExperimentConfig,
+    out: &Path,
+    options: &TrainOptions,
+) -> Result<Outcome, TrainerError> {
     let classes = images.train.class_names().to_vec();
     let device = options.devices.main().clone().autodiff();
     check_devices(&config, &options.devices)?;
@@ -196,7 +214,7 @@ pub fn train(
             .map(|path| absolute(path).unwrap_or_else(|_| path.into())),
     };
     let run = RunFolder::create(out, config, description)?;
-    fit(&run, model, &images, None, options)
+    fit(&run, model, images, None, options)
 }
 
 /// Goes on with the run in `path` from its newest checkpoint; one without a checkpoint starts
@@ -207,12 +225,20 @@ pub fn train(
 /// As [`train`], and where the newest checkpoint does not load.
 pub fn resume(path: &Path, options: &TrainOptions) -> Result<Outcome, TrainerError> {
     let run = RunFolder::open(path)?;
+    let data = options.data.as_deref().or(run.description.data.as_deref());
+    resume_on(&load_images(&run.config, data, options)?, &run, options)
+}
+
+/// The same on images that are loaded already.
+pub(crate) fn resume_on(
+    images: &Images,
+    run: &RunFolder,
+    options: &TrainOptions,
+) -> Result<Outcome, TrainerError> {
     let newest = run.checkpoints().newest()?;
     if let Some(set) = &newest {
         is_readable(set)?;
     }
-    let data = options.data.as_deref().or(run.description.data.as_deref());
-    let images = load_images(&run.config, data, options)?;
     let found = images.train.class_names();
     if found != run.description.class_names {
         return Err(TrainerError::Field {
@@ -229,7 +255,7 @@ pub fn resume(path: &Path, options: &TrainOptions) -> Result<Outcome, TrainerErr
     check_devices(&config, &options.devices)?;
     let model = PruningVit::new(&config, found.len(), &device)?;
     check_memory(&config, &model, options.memory)?;
-    fit(&run, model, &images, newest, options)
+    fit(run, model, images, newest, options)
 }
 
 fn fit(

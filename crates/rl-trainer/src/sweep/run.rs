@@ -1,15 +1,15 @@
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use apt_data::ImageDataset;
+use apt_data::Splits;
 use apt_pruning_agent::Amount;
 use apt_vit_model::ExecutionMode;
 
 use super::{Cell, CellFolder, DENSE};
 use crate::evaluation::{EvaluationSettings, evaluate};
-use crate::training::load_images;
+use crate::training::{Images, resume_on, split_images, train_on};
 use crate::{
     Choice, ExperimentConfig, Outcome, RunFolder, Summary, TrainOptions, TrainerError,
-    calibrate_budgets, resume, train,
+    calibrate_budgets,
 };
 
 /// What each policy is called in a sweep, and what its training's config says.
@@ -152,6 +152,7 @@ impl Sweep {
     ) -> Result<bool, TrainerError> {
         let all = self.policies.len() * self.seeds.len();
         let mut number = 0;
+        let mut loaded: Option<Splits> = None;
         // Seed by seed, so that an unfinished sweep can compare what it has.
         for &seed in &self.seeds {
             for policy in &self.policies {
@@ -166,15 +167,28 @@ impl Sweep {
                     .path()
                     .join("runs")
                     .join(format!("{}-{seed}", policy.name));
+                let config = self.config(policy, seed)?;
+                let splits = match loaded.take() {
+                    Some(splits) => splits,
+                    None => config
+                        .data
+                        .load(options.data.as_deref(), options.progress)?,
+                };
+                let images = split_images(&config, splits.clone())?;
+                loaded = Some(splits);
                 let outcome = match path.join("config.toml").exists() {
-                    true => resume(&path, options)?,
-                    false => train(self.config(policy, seed)?, &path, options)?,
+                    true => resume_on(&images, &RunFolder::open(&path)?, options)?,
+                    false => train_on(&images, config, &path, options)?,
                 };
                 let Outcome::Finished(summary) = outcome else {
                     return Ok(false);
                 };
                 report(Stage::Trained(&summary));
-                self.measure(folder, policy, seed, &path, &summary, options, &mut report)?;
+                let run = RunFolder::open(&path)?;
+                for cell in self.measure(policy, &run, &images, &summary, options)? {
+                    folder.save(&cell)?;
+                    report(Stage::Measured(&cell));
+                }
             }
         }
         Ok(true)
@@ -207,22 +221,18 @@ impl Sweep {
 
     fn measure(
         &self,
-        folder: &CellFolder,
         policy: &SweptPolicy,
-        seed: u64,
-        path: &Path,
+        run: &RunFolder,
+        images: &Images,
         summary: &Summary,
         options: &TrainOptions,
-        report: &mut impl FnMut(Stage<'_>),
-    ) -> Result<(), TrainerError> {
-        let run = RunFolder::open(path)?;
-        let data = options.data.as_deref().or(run.description.data.as_deref());
-        let images = load_images(&run.config, data, options)?;
+    ) -> Result<Vec<Cell>, TrainerError> {
         let device = options.devices.main();
         let checkpoint = run.checkpoint(Choice::Last)?;
         let model = run.load_model(&checkpoint, device)?.prepack();
-        calibrate_budgets(&run, &model, &checkpoint, &images.held_out, device)?;
-        let test: &ImageDataset = &images.test;
+        calibrate_budgets(run, &model, &checkpoint, &images.held_out, device)?;
+        let test = &images.test;
+        let mut cells = Vec::new();
         for target in self.targets(policy) {
             let (amount, modes) = match policy.name == DENSE {
                 true => {
@@ -235,16 +245,16 @@ impl Sweep {
                     vec![ExecutionMode::Dense, ExecutionMode::Drop],
                 ),
             };
-            let settings = EvaluationSettings::of(&run, amount);
+            let settings = EvaluationSettings::of(run, amount);
             let found = evaluate(&model, test, &modes, &settings, device, |_| ())?;
             let (Some(dense), Some(pruned)) = (found.first(), found.last()) else {
                 continue;
             };
             let last = pruned.layers.last();
-            let cell = Cell {
+            cells.push(Cell {
                 policy: policy.name.clone(),
                 target_flops: target,
-                seed,
+                seed: run.config.seed,
                 accuracy: pruned.accuracy,
                 flops_share: pruned.flops_share,
                 images_per_s: pruned.images_per_s,
@@ -258,11 +268,9 @@ impl Sweep {
                 foreground_recall: last.and_then(|last| last.foreground_kept),
                 correct: pruned.correct.clone(),
                 dense_correct: dense.correct.clone(),
-            };
-            folder.save(&cell)?;
-            report(Stage::Measured(&cell));
+            });
         }
-        Ok(())
+        Ok(cells)
     }
 }
 
