@@ -17,7 +17,8 @@ pub fn run(args: &Args, global: &Global) -> Result<End> {
     let folder = CellFolder::new(&args.out);
     let done = match (&args.start, args.report_only) {
         (Some(start), false) => {
-            let policies = args.policies.iter().map(|text| SweptPolicy::parse(text));
+            let names = split(&args.policies);
+            let policies = names.iter().map(|text| SweptPolicy::parse(text));
             let policies = policies.collect::<Result<Vec<SweptPolicy>, _>>()?;
             let data = match &args.data {
                 Some(data) => Some(data.clone()),
@@ -61,6 +62,25 @@ pub fn run(args: &Args, global: &Global) -> Result<End> {
         true => End::Done,
         false => End::Interrupted,
     })
+}
+
+/// The parts between commas, those within brackets excepted.
+fn split(text: &str) -> Vec<String> {
+    let mut parts = vec![String::new()];
+    let mut depth = 0;
+    for character in text.chars() {
+        match character {
+            '[' => depth += 1,
+            ']' => depth -= 1,
+            _ => (),
+        }
+        match (character, depth, parts.last_mut()) {
+            (',', 0, _) => parts.push(String::new()),
+            (character, _, Some(part)) => part.push(character),
+            _ => (),
+        }
+    }
+    parts
 }
 
 fn train(
@@ -129,4 +149,18 @@ fn train(
         ),
     };
     Ok(sweep.run(folder, &options, report)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commas_within_brackets_do_not_part_policies() {
+        let parts = split("tome,a:agents.layers=[0, 2];policy.merge=true,random");
+        assert_eq!(
+            parts,
+            ["tome", "a:agents.layers=[0, 2];policy.merge=true", "random"]
+        );
+    }
 }

@@ -25,5 +25,5 @@ pub use policy::{Amount, PolicyConfig, PolicyKind};
 pub use predictor::{TokenPredictor, TokenPredictorConfig};
 pub use random::RandomReducer;
 pub use ranked::{KeptCounts, RankedReducer};
-pub use scored::{Exploration, ScoredReducer};
+pub use scored::{Exploration, ScoredReducer, likest_kept};
 pub use tome::TomeReducer;

@@ -135,6 +135,12 @@ fn hints(observation: &Observation<'_>) -> Vec<f32> {
         let first = span[0] + sequences.prefix();
         let patches = first..span[1];
         let patches: Vec<usize> = patches.filter(|&row| sequences.visible()[row]).collect();
+        let mut likeness = vec![0.0; span[1] - span[0]];
+        if let Some(similarity) = &similarity {
+            for (&row, nearest) in patches.iter().zip(similarity.nearest(&patches, &patches)) {
+                likeness[row - span[0]] = nearest.map_or(0.0, |(like, _)| like);
+            }
+        }
         let rows = span[0]..span[1];
         rows.flat_map(|row| {
             let attention = observation.cls_attention.as_ref();
@@ -142,12 +148,8 @@ fn hints(observation: &Observation<'_>) -> Vec<f32> {
                 let times = attention[row] * (patches.len() + 1) as f32;
                 times.max(1e-3).ln()
             });
-            let likeness = match &similarity {
-                Some(similarity) if row >= first => similarity.nearest(row, &patches),
-                _ => None,
-            };
             let size = sequences.sizes().map_or(1.0, |sizes| sizes[row]);
-            [attention, likeness.map_or(0.0, |(like, _)| like), size.ln()]
+            [attention, likeness[row - span[0]], size.ln()]
         })
         .collect()
     };

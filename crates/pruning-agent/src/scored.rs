@@ -133,6 +133,26 @@ fn best_of_all(sequences: &Sequences, scores: &[f32], count: usize) -> Vec<bool>
     keep
 }
 
+/// Per row, for patches that stay: the other patch that stays and is most like it, into which it would go if
+/// it were removed, too. Needs the keys.
+pub fn likest_kept(observation: &Observation<'_>, keep: &[bool]) -> Vec<Option<usize>> {
+    let sequences = observation.sequences;
+    let mut likest = vec![None; sequences.num_rows()];
+    let Some(keys) = &observation.keys else {
+        return likest;
+    };
+    let similarity = Similarity::of(keys, observation.num_heads);
+    for span in sequences.starts().windows(2) {
+        let first = span[0] + sequences.prefix();
+        let kept = (first..span[1]).filter(|&row| sequences.visible()[row] && keep[row]);
+        let kept: Vec<usize> = kept.collect();
+        for (&row, nearest) in kept.iter().zip(similarity.nearest(&kept, &kept)) {
+            likest[row] = nearest.map(|(_, other)| other);
+        }
+    }
+    likest
+}
+
 /// Each removed patch goes into the kept patch of its image that is most like it; where none is kept, it
 /// is lost.
 fn into_nearest(sequences: &Sequences, keep: &[bool], similarity: &Similarity) -> Merge {
@@ -142,10 +162,9 @@ fn into_nearest(sequences: &Sequences, keep: &[bool], similarity: &Similarity) -
         let first = span[0] + sequences.prefix();
         let visible = (first..span[1]).filter(|&row| sequences.visible()[row]);
         let (kept, removed): (Vec<usize>, Vec<usize>) = visible.partition(|&row| keep[row]);
-        let pairs = removed.into_iter().filter_map(|row| {
-            let (_, into) = similarity.nearest(row, &kept)?;
-            Some((row, into))
-        });
+        let nearest = similarity.nearest(&removed, &kept);
+        let pairs = removed.into_iter().zip(nearest);
+        let pairs = pairs.filter_map(|(row, nearest)| nearest.map(|(_, into)| (row, into)));
         pairs.collect::<Vec<_>>()
     });
     let pairs: Vec<(usize, usize)> = pairs.flatten_iter().collect();

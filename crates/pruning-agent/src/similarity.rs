@@ -7,9 +7,6 @@ pub(crate) struct Similarity {
     width: usize,
 }
 
-/// Sums that run side by side.
-const LANES: usize = 8;
-
 impl Similarity {
     /// `keys` is `[rows, hidden]`, heads side by side.
     pub fn of(keys: &Tensor<2>, num_heads: usize) -> Self {
@@ -22,34 +19,41 @@ impl Similarity {
 
     pub fn new(mut vectors: Vec<f32>, width: usize) -> Self {
         for vector in vectors.chunks_exact_mut(width) {
-            let norm = product(vector, vector).sqrt().max(1e-12);
+            let squares: f32 = vector.iter().map(|value| value * value).sum();
+            let norm = squares.sqrt().max(1e-12);
             vector.iter_mut().for_each(|value| *value /= norm);
         }
         Self { vectors, width }
     }
 
-    fn vector(&self, row: usize) -> &[f32] {
-        &self.vectors[row * self.width..(row + 1) * self.width]
-    }
-
-    /// The row of `among` that is most like `row`, and how like: the first of equals.
-    pub fn nearest(&self, row: usize, among: &[usize]) -> Option<(f32, usize)> {
-        let own = self.vector(row);
-        let others = among.iter().filter(|&&other| other != row);
-        let likeness = others.map(|&other| (product(own, self.vector(other)), other));
-        likeness.reduce(|best, next| if next.0 > best.0 { next } else { best })
-    }
-}
-
-fn product(a: &[f32], b: &[f32]) -> f32 {
-    let mut sums = [0.0; LANES];
-    let (whole, rest) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
-    let tail = whole.remainder().iter().zip(rest.remainder());
-    let tail: f32 = tail.map(|(a, b)| a * b).sum();
-    for (a, b) in whole.zip(rest) {
-        for lane in 0..LANES {
-            sums[lane] += a[lane] * b[lane];
+    /// For each of `rows`, the row of `among` that is most like it, itself excepted, and how like: the first
+    /// of equals. None where there is no other.
+    pub fn nearest(&self, rows: &[usize], among: &[usize]) -> Vec<Option<(f32, usize)>> {
+        // Value by value, so that all products with a row are computed side by side.
+        let count = among.len();
+        let mut columns = vec![0.0; self.width * count];
+        for (place, &row) in among.iter().enumerate() {
+            let vector = &self.vectors[row * self.width..(row + 1) * self.width];
+            for (index, &value) in vector.iter().enumerate() {
+                columns[index * count + place] = value;
+            }
         }
+        let mut products = vec![0.0; count];
+        let of_row = |&row: &usize| {
+            products.fill(0.0);
+            let vector = &self.vectors[row * self.width..(row + 1) * self.width];
+            for (column, &value) in columns.chunks_exact(count.max(1)).zip(vector) {
+                for (product, &other) in products.iter_mut().zip(column) {
+                    *product += value * other;
+                }
+            }
+            let others = products
+                .iter()
+                .zip(among)
+                .filter(|&(_, &other)| other != row);
+            let likeness = others.map(|(&product, &other)| (product, other));
+            likeness.reduce(|best, next| if next.0 > best.0 { next } else { best })
+        };
+        rows.iter().map(of_row).collect()
     }
-    sums.iter().sum::<f32>() + tail
 }

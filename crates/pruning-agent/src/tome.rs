@@ -65,11 +65,12 @@ fn matched(sequences: &Sequences, similarity: &Similarity, count: usize) -> Merg
             rows.map(|&(_, row)| row)
         };
         let found: Vec<usize> = every_other(1).collect();
-        let mut pairs: Vec<(f32, usize, usize)> = every_other(0)
-            .filter_map(|seeker| {
-                let (likeness, row) = similarity.nearest(seeker, &found)?;
-                Some((likeness, seeker, row))
-            })
+        let seekers: Vec<usize> = every_other(0).collect();
+        let nearest = similarity.nearest(&seekers, &found);
+        let mut pairs: Vec<(f32, usize, usize)> = seekers
+            .iter()
+            .zip(nearest)
+            .filter_map(|(&seeker, nearest)| nearest.map(|(like, row)| (like, seeker, row)))
             .collect();
         pairs.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
         pairs.truncate(count);

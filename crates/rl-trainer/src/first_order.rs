@@ -9,7 +9,7 @@
 
 use std::cell::RefCell;
 
-use apt_pruning_agent::PruningAgents;
+use apt_pruning_agent::{PruningAgents, likest_kept};
 use apt_vit_model::{Needs, Observation, Placement, Reduction, TokenReducer};
 use burn::prelude::*;
 use burn::tensor::Gradients;
@@ -36,22 +36,37 @@ impl<'a> Probe<'a> {
     }
 
     /// What was decided, and what each decision's rewards are: per agent layer, per row, how much the image's
-    /// loss falls if the token is cut there. A token that was removed has 0.
+    /// loss falls if the token is cut there. A token that was removed has 0. Where removed tokens `merge`, the
+    /// token's weight goes to the likest one that stays: the reward of that is the one's less the other's.
     ///
     /// `gradients` are those of the images' mean loss times `scale`.
-    pub fn rewards(self, gradients: &Gradients, scale: f32) -> Vec<(Decision, Vec<f32>)> {
+    pub fn rewards(
+        self,
+        gradients: &Gradients,
+        scale: f32,
+        merge: bool,
+    ) -> Vec<(Decision, Vec<f32>)> {
         let masks = self.masks.into_inner();
         let decisions = self.recorder.into_decisions();
         let pairs = decisions.into_iter().zip(masks);
         let of_layer = |(decision, mask): (Decision, Tensor<1>)| {
             let images = decision.sequences.batch() as f32;
-            let rewards = match mask.grad(gradients) {
+            let rewards: Vec<f32> = match mask.grad(gradients) {
                 Some(gradient) => (gradient * (images / scale))
                     .into_data()
                     .iter::<f32>()
                     .collect(),
                 None => vec![0.0; decision.sequences.num_rows()],
             };
+            if !merge {
+                return (decision, rewards);
+            }
+            let likest = likest_kept(&decision.observation(), &decision.keep);
+            let moved = likest.iter().enumerate().map(|(row, other)| {
+                let other = other.map_or(0.0, |other| rewards[other]);
+                rewards[row] - other
+            });
+            let rewards = moved.collect();
             (decision, rewards)
         };
         pairs.map(of_layer).collect()

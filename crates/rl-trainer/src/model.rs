@@ -476,7 +476,7 @@ impl TrainStep for PruningVit {
                         let loss = parts.drain(..).reduce(|sum, part| sum + part);
                         let gradients = loss.map(|loss| (loss * scale).backward());
                         gradients.map_or_else(Vec::new, |gradients| {
-                            let rewards = probe.rewards(&gradients, scale);
+                            let rewards = probe.rewards(&gradients, scale, settings.policy.merge);
                             for (decision, rewards) in &rewards {
                                 let rows = decision.patch_rows();
                                 let kept = rows.iter().filter(|&&row| decision.keep[row]);

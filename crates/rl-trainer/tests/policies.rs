@@ -5,6 +5,7 @@ mod common;
 
 use apt_rl_trainer::sweep::{CellFolder, Stage, Sweep, SweptPolicy};
 use apt_rl_trainer::{Choice, Outcome, PruningVit, RunFolder, resume, train};
+use burn::nn::Linear;
 use burn::prelude::*;
 
 use common::{alone, config, final_weights, options, weights};
@@ -68,7 +69,7 @@ fn every_algorithm_teaches_the_agents_and_is_repeatable() {
         let checkpoint = run.checkpoint(Choice::Last).unwrap();
         let after = run.load_model(&checkpoint, &Device::default()).unwrap();
         let agents = |model: &PruningVit| -> Vec<f32> {
-            let of = |linear: &burn::nn::Linear| linear.weight.val().into_data();
+            let of = |linear: &Linear| linear.weight.val().into_data();
             let agents = model.agents.agents.iter().map(|agent| of(&agent.fc));
             let predictors = model.agents.predictors.iter();
             let predictors = predictors.map(|predictor| of(&predictor.output));

@@ -33,7 +33,7 @@ const KNOWN: [(&str, &[&str]); 10] = [
         &[
             "agents.network=hinted",
             "algorithm.first_order=true",
-            "algorithm.scale=0.1",
+            "algorithm.scale=0.005",
             "policy.merge=true",
         ],
     ),
