@@ -35,6 +35,9 @@ enum Task {
     /// Build, and run `aptvit calibrate`
     #[command(disable_help_flag = true)]
     Calibrate(Rest),
+    /// Build, and run `aptvit sweep`
+    #[command(disable_help_flag = true)]
+    Sweep(Rest),
     /// Build, and run `aptvit export`
     #[command(disable_help_flag = true)]
     Export(Rest),
@@ -86,6 +89,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Infer(args) => aptvit("infer", args.rest),
         Task::Bench(args) => aptvit("bench", args.rest),
         Task::Calibrate(args) => aptvit("calibrate", args.rest),
+        Task::Sweep(args) => aptvit("sweep", args.rest),
         Task::Export(args) => aptvit("export", args.rest),
         Task::Fetch(args) => aptvit("fetch", args.rest),
         Task::Serve(args) => aptvit("serve", args.rest),

@@ -457,6 +457,7 @@ impl ExperimentConfig {
             return wrong(field, found.to_string(), expected);
         }
         for (field, value) in [
+            ("algorithm.weight", algorithm.weight),
             ("algorithm.temperature", algorithm.temperature),
             ("algorithm.scale", algorithm.scale.unwrap_or(1.0)),
         ] {

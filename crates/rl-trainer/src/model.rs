@@ -553,7 +553,11 @@ impl TrainStep for PruningVit {
             values.insert(format!("agent_loss/{layer}"), agent_loss);
             total += agent_loss;
         }
-        parts.extend(of_agents);
+        let weight = algorithm.weight as f32;
+        parts.extend(of_agents.into_iter().map(|loss| match weight {
+            1.0 => loss,
+            weight => loss * weight,
+        }));
         session.check_loss(total, place.number);
         let loss = parts.into_iter().reduce(|sum, loss| sum + loss);
         if session.has_failed() {

@@ -45,6 +45,9 @@ pub struct AlgorithmConfig {
     /// `counterfactual` with `first_order`, `policy-gradient`: of the noise by which stream 1 tries other
     /// decisions than the agents' own; 0 is none.
     pub exploration: f64,
+    /// What the agents' losses are multiplied by; 1 is published. Gradients are clipped together: large ones of
+    /// agents shrink the model's.
+    pub weight: f64,
     /// `policy-gradient`, `ppo`: decisions tried on each image in each pass.
     pub samples: usize,
     /// `ppo`: how often a rollout is learned from.
@@ -62,6 +65,7 @@ impl Default for AlgorithmConfig {
             first_order: false,
             scale: None,
             exploration: 0.0,
+            weight: 1.0,
             samples: 4,
             epochs: 3,
             temperature: 1.0,

@@ -33,6 +33,7 @@ const KNOWN: [(&str, &[&str]); 10] = [
         &[
             "agents.network=hinted",
             "algorithm.first_order=true",
+            "algorithm.weight=0.01",
             "algorithm.scale=0.005",
             "policy.merge=true",
         ],
@@ -42,6 +43,7 @@ const KNOWN: [(&str, &[&str]); 10] = [
         &[
             "agents.network=hinted",
             "algorithm.kind=policy-gradient",
+            "algorithm.weight=0.01",
             "policy.merge=true",
         ],
     ),
@@ -50,6 +52,7 @@ const KNOWN: [(&str, &[&str]); 10] = [
         &[
             "agents.network=hinted",
             "algorithm.kind=ppo",
+            "algorithm.weight=0.01",
             "policy.merge=true",
         ],
     ),
