@@ -1,7 +1,8 @@
+use apt_vit_model::fused::{layer_norm, linear_gelu};
 use apt_vit_model::{FlopsCount, Observation, Sequences};
 use burn::config::Config;
-use burn::module::Module;
-use burn::nn::{LayerNorm, LayerNormConfig, Linear, LinearConfig};
+use burn::module::{Module, Param};
+use burn::nn::{DropoutConfig, LayerNorm, LayerNormConfig, Linear, LinearConfig};
 use burn::prelude::*;
 use burn::tensor::IndexingUpdateOp;
 use burn::tensor::activation::gelu;
@@ -11,6 +12,11 @@ use crate::similarity::Similarity;
 
 /// What a predictor with [`hints`](TokenPredictorConfig::hints) is told of each token beside the token itself.
 const HINTS: usize = 3;
+/// What hints say of keeping and of removing before anything is learned: a patch that is like another one may go.
+/// (ToMe's choice; CLS's attention and sizes say nothing yet.)
+const PRIOR: [[f32; 2]; HINTS] = [[0.0, 0.0], [-4.0, 4.0], [0.0, 0.0]];
+/// Of the norm before it, as in DynamicViT.
+const EPSILON: f64 = 1e-5;
 
 /// Configuration of a [`TokenPredictor`].
 #[derive(Config, Debug)]
@@ -32,12 +38,18 @@ impl TokenPredictorConfig {
         let hints = if self.hints { HINTS } else { 0 };
         let linear = |inputs, outputs| LinearConfig::new(inputs, outputs).init(device);
         TokenPredictor {
-            norm: LayerNormConfig::new(self.hidden_size).init(device),
+            norm: LayerNormConfig::new(self.hidden_size)
+                .with_epsilon(EPSILON)
+                .init(device),
             input: linear(self.hidden_size, width),
             first: linear(width + hints, width / 2),
             second: linear(width / 2, width / 4),
             output: linear(width / 4, 2),
-            hints: self.hints,
+            prior: self.hints.then(|| {
+                let prior = PRIOR.concat();
+                let prior = Tensor::<1>::from_data(prior.as_slice(), device).reshape([HINTS, 2]);
+                Param::from_tensor(prior)
+            }),
         }
     }
 }
@@ -59,6 +71,9 @@ pub struct TokenPredictor {
     pub second: Linear,
     /// `[width / 4, 2]`
     pub output: Linear,
+    /// With hints, what the logits take from them directly, `[hints, 2]`; it starts as ToMe's
+    /// preference.
+    pub prior: Option<Param<Tensor<2>>>,
     hints: bool,
 }
 
@@ -69,21 +84,39 @@ impl TokenPredictor {
     }
 
     /// The logits of every token, `[rows, 2]`.
+    ///
+    /// What is averaged is the same for all tokens of an image, so that the first layer of the MLP is
+    /// multiplied out: its part for that is computed once an image.
     pub fn logits(&self, observation: &Observation<'_>) -> Tensor<2> {
         let sequences = observation.sequences;
-        let inner = self.norm.forward(observation.hidden.clone());
-        let inner = gelu(self.input.forward(inner));
+        let none = DropoutConfig::new(0.0).init();
+        let normed = layer_norm(&self.norm, EPSILON, observation.hidden.clone());
+        let inner = linear_gelu(&self.input, normed, &none);
         let [rows, width] = inner.dims();
-        let local = inner.clone().narrow(1, 0, width / 2);
-        let global = image_means(inner.narrow(1, width / 2, width - width / 2), sequences);
-        let mut parts = vec![local, global];
-        if self.hints {
+        let (half, rest) = (width / 2, width - width / 2);
+        let weight = self.first.weight.val();
+        let means = image_means(inner.clone().narrow(1, half, rest), sequences);
+        let of_image = means.matmul(weight.clone().narrow(0, half, rest));
+        let of_image = match &self.first.bias {
+            Some(bias) => of_image + bias.val().unsqueeze(),
+            None => of_image,
+        };
+        let local = inner.narrow(1, 0, half);
+        let mut first = local.matmul(weight.clone().narrow(0, 0, half)) + each(of_image, sequences);
+        let hints = self.hints.then(|| {
             let hints = hints(observation);
-            let hints = Tensor::<1>::from_data(hints.as_slice(), &parts[0].device());
-            parts.push(hints.reshape([rows, HINTS]));
+            let hints = Tensor::<1>::from_data(hints.as_slice(), &first.device());
+            hints.reshape([rows, HINTS])
+        });
+        if let Some(hints) = &hints {
+            first = first + hints.clone().matmul(weight.narrow(0, width, HINTS));
         }
-        let inner = gelu(self.first.forward(Tensor::cat(parts, 1)));
-        self.output.forward(gelu(self.second.forward(inner)))
+        let second = linear_gelu(&self.second, gelu(first), &none);
+        let logits = self.output.forward(second);
+        match hints.zip(self.prior.as_ref()) {
+            Some((hints, prior)) => logits + hints.matmul(prior.val()),
+            None => logits,
+        }
     }
 
     /// What it computes for one image of `tokens` tokens.
@@ -99,28 +132,38 @@ impl TokenPredictor {
     }
 }
 
-/// Per row, the mean of its image's visible patches.
+/// The mean of each slot's visible patches, `[slots, width]`.
 fn image_means(values: Tensor<2>, sequences: &Sequences) -> Tensor<2> {
-    let [_, width] = values.dims();
-    let (images, device) = (sequences.batch(), values.device());
-    let mut slots = Vec::with_capacity(sequences.num_rows());
-    let mut shares = Vec::with_capacity(sequences.num_rows());
-    for (slot, span) in sequences.starts().windows(2).enumerate() {
-        let first = span[0] + sequences.prefix();
-        let counts = |row: usize| row >= first && sequences.visible()[row];
-        let patches = (span[0]..span[1]).filter(|&row| counts(row)).count();
-        for row in span[0]..span[1] {
-            slots.push(slot as i64);
-            let share = 1.0 / patches.max(1) as f32;
-            shares.push(if counts(row) { share } else { 0.0 });
+    let [rows, width] = values.dims();
+    let (slots, device) = (sequences.batch(), values.device());
+    let mut shares = vec![0.0f32; rows];
+    for span in sequences.starts().windows(2) {
+        let patches = span[0] + sequences.prefix()..span[1];
+        let patches = patches.filter(|&row| sequences.visible()[row]);
+        let patches: Vec<usize> = patches.collect();
+        for &row in &patches {
+            shares[row] = 1.0 / patches.len() as f32;
         }
     }
-    let slots = Tensor::<1, Int>::from_data(slots.as_slice(), &device);
     let shares = Tensor::<1>::from_data(shares.as_slice(), &device);
     let shared = values * shares.unsqueeze_dim(1);
-    let zeros = Tensor::zeros([images, width], &device);
-    let means = zeros.select_assign(0, slots.clone(), shared, IndexingUpdateOp::Add);
-    means.select(0, slots)
+    let zeros = Tensor::zeros([slots, width], &device);
+    let slots = slot_of_each_row(sequences, &device);
+    zeros.select_assign(0, slots, shared, IndexingUpdateOp::Add)
+}
+
+/// What is said of each slot, for each of its rows.
+fn each(of_slots: Tensor<2>, sequences: &Sequences) -> Tensor<2> {
+    let slots = slot_of_each_row(sequences, &of_slots.device());
+    of_slots.select(0, slots)
+}
+
+fn slot_of_each_row(sequences: &Sequences, device: &Device) -> Tensor<1, Int> {
+    let starts = sequences.starts();
+    let spans = starts.windows(2).enumerate();
+    let slots = spans.flat_map(|(slot, span)| std::iter::repeat_n(slot as i64, span[1] - span[0]));
+    let slots: Vec<i64> = slots.collect();
+    Tensor::from_data(slots.as_slice(), device)
 }
 
 /// Per row: the logarithm of how many times the mean attention CLS gives it, how like it is to

@@ -3,7 +3,7 @@ use rand::rngs::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
 use rayon::prelude::*;
 
-use crate::similarity::Similarity;
+use crate::similarity::{Similarity, floats};
 use crate::tome::merged;
 use crate::{Amount, PruningAgents, keep_best};
 
@@ -49,7 +49,7 @@ impl TokenReducer for ScoredReducer<'_> {
             return Reduction::none(sequences);
         };
         let logits = self.agents.logits(index, observation);
-        let values: Vec<f32> = logits.to_data().iter::<f32>().collect();
+        let values = floats(logits.clone());
         let mut scores: Vec<f32> = values
             .chunks_exact(2)
             .map(|pair| pair[0] - pair[1])

@@ -7,13 +7,30 @@ pub(crate) struct Similarity {
     width: usize,
 }
 
+/// The values of a tensor, row by row.
+pub(crate) fn floats<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+    let data = tensor.into_data().convert::<f32>();
+    data.try_into_vec().unwrap_or_default()
+}
+
 impl Similarity {
     /// `keys` is `[rows, hidden]`, heads side by side.
     pub fn of(keys: &Tensor<2>, num_heads: usize) -> Self {
         let [rows, hidden] = keys.dims();
         let width = hidden / num_heads;
-        let keys = keys.clone().reshape([rows, num_heads, width]);
-        let vectors: Vec<f32> = keys.mean_dim(1).into_data().iter::<f32>().collect();
+        let keys: Vec<f32> = floats(keys.clone());
+        let mut vectors = vec![0.0; rows * width];
+        for (vector, keys) in vectors
+            .chunks_exact_mut(width)
+            .zip(keys.chunks_exact(hidden))
+        {
+            for head in keys.chunks_exact(width) {
+                for (sum, value) in vector.iter_mut().zip(head) {
+                    *sum += value;
+                }
+            }
+        }
+        // Their sum has the direction of their mean.
         Self::new(vectors, width)
     }
 

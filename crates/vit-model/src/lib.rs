@@ -10,6 +10,12 @@ mod flops;
 // LibTorch's backend is deprecated; this is the last release line that has it.
 #[cfg_attr(feature = "tch", allow(deprecated))]
 mod kernels;
+
+/// The model's fused operations, for the networks of reducers.
+pub mod fused {
+    pub use crate::kernels::{layer_norm, linear, linear_gelu};
+}
+
 mod patch_embedding;
 mod precision;
 mod reducer;

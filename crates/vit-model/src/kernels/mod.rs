@@ -58,7 +58,7 @@ pub(crate) fn masked_attention(
 }
 
 /// A linear layer, `[rows, inputs]` to `[rows, outputs]`.
-pub(crate) fn linear(layer: &Linear, input: Tensor<2>) -> Tensor<2> {
+pub fn linear(layer: &Linear, input: Tensor<2>) -> Tensor<2> {
     match parts(layer, input.dtype()) {
         Some([weight, bias]) => fused(Dispatch::fused_linear(input.into_dispatch(), weight, bias)),
         None => {
@@ -82,8 +82,8 @@ pub(crate) fn prepack(mut layer: Linear, precision: Precision) -> Linear {
     layer
 }
 
-/// A linear layer, exact GELU, dropout.
-pub(crate) fn linear_gelu(layer: &Linear, input: Tensor<2>, dropout: &Dropout) -> Tensor<2> {
+/// A linear layer, exact GELU, dropout, `[rows, inputs]` to `[rows, outputs]`.
+pub fn linear_gelu(layer: &Linear, input: Tensor<2>, dropout: &Dropout) -> Tensor<2> {
     let Some([weight, bias]) = parts(layer, input.dtype()) else {
         return dropout.forward(gelu(linear(layer, input)));
     };
@@ -139,7 +139,7 @@ fn fused(tensor: DispatchTensor) -> Tensor<2> {
 }
 
 /// Layer norm of each row with this epsilon, which [`LayerNorm`] does not tell.
-pub(crate) fn layer_norm(norm: &LayerNorm, epsilon: f64, input: Tensor<2>) -> Tensor<2> {
+pub fn layer_norm(norm: &LayerNorm, epsilon: f64, input: Tensor<2>) -> Tensor<2> {
     let Some(beta) = &norm.beta else {
         return norm.forward(input);
     };
