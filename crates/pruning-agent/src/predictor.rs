@@ -50,6 +50,7 @@ impl TokenPredictorConfig {
                 let prior = Tensor::<1>::from_data(prior.as_slice(), device).reshape([HINTS, 2]);
                 Param::from_tensor(prior)
             }),
+            hints: self.hints,
         }
     }
 }
