@@ -1,3 +1,5 @@
+use std::cmp::Ordering::Less;
+
 use apt_vit_model::{Merge, Needs, Observation, Placement, Reduction, Sequences, TokenReducer};
 use rand::rngs::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
@@ -98,7 +100,11 @@ impl Exploration {
 impl Amount {
     /// Which rows stay at the agent `index`; the higher a score, the rather.
     fn keep(&self, index: usize, sequences: &Sequences, scores: &[f32]) -> Vec<bool> {
-        let above = |least: f64| scores.iter().map(move |&score| f64::from(score) >= least);
+        // What has no score stays: whoever observes the dense model removes nothing, whatever became of it.
+        let above = |least: f64| {
+            let stays = move |score: &f32| f64::from(*score).partial_cmp(&least) != Some(Less);
+            scores.iter().map(stays)
+        };
         match self {
             // The odds of removal are the scores' negative exponentials.
             Self::Threshold { threshold } => above((1.0 / threshold - 1.0).ln()).collect(),
@@ -192,6 +198,8 @@ mod tests {
         assert_eq!(probability, [true, true, false, true]);
         let least = Amount::Scores { scores: vec![0.5] }.keep(0, &sequences, &scores);
         assert_eq!(least, [false, false, false, true]);
+        let none = Amount::Threshold { threshold: 1.0 }.keep(0, &sequences, &[f32::NAN; 4]);
+        assert_eq!(none, [true; 4]);
     }
 
     #[test]
