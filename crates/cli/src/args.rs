@@ -219,7 +219,7 @@ pub struct Train {
     /// Plain lines instead of the dashboard, also on a terminal
     #[arg(long)]
     pub plain: bool,
-    /// With several devices of one kind, cuda or wgpu: sum gradients by Burn's collective operations
+    /// With several CUDA devices: sum gradients by Burn's collective operations
     /// on all of them, instead of on the first
     #[arg(long)]
     pub collective: bool,

@@ -257,10 +257,10 @@ impl Chosen {
         Ok(devices)
     }
 
-    /// Can Burn sum gradients between them by collective operations?
-    pub fn is_cubecl(&self) -> bool {
+    /// Can Burn sum gradients between them by collective operations? wgpu devices have no way to each other.
+    pub fn has_collectives(&self) -> bool {
         let same = |other: &Wanted| matches!(other, Wanted::Local(other) if other.backend == self.main.backend);
-        matches!(self.main.backend, Backend::Cuda | Backend::Wgpu) && self.others.iter().all(same)
+        self.main.backend == Backend::Cuda && self.others.iter().all(same)
     }
 }
 

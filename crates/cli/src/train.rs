@@ -45,10 +45,8 @@ pub fn run(args: &Train, global: &Global) -> Result<End> {
         devices: device::open_all()?,
         distributed: args.collective,
     };
-    if args.collective && !device::chosen().is_some_and(|chosen| chosen.is_cubecl()) {
-        bail!(
-            "--collective: only devices that are all cuda, or all wgpu, have Burn's collective operations"
-        );
+    if args.collective && !device::chosen().is_some_and(|chosen| chosen.has_collectives()) {
+        bail!("--collective: only devices that are all cuda have Burn's collective operations");
     }
     let options = TrainOptions {
         data: args.data.clone(),
