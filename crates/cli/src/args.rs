@@ -339,6 +339,9 @@ pub struct Sweep {
     /// Data file or folder [default: the start's]
     #[arg(long, value_name = "PATH")]
     pub data: Option<PathBuf>,
+    /// Measure on images that the start held out from training instead of the test images: to choose by
+    #[arg(long)]
+    pub held_out: bool,
     /// Whom the others are compared with in summary.md
     #[arg(long, value_name = "NAME", default_value = "first-order")]
     pub reference: String,

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use apt_data::Progress;
-use apt_rl_trainer::sweep::{CellFolder, Stage, Sweep, SweptPolicy};
+use apt_rl_trainer::sweep::{CellFolder, MeasuredOn, Stage, Sweep, SweptPolicy};
 use apt_rl_trainer::{Devices, RunFolder, StopRequest, TrainOptions, duration};
 use serde_json::json;
 
@@ -31,6 +31,10 @@ pub fn run(args: &Args, global: &Global) -> Result<End> {
                 seeds: args.seeds.clone(),
                 passes: args.passes,
                 overrides: args.overrides.clone(),
+                measured_on: match args.held_out {
+                    true => MeasuredOn::HeldOut,
+                    false => MeasuredOn::Test,
+                },
             };
             train(&sweep, &folder, data, args)?
         }
@@ -157,10 +161,14 @@ mod tests {
 
     #[test]
     fn commas_within_brackets_do_not_part_policies() {
-        let parts = split("tome,a:agents.layers=[0, 2];policy.merge=true,random");
+        let parts = split("tome,a:agents.layers=[0, 2];policy.merge=nearest,random");
         assert_eq!(
             parts,
-            ["tome", "a:agents.layers=[0, 2];policy.merge=true", "random"]
+            [
+                "tome",
+                "a:agents.layers=[0, 2];policy.merge=nearest",
+                "random"
+            ]
         );
     }
 }

@@ -7,7 +7,8 @@ use burn::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AgentError, PruningAgent, PruningAgentConfig, TokenPredictor, TokenPredictorConfig, agent_flops,
+    AgentError, PairAgent, PairAgentConfig, PruningAgent, PruningAgentConfig, TokenPredictor,
+    TokenPredictorConfig, agent_flops,
 };
 
 /// What an agent is made of.
@@ -21,6 +22,8 @@ pub enum AgentNetwork {
     Predictor,
     /// The same at a third of the width, told of CLS's attention, of likeness and of sizes.
     Hinted,
+    /// A [`PairAgent`], a sixth as wide as the tokens: for `policy.merge = "matched"`.
+    Pair,
 }
 
 /// Which blocks have an agent, and how sure it has to be.
@@ -69,6 +72,7 @@ impl PruningAgentsConfig {
         let mut agents = PruningAgents {
             agents: Vec::new(),
             predictors: Vec::new(),
+            pairs: Vec::new(),
             critics: Vec::new(),
             layers: self.layers.clone(),
         };
@@ -90,6 +94,10 @@ impl PruningAgentsConfig {
             }
             AgentNetwork::Predictor => agents.predictors = predictor(hidden_size, false),
             AgentNetwork::Hinted => agents.predictors = predictor(hidden_size / 3, true),
+            AgentNetwork::Pair => {
+                let config = PairAgentConfig::new(hidden_size, (hidden_size / 6).max(1));
+                agents.pairs = self.layers.iter().map(|_| config.init(device)).collect();
+            }
         }
         Ok(agents)
     }
@@ -114,6 +122,8 @@ pub struct PruningAgents {
     pub agents: Vec<PruningAgent>,
     /// One for each layer, of the networks that are predictors.
     pub predictors: Vec<TokenPredictor>,
+    /// One for each layer, of the networks that judge pairs.
+    pub pairs: Vec<PairAgent>,
     /// One for each layer where the algorithm has critics, which say how an image will fare; they do not
     /// act.
     pub critics: Vec<TokenPredictor>,
@@ -146,15 +156,18 @@ impl PruningAgents {
         let hints = predictor.is_some_and(TokenPredictor::has_hints);
         Needs {
             cls_attention: hints,
-            keys: hints,
+            keys: hints || !self.pairs.is_empty(),
         }
     }
 
     /// What agent `index` makes of the tokens, `[rows, 2]`: class 0 keeps, class 1 removes.
     pub fn logits(&self, index: usize, observation: &Observation<'_>) -> Tensor<2> {
-        match self.predictors.get(index) {
-            Some(predictor) => predictor.logits(observation),
-            None => self.agents[index].logits(observation.hidden.clone(), observation.sequences),
+        match (self.predictors.get(index), self.pairs.get(index)) {
+            (Some(predictor), _) => predictor.logits(observation),
+            (None, Some(agent)) => agent.logits(observation),
+            (None, None) => {
+                self.agents[index].logits(observation.hidden.clone(), observation.sequences)
+            }
         }
     }
 
@@ -167,9 +180,11 @@ impl PruningAgents {
     pub fn flops(&self, model: &VitConfig, trace: &[LayerTrace], image: usize) -> FlopsCount {
         let of_entry = |entry: &LayerTrace| {
             let (index, seen) = (self.index_of(entry.layer)?, entry.seen[image]);
-            Some(match self.predictors.get(index) {
-                Some(predictor) => predictor.flops(seen, model.hidden_size / model.num_heads),
-                None => agent_flops(model.hidden_size, seen),
+            let head_width = model.hidden_size / model.num_heads;
+            Some(match (self.predictors.get(index), self.pairs.get(index)) {
+                (Some(predictor), _) => predictor.flops(seen, head_width),
+                (None, Some(agent)) => agent.flops(seen, model.num_prefix_tokens(), head_width),
+                (None, None) => agent_flops(model.hidden_size, seen),
             })
         };
         trace.iter().filter_map(of_entry).sum()
@@ -202,10 +217,8 @@ impl TokenReducer for AgentReducer<'_> {
             .map(|probability| probability <= self.threshold)
             .collect();
         Reduction {
-            keep,
-            merge: None,
-            mask: None,
             logits: Some(logits),
+            ..Reduction::keep(keep)
         }
     }
 }

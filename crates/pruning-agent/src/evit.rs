@@ -53,14 +53,12 @@ impl TokenReducer for EvitReducer {
             keep[fused] = true;
         }
         Reduction {
-            keep,
             merge: Some(Merge {
                 into,
                 weights,
                 sizes: false,
             }),
-            mask: None,
-            logits: None,
+            ..Reduction::keep(keep)
         }
     }
 }

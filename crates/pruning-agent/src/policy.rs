@@ -23,16 +23,49 @@ pub enum PolicyKind {
     Tome,
 }
 
-/// `[policy]`: who decides which tokens stay, and what becomes of the others.
+/// What becomes of the patches that agents remove.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Merging {
+    /// They are lost: published.
+    #[default]
+    Lost,
+    /// Each goes into the kept patch that is most like it.
+    Nearest,
+    /// As in ToMe, every other patch may go, between attention and MLP, and into the one of the rest
+    /// that is most like it; agents judge such pairs.
+    Matched,
+}
+
+/// `[policy]`: who decides which tokens stay, and what becomes of the others.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PolicyConfig {
     /// Who decides.
     pub kind: PolicyKind,
-    /// What agents remove goes into the kept tokens that are most like it, instead of being lost.
-    pub merge: bool,
+    /// What becomes of the patches that agents remove.
+    pub merge: Merging,
     /// Agents leave the same number of patches in every image, instead of more where more is worth it.
     pub uniform: bool,
+    /// Where agents judge pairs: how many of these merge in a block, relative to the block before. 1 is
+    /// ToMe's constant number; below 1, more merge early, and more tokens are left at the end.
+    pub taper: f64,
+    /// Where agents judge pairs: one price of computing decides in which block and image pairs merge, instead
+    /// of a number for each block.
+    pub priced: bool,
+}
+
+impl Default for PolicyConfig {
+    /// The published settings.
+    fn default() -> Self {
+        Self {
+            kind: PolicyKind::Agents,
+            merge: Merging::Lost,
+            uniform: false,
+            taper: 1.0,
+            priced: false,
+        }
+    }
 }
 
 /// How much a policy removes.
@@ -126,6 +159,12 @@ impl PolicyConfig {
         }
     }
 
+    /// Does it merge pairs, so that at most half of the patches go in each block?
+    fn halves(&self) -> bool {
+        self.kind == PolicyKind::Tome
+            || (self.kind == PolicyKind::Agents && self.merge == Merging::Matched)
+    }
+
     /// The blocks (0-based) in which it acts: the agents', or for ToMe all but the last.
     pub fn blocks(&self, agents: &PruningAgents, model: &VitConfig) -> Vec<usize> {
         match self.kind {
@@ -155,8 +194,12 @@ impl PolicyConfig {
                     let seekers = (seen - prefix) / 2;
                     seekers * (seen - prefix - seekers) * width + removed * hidden
                 }
-                PolicyKind::Agents if self.merge => removed * (kept * width + hidden),
-                PolicyKind::Agents => 0,
+                PolicyKind::Agents => match self.merge {
+                    Merging::Lost => 0,
+                    Merging::Nearest => removed * (kept * width + hidden),
+                    // The agents found the pairs.
+                    Merging::Matched => removed * hidden,
+                },
             }
         };
         let own: usize = trace.iter().map(of_entry).sum();
@@ -169,7 +212,7 @@ impl PolicyConfig {
 
     /// How many patches to leave after each of the policy's layers, so that the model and the policy compute
     /// `share` of the dense model's FLOPs, or as little below as tokens allow: everywhere the same share of
-    /// what was left before, and of ToMe's, in every block as many fewer (section 4.1 of its paper).
+    /// what was left before; where pairs merge, in every block as many fewer (ToMe's section 4.1).
     ///
     /// # Errors
     ///
@@ -184,10 +227,15 @@ impl PolicyConfig {
         let patches = model.num_patches();
         let share_of = |kept: &[usize]| self.counted_share(agents, model, &blocks, kept);
         let fits = |kept: &[usize]| share_of(kept) <= share + 1e-9;
-        let halves = patches / 2 * blocks.len();
-        let least = match self.kind {
-            PolicyKind::Tome => fewer_in_each(patches, halves, blocks.len()),
-            _ => vec![1; blocks.len()],
+        // So many go in all, at most; where ever fewer go, most of them in the first block.
+        let taper = match self.kind {
+            PolicyKind::Agents => self.taper,
+            _ => 1.0,
+        };
+        let most = patches as f64 / 2.0 * weights(taper, blocks.len()).iter().sum::<f64>();
+        let least = match self.halves() {
+            true => fewer_in_each(patches, most, taper, blocks.len()),
+            false => vec![1; blocks.len()],
         };
         let all = vec![patches; blocks.len()];
         if !fits(&least) || (share < 1.0 && fits(&all)) {
@@ -199,13 +247,12 @@ impl PolicyConfig {
         }
         let mut best = least;
         for step in 1..=1000 {
-            let kept = match self.kind {
-                PolicyKind::Tome => {
-                    // So many go in all, alike in every block, the rest of the division first.
-                    let total = halves * (1000 - step) / 1000;
-                    fewer_in_each(patches, total, blocks.len())
+            let kept = match self.halves() {
+                true => {
+                    let total = most * (1000 - step) as f64 / 1000.0;
+                    fewer_in_each(patches, total, taper, blocks.len())
                 }
-                _ => chain(patches, step as f64 / 1000.0, blocks.len()),
+                false => chain(patches, step as f64 / 1000.0, blocks.len()),
             };
             if fits(&kept) {
                 best = kept;
@@ -213,11 +260,11 @@ impl PolicyConfig {
         }
         // What rounding left over goes to the last layers, where a token costs least. No more than half of
         // the patches find another to go into.
-        let tome = self.kind == PolicyKind::Tome;
+        let halves = self.halves();
         let can_be = |kept: &[usize]| {
             let before = std::iter::once(&patches).chain(kept);
             let mut pairs = before.zip(kept);
-            pairs.all(|(&before, &kept)| kept <= before && (!tome || kept >= before - before / 2))
+            pairs.all(|(&before, &kept)| kept <= before && (!halves || kept >= before - before / 2))
         };
         for layer in (0..best.len()).rev() {
             loop {
@@ -247,7 +294,8 @@ impl PolicyConfig {
             let entry = LayerTrace {
                 layer,
                 placement: match self.kind {
-                    PolicyKind::Evit | PolicyKind::Tome => Placement::AfterAttention,
+                    PolicyKind::Evit => Placement::AfterAttention,
+                    _ if self.halves() => Placement::AfterAttention,
                     _ => Placement::AfterBlock,
                 },
                 seen: vec![seen],
@@ -274,12 +322,22 @@ fn chain(patches: usize, rate: f64, layers: usize) -> Vec<usize> {
     kept.collect()
 }
 
-/// `total` patches fewer after `layers` layers.
-fn fewer_in_each(patches: usize, total: usize, layers: usize) -> Vec<usize> {
-    let mut left = patches;
-    let kept = (0..layers).map(|layer| {
-        let fewer = total / layers + usize::from(layer < total % layers);
-        // No more than half of the patches find another.
+/// How many go in each of `layers` blocks, relative to the first.
+fn weights(taper: f64, layers: usize) -> Vec<f64> {
+    (0..layers).map(|layer| taper.powi(layer as i32)).collect()
+}
+
+/// `total` patches fewer after `layers` layers: in each `taper` times as many as in the one before, but no
+/// more than half, since no more find another.
+fn fewer_in_each(patches: usize, total: f64, taper: f64, layers: usize) -> Vec<usize> {
+    let weights = weights(taper, layers);
+    let each = total / weights.iter().sum::<f64>();
+    let (mut left, mut gone, mut planned) = (patches, 0, 0.0);
+    let kept = weights.iter().map(|weight| {
+        planned += each * weight;
+        // What rounding leaves over goes in the next block.
+        let fewer = (planned.round() as usize).saturating_sub(gone);
+        gone += fewer;
         left -= fewer.min(left / 2);
         left
     });
@@ -315,14 +373,14 @@ mod tests {
         let agents = agents.unwrap();
         let images = Tensor::<4>::random([2, 3, 32, 32], Distribution::Default, &device);
         for (kind, merge) in KINDS
-            .map(|kind| (kind, false))
+            .map(|kind| (kind, Merging::Lost))
             .into_iter()
-            .chain([(PolicyKind::Agents, true)])
+            .chain([Merging::Nearest, Merging::Matched].map(|merge| (PolicyKind::Agents, merge)))
         {
             let policy = PolicyConfig {
                 kind,
                 merge,
-                uniform: false,
+                ..Default::default()
             };
             for share in [0.8, 0.6, 0.45] {
                 let kept = policy.kept_for(&agents, &model, share).unwrap();

@@ -93,10 +93,8 @@ impl TokenReducer for RankedReducer<'_> {
             count.copied().unwrap_or(patches)
         };
         Reduction {
-            keep: keep_best(sequences, &scores, count),
-            merge: None,
-            mask: None,
             logits: Some(logits),
+            ..Reduction::keep(keep_best(sequences, &scores, count))
         }
     }
 }

@@ -5,9 +5,10 @@ use rand::rngs::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
 use rayon::prelude::*;
 
+use crate::pair_agent::logits_of;
 use crate::similarity::{Similarity, floats};
 use crate::tome::merged;
-use crate::{Amount, PruningAgents, keep_best};
+use crate::{Amount, Merging, PairAgent, PruningAgents, keep_best, matched_pairs};
 
 /// [`PruningAgents`] that remove as much as they are told, the tokens first that they most want removed.
 #[derive(Clone, Debug)]
@@ -16,8 +17,8 @@ pub struct ScoredReducer<'a> {
     pub agents: &'a PruningAgents,
     /// How much.
     pub amount: Amount,
-    /// A removed token goes into the kept one that is most like it, as in ToMe, instead of being lost.
-    pub merge: bool,
+    /// What becomes of what they remove.
+    pub merge: Merging,
     /// In training: how far scores are off at random, so that other decisions are tried, too.
     pub exploration: Option<Exploration>,
 }
@@ -34,13 +35,16 @@ pub struct Exploration {
 
 impl TokenReducer for ScoredReducer<'_> {
     fn placement(&self, layer: usize) -> Option<Placement> {
-        self.agents.index_of(layer).map(|_| Placement::AfterBlock)
+        self.agents.index_of(layer).map(|_| match self.merge {
+            Merging::Matched => Placement::AfterAttention,
+            _ => Placement::AfterBlock,
+        })
     }
 
     fn needs(&self, layer: usize) -> Needs {
         let own = self.agents.needs(layer);
         Needs {
-            keys: own.keys || self.merge,
+            keys: own.keys || self.merge != Merging::Lost,
             ..own
         }
     }
@@ -50,6 +54,9 @@ impl TokenReducer for ScoredReducer<'_> {
         let Some(index) = self.agents.index_of(observation.layer) else {
             return Reduction::none(sequences);
         };
+        if let (Merging::Matched, Some(agent)) = (self.merge, self.agents.pairs.get(index)) {
+            return self.reduce_pairs(agent, index, observation);
+        }
         let logits = self.agents.logits(index, observation);
         let values = floats(logits.clone());
         let mut scores: Vec<f32> = values
@@ -60,17 +67,51 @@ impl TokenReducer for ScoredReducer<'_> {
             exploration.disturb(&mut scores, sequences, observation.layer);
         }
         let keep = self.amount.keep(index, sequences, &scores);
-        let merge = self.merge.then_some(observation.keys.as_ref()).flatten();
-        let merge = merge.map(|keys| {
-            into_nearest(
-                sequences,
-                &keep,
-                &Similarity::of(keys, observation.num_heads),
-            )
+        let keys = observation.keys.as_ref();
+        let merge = keys.filter(|_| self.merge != Merging::Lost).map(|keys| {
+            let similarity = Similarity::of(keys, observation.num_heads);
+            into_nearest(sequences, &keep, &similarity)
         });
         Reduction {
             merge,
             logits: Some(logits),
+            ..Reduction::keep(keep)
+        }
+    }
+}
+
+impl ScoredReducer<'_> {
+    /// Patches go into those that they were matched with.
+    fn reduce_pairs(
+        &self,
+        agent: &PairAgent,
+        index: usize,
+        observation: &Observation<'_>,
+    ) -> Reduction {
+        let sequences = observation.sequences;
+        let pairs = matched_pairs(observation);
+        if pairs.iter().all(Vec::is_empty) {
+            return Reduction::none(sequences);
+        }
+        let rows = sequences.num_rows();
+        let judged = floats(agent.scores(observation, &pairs));
+        let mut scores = vec![f32::INFINITY; rows];
+        for (pair, &score) in pairs.iter().flatten().zip(&judged) {
+            scores[pair.from] = score;
+        }
+        if let Some(exploration) = &self.exploration {
+            exploration.disturb(&mut scores, sequences, observation.layer);
+        }
+        let mut keep = self.amount.keep(index, sequences, &scores);
+        for (keep, score) in keep.iter_mut().zip(&scores) {
+            *keep |= score.is_infinite();
+        }
+        let gone = pairs.iter().flatten().filter(|pair| !keep[pair.from]);
+        let merge = merged(sequences, gone.map(|pair| (pair.from, pair.into)));
+        let device = observation.hidden.device();
+        Reduction {
+            merge: Some(merge),
+            logits: Some(logits_of(&pairs, &judged, rows, &device)),
             ..Reduction::keep(keep)
         }
     }

@@ -1,8 +1,7 @@
 use apt_vit_model::{Merge, Needs, Observation, Placement, Reduction, Sequences, TokenReducer};
 
-use rayon::prelude::*;
-
 use crate::keep_rate::of_layer;
+use crate::matching::{Pair, pairs_of};
 use crate::similarity::Similarity;
 
 /// ToMe (Bolya et al., "Token Merging: Your ViT But Faster", 2023): in each of its blocks, after the
@@ -41,43 +40,25 @@ impl TokenReducer for TomeReducer {
         let similarity = Similarity::of(keys, observation.num_heads);
         let merge = matched(sequences, &similarity, count);
         let keep = merge.into.iter().enumerate();
+        let keep = keep.map(|(row, &into)| row == into).collect();
         Reduction {
-            keep: keep.map(|(row, &into)| row == into).collect(),
             merge: Some(merge),
-            mask: None,
-            logits: None,
+            ..Reduction::keep(keep)
         }
     }
 }
 
-/// Who goes into whom.
+/// Who goes into whom: the `count` most alike of each image's pairs.
 fn matched(sequences: &Sequences, similarity: &Similarity, count: usize) -> Merge {
-    let spans: Vec<usize> = sequences.starts();
-    let spans: Vec<&[usize]> = spans.windows(2).collect();
-    let prefix = sequences.prefix();
-    let pairs = spans.into_par_iter().map(|span| {
-        let own = (span[0]..span[1]).filter(|&row| sequences.visible()[row]);
-        // The places of CLS and of what else stands before the patches are kept, so that who seeks
-        // and who is found alternates as in the authors' code.
-        let numbered: Vec<(usize, usize)> = own.enumerate().skip(prefix).collect();
-        let every_other = |odd: usize| {
-            let rows = numbered.iter().filter(move |(place, _)| place % 2 == odd);
-            rows.map(|&(_, row)| row)
-        };
-        let found: Vec<usize> = every_other(1).collect();
-        let seekers: Vec<usize> = every_other(0).collect();
-        let nearest = similarity.nearest(&seekers, &found);
-        let mut pairs: Vec<(f32, usize, usize)> = seekers
-            .iter()
-            .zip(nearest)
-            .filter_map(|(&seeker, nearest)| nearest.map(|(like, row)| (like, seeker, row)))
-            .collect();
-        pairs.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+    let of_slot = |mut pairs: Vec<Pair>| {
+        pairs.sort_by(|a, b| b.likeness.total_cmp(&a.likeness).then(a.from.cmp(&b.from)));
         pairs.truncate(count);
         pairs
-    });
-    let pairs: Vec<(f32, usize, usize)> = pairs.flatten_iter().collect();
-    merged(sequences, pairs.into_iter().map(|(_, from, to)| (from, to)))
+    };
+    let pairs = pairs_of(sequences, similarity)
+        .into_iter()
+        .flat_map(of_slot);
+    merged(sequences, pairs.map(|pair| (pair.from, pair.into)))
 }
 
 /// The given rows go into the given others; those become the mean of both, weighed by how many patches

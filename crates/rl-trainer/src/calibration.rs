@@ -5,7 +5,7 @@ use std::path::Path;
 
 use apt_data::{EvalLoader, ImageDataset, Progress};
 use apt_pruning_agent::Amount;
-use apt_vit_model::{ExecutionMode, RunSettings};
+use apt_vit_model::{ExecutionMode, LayerTrace, RunSettings, TokenBatch};
 use burn::data::dataloader::DataLoader;
 use burn::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -56,7 +56,7 @@ pub fn held_out_images(
 ) -> Result<ImageDataset, TrainerError> {
     let data = data.or(run.description.data.as_deref());
     let train = run.config.data.load(data, progress)?.train;
-    let (_, held_out) = train.hold_out(run.config.train.held_out, run.config.seed);
+    let (_, held_out) = train.hold_out(run.config.train.held_out, run.config.held_out_seed());
     Ok(held_out)
 }
 
@@ -80,6 +80,7 @@ pub fn calibrate(
 ) -> Result<Budget, TrainerError> {
     match settings.amount {
         Amount::Threshold { .. } => by_threshold(model, images, target, settings, device, progress),
+        _ if model.policy().priced => by_price(model, images, target, settings, device, progress),
         _ => by_scores(model, images, target, settings, device, progress),
     }
 }
@@ -121,94 +122,198 @@ fn by_scores(
 ) -> Result<Budget, TrainerError> {
     let patches = model.config().num_patches() as f64;
     let kept = model.kept_for(target)?;
+    let embedded = embed(model, images, settings, device)?;
     let mut aimed = 1.0;
-    let mut best: Option<Budget> = None;
+    let mut best: Option<(f64, Vec<f64>)> = None;
     for _ in 0..ROUNDS {
         let rates: Vec<f64> = kept
             .iter()
             .map(|&kept| (kept as f64 / patches * aimed).min(1.0))
             .collect();
-        let scores = least_scores(model, images, &rates, settings, device)?;
-        let found = tried(
-            model,
-            images,
-            target,
-            settings,
-            device,
-            Amount::Scores { scores },
-        )?;
-        progress(found.flops_share);
-        let miss = found.flops_share - target;
+        let (scores, share) = least_scores(model, &embedded, &rates);
+        progress(share);
+        let miss = share - target;
         // What is computed before the first agent does not shrink with what they keep.
         aimed *= (1.0 - miss / target * 1.5).clamp(0.8, 1.25);
-        let closer = |best: &Budget| miss.abs() < (best.flops_share - target).abs();
-        if best.as_ref().is_none_or(closer) {
-            best = Some(found);
+        if best
+            .as_ref()
+            .is_none_or(|(before, _)| miss.abs() < (before - target).abs())
+        {
+            best = Some((share, scores));
         }
         if miss.abs() <= CLOSE {
             break;
         }
     }
-    best.ok_or_else(|| TrainerError::Training("no budget was tried".into()))
+    let (_, scores) = best.ok_or_else(|| TrainerError::Training("no budget was tried".into()))?;
+    let amount = Amount::Scores { scores };
+    tried(model, images, target, settings, device, amount)
 }
 
-/// Per agent layer, the score above which the share `rates` of all images' patches stay.
-fn least_scores(
+/// One price of a token's computing: in each block the least score is half the logarithm of what a token that
+/// goes there saves, plus a number that is the same for all blocks. Scores are logarithms of how far the model's answer
+/// moves, and its error grows with the square of that, so that a merge is worth it in every block alike.
+fn by_price(
     model: &PruningVit,
     images: &ImageDataset,
-    rates: &[f64],
+    target: f64,
     settings: &EvaluationSettings,
     device: &Device,
-) -> Result<Vec<f64>, TrainerError> {
-    let config = model.config();
+    mut progress: impl FnMut(f64),
+) -> Result<Budget, TrainerError> {
+    let embedded = embed(model, images, settings, device)?;
+    let layers = model.config().num_layers;
+    // Blocks that a token does not go through; two thirds of one lie after its attention.
+    let saved = |layer: usize| (layers - 1 - layer) as f64 + 2.0 / 3.0;
+    let of = |price: f64| -> Vec<f64> {
+        let blocks = model.agents.layers.iter();
+        blocks
+            .map(|&layer| price + 0.5 * saved(layer).ln())
+            .collect()
+    };
+    let (mut low, mut high) = (-MOST, MOST);
+    let mut best: Option<(f64, Vec<f64>)> = None;
+    for _ in 0..STEPS {
+        let price = (low + high) / 2.0;
+        let share = share_of(model, &embedded, &of(price));
+        progress(share);
+        match share > target {
+            true => low = price,
+            false => high = price,
+        }
+        let miss = (share - target).abs();
+        if best
+            .as_ref()
+            .is_none_or(|(before, _)| miss < (before - target).abs())
+        {
+            best = Some((share, of(price)));
+        }
+        if miss <= CLOSE {
+            break;
+        }
+    }
+    let (_, scores) = best.ok_or_else(|| TrainerError::Training("no price was tried".into()))?;
+    let amount = Amount::Scores { scores };
+    tried(model, images, target, settings, device, amount)
+}
+
+/// The share of the dense FLOPs that is computed with these least scores.
+fn share_of(model: &PruningVit, embedded: &[TokenBatch], scores: &[f64]) -> f64 {
+    let amount = Amount::Scores {
+        scores: scores.to_vec(),
+    };
+    let reducer = model
+        .policy()
+        .reducer(&model.agents, model.config(), &amount, &[], None);
+    let settings = RunSettings {
+        mode: ExecutionMode::Drop,
+        reducer: Some(&*reducer),
+    };
+    let last = model.agents.layers.last().map_or(0, |last| last + 1);
+    let (mut sum, mut images) = (0.0, 0);
+    for batch in embedded {
+        let trace = model.vit.run_blocks(batch.clone(), 0..last, settings).trace;
+        let count = batch.sequences.batch();
+        sum += (0..count)
+            .map(|image| model.flops(&trace, image).1)
+            .sum::<f64>();
+        images += count;
+    }
+    sum / images.max(1) as f64
+}
+
+/// The images as tokens, batch by batch.
+fn embed(
+    model: &PruningVit,
+    images: &ImageDataset,
+    settings: &EvaluationSettings,
+    device: &Device,
+) -> Result<Vec<TokenBatch>, TrainerError> {
     let loader = EvalLoader::new(
         images.clone(),
         settings.batch_size,
-        sides(config.image_size),
+        sides(model.config().image_size),
         settings.normalization,
         settings.workers,
     );
     let loader = loader.to_device(device);
-    let mut least = Vec::new();
+    let batches = loader.iter().map(|batch| {
+        let batch = batch.map_err(|error| TrainerError::Training(error.to_string()))?;
+        Ok(model.vit.embed(batch.images))
+    });
+    batches.collect()
+}
+
+/// Per agent layer, the score above which the share `rates` of all images' patches stay; and the share of the
+/// dense FLOPs that is computed then.
+///
+/// All batches go through the blocks together: where an agent acts, once to see its scores, and once more
+/// with what they say.
+fn least_scores(model: &PruningVit, embedded: &[TokenBatch], rates: &[f64]) -> (Vec<f64>, f64) {
+    let config = model.config();
+    let patches: usize = embedded.iter().map(|batch| batch.sequences.batch()).sum();
+    let patches = patches * config.num_patches();
+    let mut batches = embedded.to_vec();
+    let mut traces: Vec<Vec<LayerTrace>> = vec![Vec::new(); batches.len()];
+    let mut least: Vec<f64> = Vec::new();
+    let mut done = 0;
     for (&layer, &rate) in model.agents.layers.iter().zip(rates) {
-        let amount = Amount::Scores {
-            scores: least.clone(),
-        };
-        let mut scores: Vec<f64> = Vec::new();
-        for batch in loader.iter() {
-            let batch = batch.map_err(|error| TrainerError::Training(error.to_string()))?;
+        for batch in &mut batches {
+            let before = model
+                .vit
+                .run_blocks(batch.clone(), done..layer, RunSettings::DENSE);
+            *batch = before.batch;
+        }
+        done = layer + 1;
+        let run = |batch: &TokenBatch, least: &[f64]| {
+            let amount = Amount::Scores {
+                scores: least.to_vec(),
+            };
             let reducer = model
                 .policy()
                 .reducer(&model.agents, config, &amount, &[], None);
             let recorder = Recorder::new(&*reducer);
-            let run = RunSettings {
+            let settings = RunSettings {
                 mode: ExecutionMode::Drop,
                 reducer: Some(&recorder),
             };
-            model
-                .vit
-                .run_blocks(model.vit.embed(batch.images), 0..layer + 1, run);
-            for decision in recorder.into_decisions() {
+            let after = model.vit.run_blocks(batch.clone(), layer..done, settings);
+            (after, recorder.into_decisions())
+        };
+        let mut scores: Vec<f64> = Vec::new();
+        for batch in &batches {
+            // It has no least score yet: all stay.
+            for decision in run(batch, &least).1 {
                 let rows = decision.patch_rows();
-                if let Some(logits) = decision.logits.filter(|_| decision.layer == layer) {
-                    let values: Vec<f64> = logits.into_data().iter::<f64>().collect();
-                    scores.extend(
-                        rows.iter()
-                            .map(|&row| values[2 * row] - values[2 * row + 1]),
-                    );
-                }
+                let Some(logits) = decision.logits else {
+                    continue;
+                };
+                let values: Vec<f64> = logits.into_data().iter::<f64>().collect();
+                let score = |&row: &usize| values[2 * row] - values[2 * row + 1];
+                scores.extend(rows.iter().map(score));
             }
         }
         scores.sort_by(|a, b| b.total_cmp(a));
-        let kept = (rate * (config.num_patches() * images.len()) as f64).round() as usize;
+        let kept = (rate * patches as f64).round() as usize;
         least.push(match kept {
             kept if kept >= scores.len() => f64::MIN,
             0 => f64::MAX,
             // Between the last that stays and the first that goes.
             kept => (scores[kept - 1] + scores[kept]) / 2.0,
         });
+        for (batch, trace) in batches.iter_mut().zip(&mut traces) {
+            let after = run(batch, &least).0;
+            *batch = after.batch;
+            trace.extend(after.trace);
+        }
     }
-    Ok(least)
+    let of_batch = |(batch, trace): (&TokenBatch, &Vec<LayerTrace>)| -> f64 {
+        let images = 0..batch.sequences.batch();
+        images.map(|image| model.flops(trace, image).1).sum()
+    };
+    let sum: f64 = batches.iter().zip(&traces).map(of_batch).sum();
+    let images = patches / config.num_patches();
+    (least, sum / images.max(1) as f64)
 }
 
 /// The threshold of all layers; the higher it is, the less is removed.

@@ -4,13 +4,13 @@ mod model;
 use std::path::Path;
 
 use apt_data::{DataSource, Normalization, TrainTransform};
-use apt_pruning_agent::{PolicyConfig, PolicyKind, PruningAgentsConfig};
+use apt_pruning_agent::{AgentNetwork, Merging, PolicyConfig, PolicyKind, PruningAgentsConfig};
 use apt_vit_model::Precision;
 use serde::{Deserialize, Serialize};
 
 use crate::TrainerError;
 
-pub use self::algorithm::{AlgorithmConfig, AlgorithmKind, BudgetConfig};
+pub use self::algorithm::{AlgorithmConfig, AlgorithmKind, BudgetConfig, LessonKind};
 pub use self::model::ModelConfig;
 
 /// One experiment, as a TOML file says it. Every field has a default; a file has to name its
@@ -109,6 +109,8 @@ pub struct TrainConfig {
     pub steps_per_epoch: usize,
     /// Training images held out to choose checkpoints by.
     pub held_out: usize,
+    /// The seed that chooses them; the config's where absent.
+    pub held_out_seed: Option<u64>,
     /// How stream 1 runs.
     pub execution: Execution,
     /// The agents learn (streams 0 and 2) in every so-many-th forward pass; 1 is published.
@@ -152,6 +154,7 @@ impl Default for TrainConfig {
             accumulation: 3,
             steps_per_epoch: 500,
             held_out: 2_000,
+            held_out_seed: None,
             execution: Execution::Drop,
             agents_every: 1,
             dense_steps: 0,
@@ -300,6 +303,11 @@ impl ExperimentConfig {
         })
     }
 
+    /// The seed that chooses the images held out from training.
+    pub fn held_out_seed(&self) -> u64 {
+        self.train.held_out_seed.unwrap_or(self.seed)
+    }
+
     /// Epochs of the training: evaluations and checkpoints.
     pub fn num_epochs(&self) -> usize {
         self.train.steps.div_ceil(self.train.steps_per_epoch)
@@ -427,7 +435,22 @@ impl ExperimentConfig {
                  algorithm.kind = \"counterfactual\" prune without a budget",
             );
         }
+        let pair = self.agents.network == AgentNetwork::Pair;
+        if agents && pair != (self.policy.merge == Merging::Matched) {
+            return wrong(
+                "policy.merge",
+                format!("{:?}", self.policy.merge).to_lowercase(),
+                "must be \"matched\" where agents.network = \"pair\", and only there: those agents judge pairs",
+            );
+        }
         let algorithm = &self.algorithm;
+        if pair && algorithm.kind == AlgorithmKind::Counterfactual && !algorithm.first_order {
+            return wrong(
+                "algorithm.first_order",
+                "false".into(),
+                "must be true where agents judge pairs: a cut of one patch says nothing of them",
+            );
+        }
         if algorithm.kind == AlgorithmKind::DynamicVit && !self.policy.uniform {
             return wrong(
                 "policy.uniform",
@@ -459,7 +482,8 @@ impl ExperimentConfig {
         for (field, value) in [
             ("algorithm.weight", algorithm.weight),
             ("algorithm.temperature", algorithm.temperature),
-            ("algorithm.scale", algorithm.scale.unwrap_or(1.0)),
+            ("algorithm.scale", algorithm.scale),
+            ("policy.taper", self.policy.taper),
         ] {
             if !(value > 0.0 && value.is_finite()) {
                 return wrong(field, value.to_string(), "must be above 0");

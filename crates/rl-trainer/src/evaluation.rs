@@ -116,8 +116,7 @@ struct Tally {
     seconds: f64,
 }
 
-/// Evaluates the model in each of `modes`, batch by batch in turn, so that their times can be
-/// compared. `progress` is told how many images are done.
+/// Evaluates the model in each of `modes`, as [`evaluate_each`] does, with the settings' amount removed.
 ///
 /// # Errors
 ///
@@ -126,6 +125,27 @@ pub fn evaluate(
     model: &PruningVit,
     dataset: &ImageDataset,
     modes: &[ExecutionMode],
+    settings: &EvaluationSettings,
+    device: &Device,
+    progress: impl FnMut(usize),
+) -> Result<Vec<Evaluation>, TrainerError> {
+    let runs: Vec<(ExecutionMode, Amount)> = modes
+        .iter()
+        .map(|&mode| (mode, settings.amount.clone()))
+        .collect();
+    evaluate_each(model, dataset, &runs, settings, device, progress)
+}
+
+/// Evaluates the model in each mode and with each amount removed, batch by batch in turn, so that their times
+/// can be compared. `progress` is told how many images are done.
+///
+/// # Errors
+///
+/// Where an image cannot be read.
+pub fn evaluate_each(
+    model: &PruningVit,
+    dataset: &ImageDataset,
+    runs: &[(ExecutionMode, Amount)],
     settings: &EvaluationSettings,
     device: &Device,
     mut progress: impl FnMut(usize),
@@ -143,10 +163,10 @@ pub fn evaluate(
     let mut per_class = vec![0; dataset.num_classes()];
     let blocks = model.acting_blocks();
     let layers = blocks.len();
-    let mut tallies: Vec<Tally> = modes
+    let mut tallies: Vec<Tally> = runs
         .iter()
-        .map(|&mode| Tally {
-            mode,
+        .map(|(mode, _)| Tally {
+            mode: *mode,
             correct: vec![0; dataset.num_classes()],
             right: vec![false; dataset.len()],
             left: vec![(0, 0); layers],
@@ -170,16 +190,18 @@ pub fn evaluate(
         }
         // The same images meet the same chance, whatever stands beside them.
         let seeds: Vec<u64> = batch.indices.iter().map(|&index| index as u64).collect();
-        let run = |mode| model.run(batch.images.clone(), mode, &settings.amount, &seeds);
+        let run = |(mode, amount): &(ExecutionMode, Amount)| {
+            model.run(batch.images.clone(), *mode, amount, &seeds)
+        };
         if done == 0 {
-            // The first pass of each mode pays for allocations; it is not timed.
-            for mode in modes {
-                run(*mode).logits.into_data();
+            // The first pass of each pays for allocations; it is not timed.
+            for each in runs {
+                run(each).logits.into_data();
             }
         }
-        for tally in &mut tallies {
+        for (tally, each) in tallies.iter_mut().zip(runs) {
             let start = Instant::now();
-            let output = run(tally.mode);
+            let output = run(each);
             let predicted = predictions(&output.logits);
             tally.seconds += start.elapsed().as_secs_f64();
             for (image, (&class, &target)) in predicted.iter().zip(&batch.targets).enumerate() {

@@ -35,12 +35,14 @@ pub use calibration::{Budget, calibrate, held_out_images};
 pub use checkpoint::{CheckpointFolder, CheckpointSet};
 pub use config::{
     AlgorithmConfig, AlgorithmKind, BudgetConfig, Decay, Execution, ExperimentConfig, Freeze,
-    FrozenPart, InputConfig, ModelConfig, OptimizerConfig, OptimizerKind, ScheduleConfig,
-    TrainConfig,
+    FrozenPart, InputConfig, LessonKind, ModelConfig, OptimizerConfig, OptimizerKind,
+    ScheduleConfig, TrainConfig,
 };
 pub use devices::Devices;
 pub use error::TrainerError;
-pub use evaluation::{ClassAccuracy, Evaluation, EvaluationSettings, LayerTokens, evaluate};
+pub use evaluation::{
+    ClassAccuracy, Evaluation, EvaluationSettings, LayerTokens, evaluate, evaluate_each,
+};
 pub use export::export_model;
 pub use memory::{available_memory, peak_memory};
 pub use model::PruningVit;

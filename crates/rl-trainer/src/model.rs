@@ -403,7 +403,7 @@ impl TrainStep for PruningVit {
         let learns =
             settings.policy.kind == PolicyKind::Agents && settings.agents_learn(place.number);
         let algorithm = &settings.algorithm;
-        let probe = Probe::new(&*acting, device.clone());
+        let probe = Probe::new(&*acting, settings.policy.merge, device.clone());
         let probes = learns && algorithm.probes() && mode != ExecutionMode::Dense;
         let reducer: &dyn TokenReducer = match probes {
             true => &probe,
@@ -476,11 +476,10 @@ impl TrainStep for PruningVit {
                         let loss = parts.drain(..).reduce(|sum, part| sum + part);
                         let gradients = loss.map(|loss| (loss * scale).backward());
                         gradients.map_or_else(Vec::new, |gradients| {
-                            let rewards = probe.rewards(&gradients, scale, settings.policy.merge);
+                            let rewards = probe.rewards(&gradients, scale);
                             for (decision, rewards) in &rewards {
-                                let rows = decision.patch_rows();
-                                let kept = rows.iter().filter(|&&row| decision.keep[row]);
-                                let kept: Vec<f32> = kept.map(|&row| rewards[row]).collect();
+                                let rows = decision.judged_rows();
+                                let kept: Vec<f32> = rows.iter().map(|&row| rewards[row]).collect();
                                 let (count, layer) = (kept.len().max(1) as f64, decision.layer);
                                 let positive = kept.iter().filter(|&&reward| reward > 0.0).count();
                                 let sum: f32 = kept.iter().sum();

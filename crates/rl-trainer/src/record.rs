@@ -1,5 +1,6 @@
 use std::cell::RefCell;
 
+use apt_pruning_agent::is_certain;
 use apt_vit_model::{Needs, Observation, Placement, Reduction, Sequences, TokenReducer};
 use burn::prelude::*;
 
@@ -46,6 +47,17 @@ impl Decision {
             .flat_map(|span| span[0] + sequences.prefix()..span[1])
             .filter(|&row| sequences.visible()[row])
             .collect()
+    }
+
+    /// Of those, the ones that stayed although they could have been removed.
+    pub fn judged_rows(&self) -> Vec<usize> {
+        let mut rows = self.patch_rows();
+        rows.retain(|&row| self.keep[row]);
+        if let Some(logits) = &self.logits {
+            let values: Vec<f32> = logits.to_data().iter::<f32>().collect();
+            rows.retain(|&row| !is_certain(values[2 * row] - values[2 * row + 1]));
+        }
+        rows
     }
 
     /// The image of each row.

@@ -158,7 +158,7 @@ pub(crate) fn split_images(
             ),
         });
     }
-    let (train, held_out) = train.hold_out(held_out, config.seed);
+    let (train, held_out) = train.hold_out(held_out, config.held_out_seed());
     let limit = |dataset: ImageDataset, count: Option<usize>| match count {
         Some(count) => dataset.take(count),
         None => dataset,
@@ -183,16 +183,43 @@ pub fn train(
     let mut config = config;
     config.model.complete()?;
     let images = load_images(&config, options.data.as_deref(), options)?;
-    train_on(&images, config, out, options)
+    let started = Instant::now();
+    let trained = train_on(&images, config, out, options)?;
+    trained.measured(&images, options, started)
 }
 
-/// The same on images that are loaded already.
+/// A training that was measured on nothing yet.
+pub(crate) enum Trained {
+    /// It is over.
+    Finished(RunFolder),
+    /// It was stopped before its last step.
+    Paused(Outcome),
+}
+
+impl Trained {
+    fn measured(
+        self,
+        images: &Images,
+        options: &TrainOptions,
+        started: Instant,
+    ) -> Result<Outcome, TrainerError> {
+        let run = match self {
+            Self::Finished(run) => run,
+            Self::Paused(outcome) => return Ok(outcome),
+        };
+        let summary = summarize(&run, images, options, started)?;
+        run.write("summary.json", &to_json(&summary))?;
+        Ok(Outcome::Finished(Box::new(summary)))
+    }
+}
+
+/// The same on images that are loaded already, without measuring the end.
 pub(crate) fn train_on(
     images: &Images,
     config: ExperimentConfig,
     out: &Path,
     options: &TrainOptions,
-) -> Result<Outcome, TrainerError> {
+) -> Result<Trained, TrainerError> {
     let classes = images.train.class_names().to_vec();
     let device = options.devices.main().clone().autodiff();
     check_devices(&config, &options.devices)?;
@@ -214,7 +241,7 @@ pub(crate) fn train_on(
             .map(|path| absolute(path).unwrap_or_else(|_| path.into())),
     };
     let run = RunFolder::create(out, config, description)?;
-    fit(&run, model, images, None, options)
+    fit(run, model, images, None, options)
 }
 
 /// Goes on with the run in `path` from its newest checkpoint; one without a checkpoint starts
@@ -226,15 +253,17 @@ pub(crate) fn train_on(
 pub fn resume(path: &Path, options: &TrainOptions) -> Result<Outcome, TrainerError> {
     let run = RunFolder::open(path)?;
     let data = options.data.as_deref().or(run.description.data.as_deref());
-    resume_on(&load_images(&run.config, data, options)?, &run, options)
+    let images = load_images(&run.config, data, options)?;
+    let started = Instant::now();
+    resume_on(&images, run, options)?.measured(&images, options, started)
 }
 
-/// The same on images that are loaded already.
+/// The same on images that are loaded already, without measuring the end.
 pub(crate) fn resume_on(
     images: &Images,
-    run: &RunFolder,
+    run: RunFolder,
     options: &TrainOptions,
-) -> Result<Outcome, TrainerError> {
+) -> Result<Trained, TrainerError> {
     let newest = run.checkpoints().newest()?;
     if let Some(set) = &newest {
         is_readable(set)?;
@@ -259,18 +288,16 @@ pub(crate) fn resume_on(
 }
 
 fn fit(
-    run: &RunFolder,
+    run: RunFolder,
     model: PruningVit,
     images: &Images,
     from: Option<CheckpointSet>,
     options: &TrainOptions,
-) -> Result<Outcome, TrainerError> {
-    let started = Instant::now();
+) -> Result<Trained, TrainerError> {
     let config = &run.config;
     let settings = &config.train;
     let steps_done = from.as_ref().map_or(0, |set| set.step);
     let checkpoints = run.checkpoints();
-    let parameters = model.num_params();
     if steps_done < settings.steps as u64 {
         let session = Arc::new(Session::new(
             StepSettings::new(config, &model)?,
@@ -282,7 +309,7 @@ fn fit(
             options.devices.main().clone(),
         ));
         launch(
-            run,
+            &run,
             model.with_session(session.clone()),
             images,
             from,
@@ -290,12 +317,12 @@ fn fit(
             &session,
         )?;
         if let Some((reason, checkpoint)) = session.pause() {
-            return Ok(Outcome::Paused {
+            return Ok(Trained::Paused(Outcome::Paused {
                 reason,
                 checkpoint,
                 step: session.steps_done(),
                 steps: settings.steps,
-            });
+            }));
         }
         let epochs = [Choice::BestPruned, Choice::BestDense, Choice::Last];
         let epochs: Vec<usize> = epochs
@@ -305,9 +332,7 @@ fn fit(
         checkpoints.keep_epochs(&epochs)?;
         checkpoints.remove_pauses_before(session.steps_done() + 1)?;
     }
-    let summary = summarize(run, images, options, parameters, started)?;
-    run.write("summary.json", &to_json(&summary))?;
-    Ok(Outcome::Finished(Box::new(summary)))
+    Ok(Trained::Finished(run))
 }
 
 /// Runs burn-train's loop to its end, to a pause or to an error.
@@ -482,14 +507,13 @@ fn summarize(
     run: &RunFolder,
     images: &Images,
     options: &TrainOptions,
-    parameters: usize,
     started: Instant,
 ) -> Result<Summary, TrainerError> {
     let config = &run.config;
     let checkpoint = run.checkpoint(Choice::BestPruned)?;
-    let model = run
-        .load_model(&checkpoint, options.devices.main())?
-        .prepack();
+    let model = run.load_model(&checkpoint, options.devices.main())?;
+    let parameters = model.num_params();
+    let model = model.prepack();
     let device = options.devices.main();
     calibrate_budgets(run, &model, &checkpoint, &images.held_out, device)?;
     let amount = run.amount(&model, None, &checkpoint.folder_name())?;

@@ -3,7 +3,7 @@
 
 mod common;
 
-use apt_rl_trainer::sweep::{CellFolder, Stage, Sweep, SweptPolicy};
+use apt_rl_trainer::sweep::{CellFolder, MeasuredOn, Stage, Sweep, SweptPolicy};
 use apt_rl_trainer::{Choice, Outcome, PruningVit, RunFolder, resume, train};
 use burn::nn::Linear;
 use burn::prelude::*;
@@ -144,6 +144,7 @@ fn a_sweep_is_measured_cell_by_cell_and_goes_on_where_it_stopped() {
         seeds: vec![1],
         passes: 48,
         overrides: vec!["train.eval_batch_size=20".into()],
+        measured_on: MeasuredOn::Test,
     };
     let cells = CellFolder::new(folder.path().join("sweep"));
     let stopped = options();

@@ -146,6 +146,13 @@ fn reduce(
         num_heads: seen.num_heads,
     });
     let acts = mode != ExecutionMode::Dense;
+    let batch = match reduction.shift.filter(|_| acts) {
+        Some(shift) => TokenBatch {
+            tokens: batch.tokens + shift,
+            ..batch
+        },
+        None => batch,
+    };
     let batch = match reduction.merge.filter(|_| acts) {
         Some(merge) => batch.merge(&merge),
         None => batch,

@@ -48,6 +48,9 @@ pub struct Reduction {
     /// multiplies what earlier layers said. The reducer gives 1 to CLS and to whatever else stands
     /// before the patches.
     pub mask: Option<Tensor<1>>,
+    /// What is added to the tokens before anything happens to them, `[rows, hidden]`; a gradient reaches it.
+    /// Zeros let a trainer learn the derivative by each token.
+    pub shift: Option<Tensor<2>>,
     /// What the decision was made from, `[rows, 2]` (keep, remove), where the reducer has such.
     pub logits: Option<Tensor<2>>,
 }
@@ -59,6 +62,7 @@ impl Reduction {
             keep,
             merge: None,
             mask: None,
+            shift: None,
             logits: None,
         }
     }

@@ -26,6 +26,19 @@ pub enum AlgorithmKind {
     DynamicVit,
 }
 
+/// What agents learn of a first-order effect.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LessonKind {
+    /// Whether it is above the margin: published.
+    #[default]
+    Label,
+    /// Its value.
+    Value,
+    /// How large it is, whichever way it goes.
+    Size,
+}
+
 /// `[algorithm]`: how the agents learn.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -39,9 +52,10 @@ pub struct AlgorithmConfig {
     /// `counterfactual`: the effects of all cuts at once, to first order, instead of those of a few. They are
     /// taken from stream 1's backward pass, of the tokens that the agents left.
     pub first_order: bool,
-    /// `counterfactual` with `first_order`: agents learn how large an effect is, divided by this, instead of
-    /// whether it is above the margin.
-    pub scale: Option<f64>,
+    /// `counterfactual` with `first_order`: what agents learn of an effect.
+    pub lesson: LessonKind,
+    /// Of lessons other than `label`: what effects are divided by.
+    pub scale: f64,
     /// `counterfactual` with `first_order`, `policy-gradient`: of the noise by which stream 1 tries other
     /// decisions than the agents' own; 0 is none.
     pub exploration: f64,
@@ -63,7 +77,8 @@ impl Default for AlgorithmConfig {
             margin: 0.0,
             cuts: 1,
             first_order: false,
-            scale: None,
+            lesson: LessonKind::Label,
+            scale: 0.005,
             exploration: 0.0,
             weight: 1.0,
             samples: 4,
@@ -81,13 +96,13 @@ impl AlgorithmConfig {
 
     /// What agents learn of first-order effects.
     pub(crate) fn lesson(&self) -> Lesson {
-        match self.scale {
-            Some(scale) => Lesson::Value {
-                scale: scale as f32,
-            },
-            None => Lesson::Label {
+        let scale = self.scale as f32;
+        match self.lesson {
+            LessonKind::Label => Lesson::Label {
                 margin: self.margin as f32,
             },
+            LessonKind::Value => Lesson::Value { scale },
+            LessonKind::Size => Lesson::Size { scale },
         }
     }
 }

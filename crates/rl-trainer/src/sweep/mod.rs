@@ -14,7 +14,7 @@ mod summary;
 pub use cell::{Cell, DENSE, Group, groups};
 pub use folder::CellFolder;
 pub use plot::{Against, plot_png, plot_svg};
-pub use run::{Stage, Sweep, SweptPolicy};
+pub use run::{MeasuredOn, Stage, Sweep, SweptPolicy};
 pub use statistics::{Comparison, Mean, compare, compare_dense, mean};
 pub use summary::summary;
 

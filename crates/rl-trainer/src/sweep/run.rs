@@ -1,20 +1,21 @@
 use std::path::PathBuf;
+use std::time::Instant;
 
-use apt_data::Splits;
+use apt_data::{ImageDataset, Splits};
 use apt_pruning_agent::Amount;
 use apt_vit_model::ExecutionMode;
 
 use super::{Cell, CellFolder, DENSE};
-use crate::evaluation::{EvaluationSettings, evaluate};
-use crate::training::{Images, resume_on, split_images, train_on};
-use crate::{
-    Choice, ExperimentConfig, Outcome, RunFolder, Summary, TrainOptions, TrainerError,
-    calibrate_budgets,
-};
+use crate::evaluation::{EvaluationSettings, evaluate_each};
+use crate::training::{Images, Trained, resume_on, split_images, train_on};
+use crate::{Choice, ExperimentConfig, RunFolder, TrainOptions, TrainerError, calibrate_budgets};
 
 /// What each policy is called in a sweep, and what its training's config says.
-const KNOWN: [(&str, &[&str]); 10] = [
-    (DENSE, &["train.dense_every=1"]),
+const KNOWN: [(&str, &[&str]); 11] = [
+    (
+        DENSE,
+        &["train.dense_every=1", "train.agents_every=1000000000"],
+    ),
     ("random", &["policy.kind=random"]),
     ("cls-attention", &["policy.kind=cls-attention"]),
     ("evit", &["policy.kind=evit"]),
@@ -34,8 +35,18 @@ const KNOWN: [(&str, &[&str]); 10] = [
             "agents.network=hinted",
             "algorithm.first_order=true",
             "algorithm.weight=0.01",
-            "algorithm.scale=0.005",
-            "policy.merge=true",
+            "algorithm.lesson=value",
+            "policy.merge=nearest",
+        ],
+    ),
+    (
+        "pairs",
+        &[
+            "agents.network=pair",
+            "algorithm.first_order=true",
+            "algorithm.lesson=size",
+            "algorithm.weight=0.01",
+            "policy.merge=matched",
         ],
     ),
     (
@@ -44,7 +55,7 @@ const KNOWN: [(&str, &[&str]); 10] = [
             "agents.network=hinted",
             "algorithm.kind=policy-gradient",
             "algorithm.weight=0.01",
-            "policy.merge=true",
+            "policy.merge=nearest",
         ],
     ),
     (
@@ -53,7 +64,7 @@ const KNOWN: [(&str, &[&str]); 10] = [
             "agents.network=hinted",
             "algorithm.kind=ppo",
             "algorithm.weight=0.01",
-            "policy.merge=true",
+            "policy.merge=nearest",
         ],
     ),
 ];
@@ -97,7 +108,7 @@ impl SweptPolicy {
                 found: text.into(),
                 expected: format!(
                     "must be one of {}, or a name of letters, digits, - and _ with overrides, as in \
-                     mine:agents.network=hinted;policy.merge=true",
+                     mine:agents.network=hinted;policy.merge=nearest",
                     names.join(", ")
                 ),
             });
@@ -109,6 +120,14 @@ impl SweptPolicy {
             name: name.to_string(),
             overrides: base.chain(said.map(String::from)).collect(),
         })
+    }
+}
+
+impl SweptPolicy {
+    fn merges_pairs(&self) -> bool {
+        let merging = self.overrides.iter().rev();
+        let mut merging = merging.filter_map(|said| said.strip_prefix("policy.merge="));
+        merging.next() == Some("matched")
     }
 }
 
@@ -127,15 +146,31 @@ pub struct Sweep {
     pub passes: usize,
     /// What all configs say beside the start's own, as `key=value`.
     pub overrides: Vec<String>,
+    /// Which images the cells are measured on.
+    pub measured_on: MeasuredOn,
 }
+
+/// Which images a sweep's cells are measured on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MeasuredOn {
+    /// The test images.
+    #[default]
+    Test,
+    /// Images that the start held out from training, those excepted by which budgets are met: to
+    /// choose among policies and settings without a look at the test images.
+    HeldOut,
+}
+
+/// By so many of the images that the start held out, agents' budgets are met.
+const CALIBRATION: usize = 1000;
 
 /// What a sweep is at.
 #[derive(Clone, Copy, Debug)]
 pub enum Stage<'a> {
     /// A training begins, or goes on: of which policy and seed, which of how many it is.
     Training(&'a str, u64, usize, usize),
-    /// A training is over.
-    Trained(&'a Summary),
+    /// A training is over, after so many seconds.
+    Trained(f64),
     /// A cell was measured.
     Measured(&'a Cell),
 }
@@ -177,18 +212,19 @@ impl Sweep {
                         .data
                         .load(options.data.as_deref(), options.progress)?,
                 };
-                let images = split_images(&config, splits.clone())?;
+                let (images, measured) = self.split(&config, splits.clone())?;
                 loaded = Some(splits);
-                let outcome = match path.join("config.toml").exists() {
-                    true => resume_on(&images, &RunFolder::open(&path)?, options)?,
+                let started = Instant::now();
+                let trained = match path.join("config.toml").exists() {
+                    true => resume_on(&images, RunFolder::open(&path)?, options)?,
                     false => train_on(&images, config, &path, options)?,
                 };
-                let Outcome::Finished(summary) = outcome else {
+                let Trained::Finished(run) = trained else {
                     return Ok(false);
                 };
-                report(Stage::Trained(&summary));
-                let run = RunFolder::open(&path)?;
-                for cell in self.measure(policy, &run, &images, &summary, options)? {
+                let seconds = started.elapsed().as_secs_f64();
+                report(Stage::Trained(seconds));
+                for cell in self.measure(policy, &run, &images, &measured, seconds, options)? {
                     folder.save(&cell)?;
                     report(Stage::Measured(&cell));
                 }
@@ -210,11 +246,17 @@ impl Sweep {
         let mut config = start.config;
         config.model.pretrained = None;
         config.model.start = Some(self.start.clone());
+        config.train.held_out_seed = Some(config.held_out_seed());
         config.seed = seed;
         config.budget.flops = self.budgets.clone();
         config.train.dense_steps = 0;
+        config.train.dense_every = None;
         config.train.agents_warmup_steps = 0;
         config.train.agents_every = 1;
+        if policy.merges_pairs() {
+            // As ToMe does, and no block's tokens are seen after the last.
+            config.agents.layers = (0..start.description.model.num_layers.max(2) - 1).collect();
+        }
         // Set by the sweep, and afterwards by whoever says otherwise.
         let text = config.to_toml()?;
         let mut overrides = self.overrides.clone();
@@ -222,39 +264,71 @@ impl Sweep {
         parse(&text, &overrides, self.passes)
     }
 
+    /// What is trained on (and calibrated by), and what is measured on.
+    fn split(
+        &self,
+        config: &ExperimentConfig,
+        splits: Splits,
+    ) -> Result<(Images, ImageDataset), TrainerError> {
+        let mut images = split_images(config, splits)?;
+        let (rest, calibration) = images
+            .held_out
+            .hold_out(CALIBRATION, config.held_out_seed());
+        images.held_out = calibration;
+        let measured = match self.measured_on {
+            MeasuredOn::Test => images.test.clone(),
+            MeasuredOn::HeldOut => rest,
+        };
+        if measured.is_empty() {
+            return Err(TrainerError::Field {
+                field: "train.held_out".into(),
+                found: config.train.held_out.to_string(),
+                expected: format!(
+                    "of the start must be above the {CALIBRATION} images that budgets are met by, to \
+                     measure on the others"
+                ),
+            });
+        }
+        Ok((images, measured))
+    }
+
     fn measure(
         &self,
         policy: &SweptPolicy,
         run: &RunFolder,
         images: &Images,
-        summary: &Summary,
+        measured: &ImageDataset,
+        train_seconds: f64,
         options: &TrainOptions,
     ) -> Result<Vec<Cell>, TrainerError> {
         let device = options.devices.main();
         let checkpoint = run.checkpoint(Choice::Last)?;
         let model = run.load_model(&checkpoint, device)?.prepack();
         calibrate_budgets(run, &model, &checkpoint, &images.held_out, device)?;
-        let test = &images.test;
-        let mut cells = Vec::new();
-        for target in self.targets(policy) {
-            let (amount, modes) = match policy.name == DENSE {
-                true => {
-                    let patches = model.config().num_patches();
-                    let kept = vec![patches; model.acting_blocks().len()];
-                    (Amount::Kept { kept }, vec![ExecutionMode::Dense])
-                }
-                false => (
-                    run.amount(&model, Some(target), &checkpoint.folder_name())?,
-                    vec![ExecutionMode::Dense, ExecutionMode::Drop],
-                ),
-            };
-            let settings = EvaluationSettings::of(run, amount);
-            let found = evaluate(&model, test, &modes, &settings, device, |_| ())?;
-            let (Some(dense), Some(pruned)) = (found.first(), found.last()) else {
-                continue;
-            };
+        let targets = self.targets(policy);
+        let patches = model.config().num_patches();
+        let all = Amount::Kept {
+            kept: vec![patches; model.acting_blocks().len()],
+        };
+        let mut runs = vec![(ExecutionMode::Dense, all.clone())];
+        for &target in targets.iter().filter(|_| policy.name != DENSE) {
+            let amount = run.amount(&model, Some(target), &checkpoint.folder_name())?;
+            runs.push((ExecutionMode::Drop, amount));
+        }
+        let settings = EvaluationSettings::of(run, all);
+        let found = evaluate_each(&model, measured, &runs, &settings, device, |_| ())?;
+        let Some((dense, others)) = found.split_first() else {
+            return Ok(Vec::new());
+        };
+        let pruned = match policy.name == DENSE {
+            true => &found[..1],
+            false => others,
+        };
+        let steps = run.checkpoints().newest()?.map_or(0, |set| set.step);
+        let per_step = run.config.train.batch_size * run.config.train.accumulation;
+        let cells = targets.iter().zip(pruned).map(|(&target, pruned)| {
             let last = pruned.layers.last();
-            cells.push(Cell {
+            Cell {
                 policy: policy.name.clone(),
                 target_flops: target,
                 seed: run.config.seed,
@@ -263,17 +337,17 @@ impl Sweep {
                 images_per_s: pruned.images_per_s,
                 dense_images_per_s: dense.images_per_s,
                 dense_accuracy: dense.accuracy,
-                image_passes: summary.image_passes,
-                train_seconds: summary.seconds,
-                test_images: test.len(),
+                image_passes: steps * per_step as u64,
+                train_seconds,
+                test_images: measured.len(),
                 tokens_per_layer: pruned.layers.iter().map(|layer| layer.tokens).collect(),
                 foreground_precision: last.and_then(|last| last.foreground_precision),
                 foreground_recall: last.and_then(|last| last.foreground_kept),
                 correct: pruned.correct.clone(),
                 dense_correct: dense.correct.clone(),
-            });
-        }
-        Ok(cells)
+            }
+        });
+        Ok(cells.collect())
     }
 }
 
@@ -304,12 +378,12 @@ mod tests {
         let mine = SweptPolicy::parse("tome-slow:optimizer.learning_rate=1e-5").unwrap();
         assert_eq!(mine.overrides.len(), 2);
         assert_eq!(mine.name, "tome-slow");
-        let fresh = SweptPolicy::parse("mine:policy.merge=true;agents.network=hinted").unwrap();
+        let fresh = SweptPolicy::parse("mine:policy.merge=nearest;agents.network=hinted").unwrap();
         assert_eq!(
             fresh.overrides,
-            ["policy.merge=true", "agents.network=hinted"]
+            ["policy.merge=nearest", "agents.network=hinted"]
         );
-        for wrong in ["tomato", "", "a/b:policy.merge=true"] {
+        for wrong in ["tomato", "", "a/b:policy.merge=nearest"] {
             let error = SweptPolicy::parse(wrong).unwrap_err().to_string();
             assert!(error.contains("cls-attention"), "{error}");
         }

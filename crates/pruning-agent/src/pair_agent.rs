@@ -1,0 +1,238 @@
+use apt_vit_model::fused::linear;
+use apt_vit_model::{FlopsCount, Observation};
+use burn::config::Config;
+use burn::module::{Module, Param};
+use burn::nn::{Linear, LinearConfig};
+use burn::prelude::*;
+use burn::tensor::activation::relu;
+
+use crate::matching::{Pair, matched_pairs};
+
+/// What a [`PairAgent`] is told of each pair beside the tokens: how alike the keys are, and the logarithms of
+/// how many patches each of the two stands for.
+const HINTS: usize = 3;
+/// What the score takes from the hints before anything is learned: the more alike, the rather they merge
+/// (ToMe's choice).
+const PRIOR: [f32; HINTS] = [-4.0, 0.0, 0.0];
+/// The score of a patch that has no other to go into: it stays, whatever is removed.
+const CERTAIN: f32 = 1e4;
+
+/// Is the log-odds of staying that of a patch which has no other to go into?
+pub fn is_certain(score: f32) -> bool {
+    score >= CERTAIN
+}
+
+/// Configuration of a [`PairAgent`].
+#[derive(Config, Debug)]
+pub struct PairAgentConfig {
+    /// Width of the model's tokens.
+    pub hidden_size: usize,
+    /// Width within.
+    pub width: usize,
+}
+
+impl PairAgentConfig {
+    /// Creates it on `device`. It starts with ToMe's preference and nothing else.
+    pub fn init(&self, device: &Device) -> PairAgent {
+        let (hidden, width) = (self.hidden_size, self.width);
+        let linear = |inputs, bias| {
+            LinearConfig::new(inputs, width)
+                .with_bias(bias)
+                .init(device)
+        };
+        let prior = Tensor::<1>::from_data(PRIOR.as_slice(), device);
+        PairAgent {
+            view: LinearConfig::new(hidden, 3 * width).init(device),
+            difference: linear(width, false),
+            hints: linear(HINTS, false),
+            output: Param::from_tensor(Tensor::zeros([width, 1], device)),
+            bias: Param::from_tensor(Tensor::zeros([1], device)),
+            prior: Param::from_tensor(prior.reshape([HINTS, 1])),
+        }
+    }
+}
+
+/// Judges pairs of patches: how much would the model's answer change if the one went into the other?
+///
+/// It sees the token that may go, the CLS token, how far the two tokens are apart in the directions that it looks
+/// in, how alike their keys are and how many patches each stands for. The score is the logarithm of the change that
+/// it expects, up to a constant; what changes little goes first.
+#[derive(Module, Debug)]
+pub struct PairAgent {
+    /// Of every token, `[hidden, 3 * width]`: as one that may go, as CLS, and the directions in which a
+    /// difference counts. One layer, since all three are linear.
+    pub view: Linear,
+    /// Of how far the two are apart in each direction, `[width, width]`.
+    pub difference: Linear,
+    /// `[hints, width]`
+    pub hints: Linear,
+    /// `[width, 1]`
+    pub output: Param<Tensor<2>>,
+    /// `[1]`
+    pub bias: Param<Tensor<1>>,
+    /// What the score takes from the hints directly, `[hints, 1]`.
+    pub prior: Param<Tensor<2>>,
+}
+
+impl PairAgent {
+    /// The score of each pair, slot by slot, `[pairs]`; high where merging would cost much. `pairs` has an entry
+    /// for each slot, and some pair is there.
+    pub fn scores(&self, observation: &Observation<'_>, pairs: &[Vec<Pair>]) -> Tensor<1> {
+        let sequences = observation.sequences;
+        let device = observation.hidden.device();
+        let [width, _] = self.output.dims();
+        let count = pairs.iter().map(Vec::len).sum();
+        let starts = sequences.starts();
+        let (mut from, mut into) = (Vec::with_capacity(count), Vec::with_capacity(count));
+        let mut cls = Vec::with_capacity(count);
+        let mut hints = Vec::with_capacity(count * HINTS);
+        let size = |row: usize| sequences.sizes().map_or(0.0, |sizes| sizes[row].ln());
+        for (slot, pairs) in pairs.iter().enumerate() {
+            for pair in pairs {
+                from.push(pair.from as i64);
+                into.push(pair.into as i64);
+                cls.push(starts[slot] as i64);
+                hints.extend([pair.likeness, size(pair.from), size(pair.into)]);
+            }
+        }
+        let rows = |rows: &[i64]| Tensor::<1, Int>::from_data(rows, &device);
+        let hints = Tensor::<1>::from_data(hints.as_slice(), &device).reshape([count, HINTS]);
+
+        let view = linear(&self.view, observation.hidden.clone());
+        let part = |index: usize| view.clone().narrow(1, index * width, width);
+        let from = rows(&from);
+        let apart = part(2).select(0, rows(&into)) - part(2).select(0, from.clone());
+        let inner = part(0).select(0, from)
+            + part(1).select(0, rows(&cls))
+            + self.difference.forward(apart.abs())
+            + self.hints.forward(hints.clone());
+        let scores = relu(inner).matmul(self.output.val()) + hints.matmul(self.prior.val());
+        scores.flatten(0, 1) + self.bias.val()
+    }
+
+    /// The scores as logits of every row, `[rows, 2]`: class 0 keeps, class 1 removes. A row that has no
+    /// other to go into is certain to stay.
+    pub fn logits(&self, observation: &Observation<'_>) -> Tensor<2> {
+        let pairs = matched_pairs(observation);
+        let count: usize = pairs.iter().map(Vec::len).sum();
+        let device = observation.hidden.device();
+        // The place of each row's score among the pairs'; the others take the one after the last.
+        let mut places = vec![count as i64; observation.sequences.num_rows()];
+        for (place, pair) in pairs.iter().flatten().enumerate() {
+            places[pair.from] = place as i64;
+        }
+        let places = Tensor::<1, Int>::from_data(places.as_slice(), &device);
+        let certain = Tensor::<1>::from_data([CERTAIN], &device);
+        let scores = match count {
+            0 => certain,
+            _ => Tensor::cat(vec![self.scores(observation, &pairs), certain], 0),
+        };
+        let keep: Tensor<2> = scores.select(0, places).unsqueeze_dim(1);
+        let remove = keep.zeros_like();
+        Tensor::cat(vec![keep, remove], 1)
+    }
+
+    /// What it computes for one image of `tokens` tokens, `prefix` of them before the patches, the matching
+    /// included; `head_width` is that of the keys.
+    pub fn flops(&self, tokens: usize, prefix: usize, head_width: usize) -> FlopsCount {
+        let of = |linear: &Linear| linear.weight.dims().iter().product::<usize>();
+        let [width, _] = self.output.dims();
+        let patches = tokens.saturating_sub(prefix);
+        let pairs = patches / 2;
+        let matching = pairs * (patches - pairs) * head_width;
+        let each = of(&self.difference) + of(&self.hints) + width + HINTS;
+        2 * (tokens * of(&self.view) + pairs * each + matching) as u64
+    }
+}
+
+/// What pairs score as logits of `rows` rows, `[rows, 2]`, as [`PairAgent::logits`] has it.
+pub(crate) fn logits_of(
+    pairs: &[Vec<Pair>],
+    scores: &[f32],
+    rows: usize,
+    device: &Device,
+) -> Tensor<2> {
+    let mut logits = vec![0.0; 2 * rows];
+    logits
+        .iter_mut()
+        .step_by(2)
+        .for_each(|keep| *keep = CERTAIN);
+    for (pair, &score) in pairs.iter().flatten().zip(scores) {
+        logits[2 * pair.from] = score;
+    }
+    Tensor::<1>::from_data(logits.as_slice(), device).reshape([rows, 2])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use apt_vit_model::TokenBatch;
+    use burn::tensor::{Distribution, Tolerance};
+
+    fn observed<'a>(batch: &'a TokenBatch, keys: Tensor<2>) -> Observation<'a> {
+        Observation {
+            layer: 0,
+            hidden: batch.tokens.clone(),
+            sequences: &batch.sequences,
+            cls_attention: Some(vec![0.1; batch.sequences.num_rows()]),
+            keys: Some(keys),
+            num_heads: 3,
+        }
+    }
+
+    fn random(shape: [usize; 3], device: &Device) -> Tensor<3> {
+        Tensor::random(shape, Distribution::Normal(0.0, 1.0), device)
+    }
+
+    #[test]
+    fn before_it_has_learned_the_most_alike_go_first() {
+        let device = Device::default();
+        device.seed(3);
+        let agent = PairAgentConfig::new(12, 8).init(&device);
+        let batch = TokenBatch::full(random([2, 8, 12], &device));
+        let keys = TokenBatch::full(random([2, 8, 12], &device)).tokens;
+        let observation = observed(&batch, keys);
+        let pairs = matched_pairs(&observation);
+        let logits: Vec<f32> = agent
+            .logits(&observation)
+            .into_data()
+            .iter::<f32>()
+            .collect();
+        let score = |row: usize| logits[2 * row] - logits[2 * row + 1];
+        let found: Vec<&Pair> = pairs.iter().flatten().collect();
+        assert_eq!(found.len(), 6);
+        for pair in &found {
+            assert!((score(pair.from) + 4.0 * pair.likeness).abs() < 1e-5);
+        }
+        let removable = |row: usize| found.iter().any(|pair| pair.from == row);
+        for row in 0..16 {
+            assert_eq!(is_certain(score(row)), !removable(row), "row {row}");
+        }
+    }
+
+    #[test]
+    fn an_image_is_judged_alone_whatever_stands_beside_it() {
+        let device = Device::default();
+        device.seed(5);
+        let mut agent = PairAgentConfig::new(12, 8).init(&device);
+        agent.output = Param::from_tensor(Tensor::ones([8, 1], &device));
+        let (tokens, keys) = (random([3, 9, 12], &device), random([3, 9, 12], &device));
+        let keep: Vec<bool> = (0..27).map(|row| row % 9 == 0 || row % 4 != 1).collect();
+        let all = TokenBatch::full(tokens.clone()).drop_rows(&keep);
+        let all_keys = TokenBatch::full(keys.clone()).drop_rows(&keep).tokens;
+        let together = agent.logits(&observed(&all, all_keys));
+        for slot in 0..3 {
+            let image = all.sequences.image(slot);
+            let part = |tensor: &Tensor<3>| tensor.clone().narrow(0, image, 1);
+            let keep = &keep[9 * image..9 * (image + 1)];
+            let alone = TokenBatch::full(part(&tokens)).drop_rows(keep);
+            let keys = TokenBatch::full(part(&keys)).drop_rows(keep).tokens;
+            let alone = agent.logits(&observed(&alone, keys));
+            let start = all.sequences.starts()[slot];
+            let rows = together.clone().narrow(0, start, alone.dims()[0]);
+            let tolerance = Tolerance::<f32>::absolute(1e-4);
+            rows.into_data()
+                .assert_approx_eq(&alone.into_data(), tolerance);
+        }
+    }
+}
