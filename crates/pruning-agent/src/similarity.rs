@@ -1,4 +1,5 @@
 use burn::prelude::*;
+use rayon::prelude::*;
 
 /// Tokens as unit vectors: their keys, averaged over the heads (Bolya et al., "Token Merging", 2023,
 /// section 3). The likeness of two is their product.
@@ -13,6 +14,15 @@ pub(crate) fn floats<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
     data.try_into_vec().unwrap_or_default()
 }
 
+/// Rows that a thread takes at once.
+const ROWS: usize = 512;
+
+fn normalize(vector: &mut [f32]) {
+    let squares: f32 = vector.iter().map(|value| value * value).sum();
+    let norm = squares.sqrt().max(1e-12);
+    vector.iter_mut().for_each(|value| *value /= norm);
+}
+
 impl Similarity {
     /// `keys` is `[rows, hidden]`, heads side by side.
     pub fn of(keys: &Tensor<2>, num_heads: usize) -> Self {
@@ -20,26 +30,28 @@ impl Similarity {
         let width = hidden / num_heads;
         let keys: Vec<f32> = floats(keys.clone());
         let mut vectors = vec![0.0; rows * width];
-        for (vector, keys) in vectors
-            .chunks_exact_mut(width)
-            .zip(keys.chunks_exact(hidden))
-        {
-            for head in keys.chunks_exact(width) {
-                for (sum, value) in vector.iter_mut().zip(head) {
-                    *sum += value;
+        let chunks = vectors.par_chunks_mut(ROWS * width);
+        chunks
+            .zip(keys.par_chunks(ROWS * hidden))
+            .for_each(|(vectors, keys)| {
+                let rows = vectors.chunks_exact_mut(width);
+                for (vector, keys) in rows.zip(keys.chunks_exact(hidden)) {
+                    for head in keys.chunks_exact(width) {
+                        for (sum, value) in vector.iter_mut().zip(head) {
+                            *sum += value;
+                        }
+                    }
+                    // Their sum has the direction of their mean.
+                    normalize(vector);
                 }
-            }
-        }
-        // Their sum has the direction of their mean.
-        Self::new(vectors, width)
+            });
+        Self { vectors, width }
     }
 
+    /// Of rows of `width` values.
+    #[cfg(test)]
     pub fn new(mut vectors: Vec<f32>, width: usize) -> Self {
-        for vector in vectors.chunks_exact_mut(width) {
-            let squares: f32 = vector.iter().map(|value| value * value).sum();
-            let norm = squares.sqrt().max(1e-12);
-            vector.iter_mut().for_each(|value| *value /= norm);
-        }
+        vectors.chunks_exact_mut(width).for_each(normalize);
         Self { vectors, width }
     }
 

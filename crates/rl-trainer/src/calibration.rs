@@ -18,7 +18,7 @@ use crate::{PruningVit, RunFolder, TrainerError};
 /// Where a run's budgets are.
 const FILE: &str = "budgets.json";
 /// As near to the target as is sought.
-const CLOSE: f64 = 0.002;
+const CLOSE: f64 = 0.001;
 /// Halvings of the range of thresholds.
 const STEPS: usize = 24;
 /// Tries to meet a share with scores.

@@ -153,18 +153,16 @@ fn reduce(
         },
         None => batch,
     };
-    let batch = match reduction.merge.filter(|_| acts) {
-        Some(merge) => batch.merge(&merge),
-        None => batch,
-    };
     let batch = match reduction.mask.filter(|_| acts) {
         Some(mask) => batch.weigh_keys(mask),
         None => batch,
     };
-    let batch = match mode {
-        ExecutionMode::Dense => batch,
-        ExecutionMode::Mask => batch.hide(&reduction.keep),
-        ExecutionMode::Drop => batch.drop_rows(&reduction.keep),
+    let batch = match (mode, &reduction.merge) {
+        (ExecutionMode::Dense, _) => batch,
+        (ExecutionMode::Mask, Some(merge)) => batch.merge(merge).hide(&reduction.keep),
+        (ExecutionMode::Mask, None) => batch.hide(&reduction.keep),
+        (ExecutionMode::Drop, Some(merge)) => batch.merge_and_drop(merge, &reduction.keep),
+        (ExecutionMode::Drop, None) => batch.drop_rows(&reduction.keep),
     };
     let entry = LayerTrace {
         layer: seen.layer,

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use burn::prelude::*;
 use burn::tensor::IndexingUpdateOp;
 
-use crate::kernels::Spans;
+use crate::kernels::{self, RowSums, Spans};
 
 /// Which tokens each image of a batch still has, and where they stand in the packed matrix.
 ///
@@ -196,6 +196,27 @@ impl Sequences {
         }
     }
 
+    /// The same rows, those that others go into counting for as many patches more.
+    fn merged(&self, merge: &Merge) -> Self {
+        if !merge.sizes {
+            return self.clone();
+        }
+        let before = match &self.sizes {
+            Some(sizes) => sizes.clone(),
+            None => vec![1.0; self.num_rows()],
+        };
+        let mut sizes = before.clone();
+        for (row, &into) in merge.into.iter().enumerate() {
+            if into != row {
+                sizes[into] += before[row];
+            }
+        }
+        Self {
+            sizes: Some(sizes),
+            ..self.clone()
+        }
+    }
+
     /// The kept rows alone, and for each of them the row it was.
     fn drop_rows(&self, keep: &[bool]) -> (Self, Vec<usize>) {
         let keep = self.legal(keep);
@@ -294,13 +315,7 @@ impl TokenBatch {
         let rows = self.sequences.num_rows();
         assert_eq!(merge.into.len(), rows, "one target a row");
         let merged: Vec<usize> = (0..rows).filter(|&row| merge.into[row] != row).collect();
-        if merge.sizes {
-            let sizes = self.sequences.sizes.get_or_insert_with(|| vec![1.0; rows]);
-            let before = sizes.clone();
-            for &row in &merged {
-                sizes[merge.into[row]] += before[row];
-            }
-        }
+        self.sequences = self.sequences.merged(merge);
         let device = self.tokens.device();
         let weights = Tensor::<1>::from_data(merge.weights.as_slice(), &device);
         let weighted = self.tokens.clone() * weights.unsqueeze_dim(1);
@@ -313,6 +328,28 @@ impl TokenBatch {
         let values = select_rows(weighted.clone(), &merged);
         self.tokens = weighted.select_assign(0, targets, values, IndexingUpdateOp::Add);
         self
+    }
+
+    /// As [`merge`](Self::merge) and then [`drop_rows`](Self::drop_rows), in one go.
+    pub fn merge_and_drop(self, merge: &Merge, keep: &[bool]) -> Self {
+        assert_eq!(merge.into.len(), keep.len(), "one target a row");
+        let (sequences, rows) = self.sequences.merged(merge).drop_rows(keep);
+        let mut going: Vec<Vec<usize>> = vec![Vec::new(); keep.len()];
+        for (row, &into) in merge.into.iter().enumerate() {
+            if into != row {
+                going[into].push(row);
+            }
+        }
+        let terms_of = |row: usize| {
+            let all = std::iter::once(row).chain(going[row].iter().copied());
+            all.map(|row| (row, merge.weights[row]))
+        };
+        let sums = RowSums::new(keep.len(), rows.iter().map(|&row| terms_of(row)));
+        Self {
+            tokens: kernels::sum_rows(self.tokens, Arc::new(sums)),
+            sequences,
+            key_mask: self.key_mask.map(|mask| select_rows(mask, &rows)),
+        }
     }
 
     /// Removed tokens stay in the matrix, but no query attends to them any more. CLS stays
@@ -334,8 +371,10 @@ impl TokenBatch {
         if sequences == self.sequences {
             return self;
         }
+        let one = |&row: &usize| std::iter::once((row, 1.0));
+        let sums = RowSums::new(self.sequences.num_rows(), rows.iter().map(one));
         Self {
-            tokens: select_rows(self.tokens, &rows),
+            tokens: kernels::sum_rows(self.tokens, Arc::new(sums)),
             sequences,
             key_mask: self.key_mask.map(|mask| select_rows(mask, &rows)),
         }
@@ -377,9 +416,12 @@ mod tests {
             weights: vec![1.0, 0.5, 0.25, 0.25, 1.0, 0.5, 1.0, 0.5],
             sizes: true,
         };
-        let batch = TokenBatch::full(tokens).merge(&merge);
+        let whole = TokenBatch::full(tokens);
         let keep = [true, true, false, false, true, true, true, false];
-        let batch = batch.drop_rows(&keep);
+        let batch = whole.clone().merge(&merge).drop_rows(&keep);
+        let at_once = whole.merge_and_drop(&merge, &keep);
+        assert_eq!(at_once.sequences, batch.sequences);
+        assert_eq!(at_once.tokens.into_data(), batch.tokens.to_data());
         // The second image has more tokens, and stands first now.
         let values: Vec<f32> = batch.tokens.into_data().iter::<f32>().collect();
         assert_eq!(values, [4.0, 6.0, 6.0, 0.0, 1.75]);

@@ -28,7 +28,11 @@ const KNOWN: [(&str, &[&str]); 11] = [
             "policy.uniform=true",
         ],
     ),
-    ("counterfactual", &["algorithm.kind=counterfactual"]),
+    // In every fourth pass: its streams cost several passes.
+    (
+        "counterfactual",
+        &["algorithm.kind=counterfactual", "train.agents_every=4"],
+    ),
     (
         "first-order",
         &[
@@ -47,6 +51,7 @@ const KNOWN: [(&str, &[&str]); 11] = [
             "algorithm.lesson=size",
             "algorithm.weight=0.01",
             "policy.merge=matched",
+            "policy.priced=true",
         ],
     ),
     (
@@ -162,7 +167,7 @@ pub enum MeasuredOn {
 }
 
 /// By so many of the images that the start held out, agents' budgets are met.
-const CALIBRATION: usize = 1000;
+const CALIBRATION: usize = 2000;
 
 /// What a sweep is at.
 #[derive(Clone, Copy, Debug)]

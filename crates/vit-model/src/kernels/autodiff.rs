@@ -11,7 +11,7 @@ use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind, unary};
 use burn::backend::tensor::FloatTensor;
 
-use super::{FusedOps, Kernels, Mask, Spans, Then, composed, kernels_for};
+use super::{FusedOps, Kernels, Mask, RowSums, Spans, Then, composed, kernels_for};
 
 impl<B: FusedOps, C: CheckpointStrategy> FusedOps for Autodiff<B, C> {
     fn packed_attention(
@@ -174,6 +174,22 @@ impl<B: FusedOps, C: CheckpointStrategy> FusedOps for Autodiff<B, C> {
         }
     }
 
+    fn sum_rows(input: FloatTensor<Self>, sums: Arc<RowSums>) -> FloatTensor<Self> {
+        let Some(kernels) = kernels_for::<B>(input.primitive()) else {
+            return composed::sum_rows::<Self>(input, &sums);
+        };
+        let (input, node) = input.into_parts();
+        let output = kernels.sum_rows(&input, &sums);
+        match SumRowsBackward
+            .prepare::<C>([node])
+            .compute_bound()
+            .stateful()
+        {
+            OpsKind::Tracked(prep) => prep.finish((kernels, sums), output),
+            OpsKind::UnTracked(prep) => prep.finish(output),
+        }
+    }
+
     fn fused_layer_norm(
         input: FloatTensor<Self>,
         gamma: FloatTensor<Self>,
@@ -229,6 +245,20 @@ impl<B: FusedOps> Backward<B, 1> for AttentionBackward {
         } = ops.state;
         unary::<B, _>(ops.parents, ops.node, grads, |gradient| {
             kernels.attention_backward(&qkv, &forward, &gradient, &spans, num_heads)
+        });
+    }
+}
+
+#[derive(Debug)]
+struct SumRowsBackward;
+
+impl<B: FusedOps> Backward<B, 1> for SumRowsBackward {
+    type State = (&'static dyn Kernels<B>, Arc<RowSums>);
+
+    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let (kernels, sums) = ops.state;
+        unary::<B, _>(ops.parents, ops.node, grads, |gradient| {
+            kernels.sum_rows(&gradient, &sums.transposed())
         });
     }
 }

@@ -3,9 +3,9 @@
 
 use burn::backend::tensor::{Device, FloatTensor, IntTensor};
 use burn::backend::{Backend, DType, FloatDType, TensorData, TensorMetadata};
-use burn::tensor::{Distribution, Shape, Slice};
+use burn::tensor::{Distribution, IndexingUpdateOp, Shape, Slice};
 
-use super::Spans;
+use super::{RowSums, Spans};
 
 /// No weight is more than `e` to this times that of the highest score among the keys that count: a key
 /// of weight 0 may have any score.
@@ -253,6 +253,38 @@ fn drop_values<B: Backend>(tensor: FloatTensor<B>, dropout: Option<f64>) -> Floa
     B::float_mul_scalar(
         B::float_mul(tensor, kept),
         (1.0 / (1.0 - probability)).into(),
+    )
+}
+
+/// The sums' rows side by side, and those that are summed added up.
+pub(super) fn sum_rows<B: Backend>(input: FloatTensor<B>, sums: &RowSums) -> FloatTensor<B> {
+    let device = input.device();
+    let (hidden, dtype) = (input.shape()[1], input.dtype());
+    let rows: Vec<usize> = sums.terms.iter().map(|&(row, _)| row).collect();
+    let selected = B::float_select(input, 0, indices::<B>(&rows, &device));
+    let weighted = match sums.terms.iter().all(|&(_, weight)| weight == 1.0) {
+        true => selected,
+        false => {
+            let weights: Vec<f32> = sums.terms.iter().map(|&(_, weight)| weight).collect();
+            let weights = TensorData::new(weights, [sums.terms.len(), 1]).convert_dtype(dtype);
+            B::float_mul(selected, B::float_from_data(weights, &device))
+        }
+    };
+    if sums.terms.len() == sums.results() {
+        return weighted;
+    }
+    let results = (0..sums.results()).flat_map(|result| {
+        let terms = sums.starts[result + 1] - sums.starts[result];
+        std::iter::repeat_n(result, terms)
+    });
+    let results: Vec<usize> = results.collect();
+    let zeros = TensorData::zeros::<f32, _>([sums.results(), hidden]).convert_dtype(dtype);
+    B::float_select_assign(
+        B::float_from_data(zeros, &device),
+        0,
+        indices::<B>(&results, &device),
+        weighted,
+        IndexingUpdateOp::Add,
     )
 }
 

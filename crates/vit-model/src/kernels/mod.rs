@@ -152,6 +152,68 @@ pub fn layer_norm(norm: &LayerNorm, epsilon: f64, input: Tensor<2>) -> Tensor<2>
     ))
 }
 
+/// Sums of rows: row i of the result, `[results, hidden]`, is the sum of those rows of `input`, `[rows,
+/// hidden]`, that `sums` names for it, each times its weight. Each row is named at most once.
+pub(crate) fn sum_rows(input: Tensor<2>, sums: Arc<RowSums>) -> Tensor<2> {
+    fused(Dispatch::sum_rows(input.into_dispatch(), sums))
+}
+
+/// Which rows are summed.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct RowSums {
+    /// Where each result's terms start, and the number of terms as the last entry.
+    pub starts: Vec<usize>,
+    /// Per term: its row and its weight.
+    pub terms: Vec<(usize, f32)>,
+    /// Rows that there are to sum.
+    pub inputs: usize,
+}
+
+impl RowSums {
+    /// For each row of the result, its terms.
+    pub fn new<T: IntoIterator<Item = (usize, f32)>>(
+        inputs: usize,
+        results: impl Iterator<Item = T>,
+    ) -> Self {
+        let (mut starts, mut terms) = (vec![0], Vec::new());
+        for result in results {
+            terms.extend(result);
+            starts.push(terms.len());
+        }
+        Self {
+            starts,
+            terms,
+            inputs,
+        }
+    }
+
+    /// Rows of the result.
+    pub fn results(&self) -> usize {
+        self.starts.len() - 1
+    }
+
+    /// The sums that take gradients back: each row's is that of the result that it was in, times its weight.
+    pub fn transposed(&self) -> Self {
+        let mut of_row = vec![None; self.inputs];
+        for result in 0..self.results() {
+            for &(row, weight) in &self.terms[self.starts[result]..self.starts[result + 1]] {
+                of_row[row] = Some((result, weight));
+            }
+        }
+        let mut starts = vec![0];
+        let mut terms = Vec::with_capacity(self.terms.len());
+        for term in of_row {
+            terms.extend(term);
+            starts.push(terms.len());
+        }
+        Self {
+            starts,
+            terms,
+            inputs: self.results(),
+        }
+    }
+}
+
 /// Whose rows a packed matrix holds: the shape of a batch of sequences of any lengths.
 #[derive(Clone, Debug)]
 pub(crate) struct Spans {
@@ -288,6 +350,14 @@ pub(crate) trait FusedOps: Backend {
             None => composed::layer_norm::<Self>([input, gamma, beta], epsilon),
         }
     }
+
+    /// See [`sum_rows`].
+    fn sum_rows(input: FloatTensor<Self>, sums: Arc<RowSums>) -> FloatTensor<Self> {
+        match kernels_for::<Self>(&input) {
+            Some(kernels) => kernels.sum_rows(&input, &sums),
+            None => composed::sum_rows::<Self>(input, &sums),
+        }
+    }
 }
 
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
@@ -374,6 +444,9 @@ pub(crate) trait Kernels<B: Backend>: Debug + Sync {
         gradient: FloatTensor<B>,
         wanted: [bool; 3],
     ) -> [Option<FloatTensor<B>>; 3];
+
+    /// The sums.
+    fn sum_rows(&self, input: &FloatTensor<B>, sums: &RowSums) -> FloatTensor<B>;
 
     /// Output, and each row's mean and reciprocal standard deviation, `[rows, 2]`.
     fn layer_norm(

@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use rand::rngs::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
 
-use super::{FusedOps, Spans, composed};
+use super::{FusedOps, RowSums, Spans, composed};
 
 type Diff = Autodiff<Flex, NoCheckpointing>;
 
@@ -209,6 +209,27 @@ proptest! {
             composed::linear_add::<Flex>(layer, residual, None),
         ];
         assert_close(&fused.map(read), &exact.map(read));
+    }
+
+    #[test]
+    fn sums_of_rows_are_what_burn_makes_of_them(
+        rows in 1usize..400, hidden in 1usize..40, results in 0usize..300, seed in any::<u64>(),
+    ) {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        // Each row goes into one of the results, or is left out; so some results have no row.
+        let mut terms = vec![Vec::new(); results];
+        for row in 0..rows {
+            if let Some(terms) = terms.get_mut(rng.random_range(0..results + 2)) {
+                terms.push((row, rng.random_range(-1.0..1.0f32)));
+            }
+        }
+        let sums = Arc::new(RowSums::new(rows, terms.into_iter()));
+        prop_assume!(!sums.terms.is_empty());
+        compare(
+            &[normal(&[rows, hidden], seed)],
+            |[input]| Diff::sum_rows(input, sums.clone()),
+            |[input]| composed::sum_rows::<Diff>(input, &sums),
+        );
     }
 
     #[test]

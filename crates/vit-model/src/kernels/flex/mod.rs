@@ -12,6 +12,7 @@ mod math;
 mod matrix;
 mod norm;
 mod prepacked;
+mod rows;
 
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -21,7 +22,7 @@ use burn::backend::ops::FloatTensorOps;
 use burn::backend::{Flex, FloatDType};
 use burn::tensor::{Distribution, Shape};
 
-use super::{FusedOps, Kernels, Mask, Spans, Then};
+use super::{FusedOps, Kernels, Mask, RowSums, Spans, Then};
 use matrix::Matrix;
 
 impl FusedOps for Flex {
@@ -147,6 +148,10 @@ impl Kernels<Flex> for FlexKernels {
         }
         let (input, weight) = (Matrix::new(input), Matrix::new(weight));
         linear::backward(input, weight, Matrix::new(&contiguous), wanted)
+    }
+
+    fn sum_rows(&self, input: &FlexTensor, sums: &RowSums) -> FlexTensor {
+        rows::sums(Matrix::new(&input.to_contiguous()), sums)
     }
 
     fn layer_norm(

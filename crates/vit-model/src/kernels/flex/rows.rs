@@ -1,0 +1,47 @@
+//! Sums of rows: what is left of a packed matrix when tokens are dropped or merged.
+
+use burn::backend::flex::FlexTensor;
+
+use super::buffer::Buffer;
+use super::matrix::Matrix;
+use super::parallel;
+use crate::kernels::RowSums;
+
+/// Memory accesses cost more than the operations that [`parallel`] counts.
+const WORK: usize = 16;
+/// Rows of the result that a task computes.
+const ROWS: usize = 128;
+
+/// Each result's rows, times their weights, summed in their order.
+pub(super) fn sums(input: Matrix<'_>, sums: &RowSums) -> FlexTensor {
+    let columns = input.columns;
+    let results = sums.results();
+    let mut output = Buffer::new([results, columns]);
+    let writer = output.writer();
+    parallel(results.div_ceil(ROWS), WORK * results * columns, |task| {
+        for result in task * ROWS..results.min((task + 1) * ROWS) {
+            let terms = &sums.terms[sums.starts[result]..sums.starts[result + 1]];
+            let row = |row: usize| {
+                let start = row * input.row_stride;
+                &input.values[start..start + columns]
+            };
+            let Some((&(first, weight), others)) = terms.split_first() else {
+                // SAFETY: no other task has this row.
+                unsafe { writer.fill(result * columns, columns, 0.0) };
+                continue;
+            };
+            // SAFETY: no other task has this row.
+            let target = unsafe { writer.write(result * columns, row(first)) };
+            if weight != 1.0 {
+                target.iter_mut().for_each(|value| *value *= weight);
+            }
+            for &(other, weight) in others {
+                for (value, other) in target.iter_mut().zip(row(other)) {
+                    *value += other * weight;
+                }
+            }
+        }
+    });
+    // SAFETY: the tasks cover all rows.
+    unsafe { output.filled() }
+}
