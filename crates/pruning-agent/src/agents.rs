@@ -7,8 +7,8 @@ use burn::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AgentError, PairAgent, PairAgentConfig, PruningAgent, PruningAgentConfig, TokenPredictor,
-    TokenPredictorConfig, agent_flops,
+    AgentError, PairAgent, PairAgentConfig, Preference, PruningAgent, PruningAgentConfig,
+    TokenPredictor, TokenPredictorConfig, agent_flops,
 };
 
 /// What an agent is made of.
@@ -20,8 +20,11 @@ pub enum AgentNetwork {
     Interaction,
     /// DynamicViT's, as wide as the tokens: a [`TokenPredictor`].
     Predictor,
-    /// The same at a third of the width, told of CLS's attention, of likeness and of sizes.
+    /// The same at a third of the width, told of CLS's attention, of likeness and of sizes; it starts by
+    /// removing what is like others.
     Hinted,
+    /// The same, but it starts by keeping what CLS attends to.
+    Attentive,
     /// A [`PairAgent`], a sixth as wide as the tokens: for `policy.merge = "matched"`.
     Pair,
 }
@@ -92,8 +95,13 @@ impl PruningAgentsConfig {
                 });
                 agents.agents = copies.collect();
             }
-            AgentNetwork::Predictor => agents.predictors = predictor(hidden_size, false),
-            AgentNetwork::Hinted => agents.predictors = predictor(hidden_size / 3, true),
+            AgentNetwork::Predictor => agents.predictors = predictor(hidden_size, None),
+            AgentNetwork::Hinted => {
+                agents.predictors = predictor(hidden_size / 3, Some(Preference::Unlike));
+            }
+            AgentNetwork::Attentive => {
+                agents.predictors = predictor(hidden_size / 3, Some(Preference::Attended));
+            }
             AgentNetwork::Pair => {
                 let config = PairAgentConfig::new(hidden_size, (hidden_size / 6).max(1));
                 agents.pairs = self.layers.iter().map(|_| config.init(device)).collect();

@@ -87,7 +87,6 @@ mod tests {
             sequences: &sequences,
             cls_attention: Some(scores.to_vec()),
             keys: None,
-            num_heads: 1,
         });
         let batch = TokenBatch::full(tokens);
         let batch = batch

@@ -26,7 +26,7 @@ pub use keep_rate::{KeepRate, keep_best, keep_top};
 pub use matching::{Pair, matched_pairs};
 pub use pair_agent::{PairAgent, PairAgentConfig, is_certain};
 pub use policy::{Amount, Merging, PolicyConfig, PolicyKind};
-pub use predictor::{TokenPredictor, TokenPredictorConfig};
+pub use predictor::{Preference, TokenPredictor, TokenPredictorConfig};
 pub use random::RandomReducer;
 pub use ranked::{KeptCounts, RankedReducer};
 pub use scored::{Exploration, ScoredReducer, likest_kept};

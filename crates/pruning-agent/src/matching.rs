@@ -21,7 +21,7 @@ pub struct Pair {
 pub fn matched_pairs(observation: &Observation<'_>) -> Vec<Vec<Pair>> {
     match &observation.keys {
         Some(keys) => {
-            let similarity = Similarity::of(keys, observation.num_heads);
+            let similarity = Similarity::of(keys);
             pairs_of(observation.sequences, &similarity)
         }
         None => vec![Vec::new(); observation.sequences.batch()],

@@ -176,7 +176,6 @@ mod tests {
             sequences: &batch.sequences,
             cls_attention: Some(vec![0.1; batch.sequences.num_rows()]),
             keys: Some(keys),
-            num_heads: 3,
         }
     }
 

@@ -12,9 +12,26 @@ use crate::similarity::Similarity;
 
 /// What a predictor with [`hints`](TokenPredictorConfig::hints) is told of each token beside the token itself.
 const HINTS: usize = 3;
-/// What hints say of keeping and of removing before anything is learned: a patch that is like another one may go.
-/// (ToMe's choice; CLS's attention and sizes say nothing yet.)
-const PRIOR: [[f32; 2]; HINTS] = [[0.0, 0.0], [-4.0, 4.0], [0.0, 0.0]];
+
+/// What the hints of a predictor say before anything is learned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub enum Preference {
+    /// A patch that is like another one may go: ToMe's.
+    Unlike,
+    /// What CLS attends to stays: EViT's.
+    Attended,
+}
+
+impl Preference {
+    /// For attention, likeness and size: of keeping, and of removing.
+    fn prior(self) -> [[f32; 2]; HINTS] {
+        match self {
+            Self::Unlike => [[0.0, 0.0], [-4.0, 4.0], [0.0, 0.0]],
+            Self::Attended => [[1.0, -1.0], [0.0, 0.0], [0.0, 0.0]],
+        }
+    }
+}
+
 /// Of the norm before it, as in DynamicViT.
 const EPSILON: f64 = 1e-5;
 
@@ -26,16 +43,16 @@ pub struct TokenPredictorConfig {
     /// Width within; DynamicViT's is the tokens'. A multiple of 4.
     pub width: usize,
     /// Does it also see CLS's attention to the token, how like it is to its likest, and how many patches it
-    /// stands for? DynamicViT's does not.
-    #[config(default = false)]
-    pub hints: bool,
+    /// stands for, and what does it make of them at first? DynamicViT's does not see them.
+    #[config(default = "None")]
+    pub hints: Option<Preference>,
 }
 
 impl TokenPredictorConfig {
     /// Creates it on `device`, initialised as PyTorch initialises a Linear.
     pub fn init(&self, device: &Device) -> TokenPredictor {
         let width = self.width;
-        let hints = if self.hints { HINTS } else { 0 };
+        let hints = self.hints.map_or(0, |_| HINTS);
         let linear = |inputs, outputs| LinearConfig::new(inputs, outputs).init(device);
         TokenPredictor {
             norm: LayerNormConfig::new(self.hidden_size)
@@ -45,12 +62,12 @@ impl TokenPredictorConfig {
             first: linear(width + hints, width / 2),
             second: linear(width / 2, width / 4),
             output: linear(width / 4, 2),
-            prior: self.hints.then(|| {
-                let prior = PRIOR.concat();
+            prior: self.hints.map(|preference| {
+                let prior = preference.prior().concat();
                 let prior = Tensor::<1>::from_data(prior.as_slice(), device).reshape([HINTS, 2]);
                 Param::from_tensor(prior)
             }),
-            hints: self.hints,
+            hints: self.hints.is_some(),
         }
     }
 }
@@ -72,8 +89,7 @@ pub struct TokenPredictor {
     pub second: Linear,
     /// `[width / 4, 2]`
     pub output: Linear,
-    /// With hints, what the logits take from them directly, `[hints, 2]`; it starts as ToMe's
-    /// preference.
+    /// With hints, what the logits take from them directly, `[hints, 2]`.
     pub prior: Option<Param<Tensor<2>>>,
     hints: bool,
 }
@@ -172,7 +188,7 @@ fn slot_of_each_row(sequences: &Sequences, device: &Device) -> Tensor<1, Int> {
 fn hints(observation: &Observation<'_>) -> Vec<f32> {
     let sequences = observation.sequences;
     let similarity = observation.keys.as_ref();
-    let similarity = similarity.map(|keys| Similarity::of(keys, observation.num_heads));
+    let similarity = similarity.map(|keys| Similarity::of(keys));
     let starts = sequences.starts();
     let spans: Vec<&[usize]> = starts.windows(2).collect();
     let of_span = |span: &&[usize]| -> Vec<f32> {
@@ -211,7 +227,7 @@ mod tests {
     fn an_image_is_judged_alone_whatever_stands_beside_it() {
         let device = Device::default();
         device.seed(5);
-        let config = TokenPredictorConfig::new(12, 8).with_hints(true);
+        let config = TokenPredictorConfig::new(12, 8).with_hints(Some(Preference::Unlike));
         let predictor = config.init(&device);
         let random = |shape| Tensor::<3>::random(shape, Distribution::Normal(0.0, 1.0), &device);
         let (tokens, keys) = (random([3, 7, 12]), random([3, 7, 12]));
@@ -225,7 +241,6 @@ mod tests {
                 sequences: &batch.sequences,
                 cls_attention: Some(vec![0.1; batch.sequences.num_rows()]),
                 keys: Some(keys),
-                num_heads: 3,
             })
         };
         let together = logits(&all, all_keys);

@@ -165,7 +165,6 @@ mod tests {
             sequences: &sequences,
             cls_attention: None,
             keys: None,
-            num_heads: 1,
         });
         assert!(reduction.keep[5..].iter().all(|&keep| keep));
         assert_eq!(reduction.keep[1..5].iter().filter(|&&keep| keep).count(), 2);

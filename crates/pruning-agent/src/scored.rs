@@ -69,7 +69,7 @@ impl TokenReducer for ScoredReducer<'_> {
         let keep = self.amount.keep(index, sequences, &scores);
         let keys = observation.keys.as_ref();
         let merge = keys.filter(|_| self.merge != Merging::Lost).map(|keys| {
-            let similarity = Similarity::of(keys, observation.num_heads);
+            let similarity = Similarity::of(keys);
             into_nearest(sequences, &keep, &similarity)
         });
         Reduction {
@@ -188,7 +188,7 @@ pub fn likest_kept(observation: &Observation<'_>, keep: &[bool]) -> Vec<Option<u
     let Some(keys) = &observation.keys else {
         return likest;
     };
-    let similarity = Similarity::of(keys, observation.num_heads);
+    let similarity = Similarity::of(keys);
     for span in sequences.starts().windows(2) {
         let first = span[0] + sequences.prefix();
         let kept = (first..span[1]).filter(|&row| sequences.visible()[row] && keep[row]);

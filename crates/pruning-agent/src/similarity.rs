@@ -24,27 +24,12 @@ fn normalize(vector: &mut [f32]) {
 }
 
 impl Similarity {
-    /// `keys` is `[rows, hidden]`, heads side by side.
-    pub fn of(keys: &Tensor<2>, num_heads: usize) -> Self {
-        let [rows, hidden] = keys.dims();
-        let width = hidden / num_heads;
-        let keys: Vec<f32> = floats(keys.clone());
-        let mut vectors = vec![0.0; rows * width];
+    /// `keys` is `[rows, width]`.
+    pub fn of(keys: &Tensor<2>) -> Self {
+        let [_, width] = keys.dims();
+        let mut vectors: Vec<f32> = floats(keys.clone());
         let chunks = vectors.par_chunks_mut(ROWS * width);
-        chunks
-            .zip(keys.par_chunks(ROWS * hidden))
-            .for_each(|(vectors, keys)| {
-                let rows = vectors.chunks_exact_mut(width);
-                for (vector, keys) in rows.zip(keys.chunks_exact(hidden)) {
-                    for head in keys.chunks_exact(width) {
-                        for (sum, value) in vector.iter_mut().zip(head) {
-                            *sum += value;
-                        }
-                    }
-                    // Their sum has the direction of their mean.
-                    normalize(vector);
-                }
-            });
+        chunks.for_each(|rows| rows.chunks_exact_mut(width).for_each(normalize));
         Self { vectors, width }
     }
 

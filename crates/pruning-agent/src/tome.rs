@@ -37,7 +37,7 @@ impl TokenReducer for TomeReducer {
         else {
             return Reduction::none(sequences);
         };
-        let similarity = Similarity::of(keys, observation.num_heads);
+        let similarity = Similarity::of(keys);
         let merge = matched(sequences, &similarity, count);
         let keep = merge.into.iter().enumerate();
         let keep = keep.map(|(row, &into)| row == into).collect();
@@ -118,7 +118,6 @@ mod tests {
                 sequences: &batch.sequences,
                 cls_attention: None,
                 keys: Some(keys),
-                num_heads: 1,
             })
         };
         let batch = TokenBatch::full(tokens);

@@ -170,6 +170,9 @@ pub enum Lesson {
     Size {
         /// The scale.
         scale: f32,
+        /// Only by how much it differs from the mean of its image's tokens counts: all that matters where
+        /// every image keeps as many.
+        within_images: bool,
     },
 }
 
@@ -198,23 +201,49 @@ pub fn losses(
                 let rows = Tensor::<1, Int>::from_data(rows.as_slice(), &logits.device());
                 cross_entropy(logits.select(0, rows), &labels)
             }
-            Lesson::Value { scale } => teach(logits, &rows, |row| -rewards[row] / scale),
-            Lesson::Size { scale } => teach(logits, &rows, |row| {
-                (rewards[row].abs() / scale).max(f32::MIN_POSITIVE).ln()
-            }),
+            Lesson::Value { scale } => {
+                let worth = rows.iter().map(|&row| -rewards[row] / scale);
+                teach(logits, &rows, worth.collect())
+            }
+            Lesson::Size {
+                scale,
+                within_images,
+            } => {
+                let size = |&row: &usize| {
+                    let size = (rewards[row].abs() / scale).max(f32::MIN_POSITIVE);
+                    size.ln().clamp(-MOST, MOST)
+                };
+                let mut sizes: Vec<f32> = rows.iter().map(size).collect();
+                if within_images {
+                    center(&mut sizes, &rows, decision);
+                }
+                teach(logits, &rows, sizes)
+            }
         }
     };
     rewards.iter().enumerate().map(of_layer).collect()
 }
 
+/// Takes the mean of its image's values off each.
+fn center(values: &mut [f32], rows: &[usize], decision: &Decision) {
+    let images = decision.image_of_each_row();
+    let mut sums = vec![(0.0, 0.0); decision.sequences.batch()];
+    for (&row, &value) in rows.iter().zip(&*values) {
+        let (sum, count) = &mut sums[images[row]];
+        *sum += value;
+        *count += 1.0;
+    }
+    for (&row, value) in rows.iter().zip(values) {
+        let (sum, count) = sums[images[row]];
+        *value -= sum / count;
+    }
+}
+
 /// The mean squared error of the log-odds of staying of `rows`, `[1]`.
-fn teach(logits: Tensor<2>, rows: &[usize], worth: impl Fn(usize) -> f32) -> Tensor<1> {
+fn teach(logits: Tensor<2>, rows: &[usize], worth: Vec<f32>) -> Tensor<1> {
     let scores = logits.clone().narrow(1, 0, 1) - logits.narrow(1, 1, 1);
     let scores = rows_of(scores, rows);
-    let worth: Vec<f32> = rows
-        .iter()
-        .map(|&row| worth(row).clamp(-MOST, MOST))
-        .collect();
+    let worth: Vec<f32> = worth.iter().map(|worth| worth.clamp(-MOST, MOST)).collect();
     let worth = Tensor::<1>::from_data(worth.as_slice(), &scores.device());
     (scores - worth).square().mean()
 }

@@ -392,7 +392,16 @@ impl TrainStep for PruningVit {
             };
             batch.indices.iter().map(of_image).collect()
         };
-        let amount = settings.amount(place.number);
+        let learns =
+            settings.policy.kind == PolicyKind::Agents && settings.agents_learn(place.number);
+        let algorithm = &settings.algorithm;
+        let probes = learns && algorithm.probes();
+        // Where nothing is removed they learn of every token.
+        let nothing = Amount::Scores { scores: Vec::new() };
+        let (mode, amount) = match mode {
+            ExecutionMode::Dense if probes => (ExecutionMode::Drop, &nothing),
+            _ => (mode, settings.amount(place.number)),
+        };
         let acting = settings.policy.reducer(
             &agents,
             &self.config,
@@ -400,11 +409,7 @@ impl TrainStep for PruningVit {
             &seeds(Purpose::Policy, 0),
             (settings.algorithm.exploration > 0.0).then_some(settings.algorithm.exploration as f32),
         );
-        let learns =
-            settings.policy.kind == PolicyKind::Agents && settings.agents_learn(place.number);
-        let algorithm = &settings.algorithm;
         let probe = Probe::new(&*acting, settings.policy.merge, device.clone());
-        let probes = learns && algorithm.probes() && mode != ExecutionMode::Dense;
         let reducer: &dyn TokenReducer = match probes {
             true => &probe,
             false => &*acting,
@@ -488,7 +493,8 @@ impl TrainStep for PruningVit {
                             }
                             let more = GradientsParams::from_grads(gradients, self);
                             merge(self, &mut grads, more);
-                            first_order::losses(&self.agents, &rewards, algorithm.lesson())
+                            let lesson = algorithm.lesson(settings.policy.uniform);
+                            first_order::losses(&self.agents, &rewards, lesson)
                         })
                     }
                 }

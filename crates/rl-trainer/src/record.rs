@@ -17,8 +17,6 @@ pub struct Decision {
     pub cls_attention: Option<Vec<f32>>,
     /// The keys, where they were asked for.
     pub keys: Option<Tensor<2>>,
-    /// The attention's heads.
-    pub num_heads: usize,
     /// Per row: does it stay?
     pub keep: Vec<bool>,
     /// The reducer's logits, where it has such.
@@ -34,7 +32,6 @@ impl Decision {
             sequences: &self.sequences,
             cls_attention: self.cls_attention.clone(),
             keys: self.keys.clone(),
-            num_heads: self.num_heads,
         }
     }
 
@@ -109,7 +106,6 @@ impl TokenReducer for Recorder<'_> {
             sequences: observation.sequences.clone(),
             cls_attention: observation.cls_attention.clone(),
             keys: observation.keys.clone(),
-            num_heads: observation.num_heads,
             keep: reduction.keep.clone(),
             logits: reduction.logits.clone(),
         });

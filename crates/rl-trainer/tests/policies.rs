@@ -46,6 +46,7 @@ fn every_algorithm_teaches_the_agents_and_is_repeatable() {
     for name in [
         "counterfactual",
         "first-order",
+        "pairs",
         "policy-gradient",
         "ppo",
         "dynamic-vit",
@@ -73,7 +74,9 @@ fn every_algorithm_teaches_the_agents_and_is_repeatable() {
             let agents = model.agents.agents.iter().map(|agent| of(&agent.fc));
             let predictors = model.agents.predictors.iter();
             let predictors = predictors.map(|predictor| of(&predictor.output));
-            let all: Vec<_> = agents.chain(predictors).collect();
+            let pairs = model.agents.pairs.iter();
+            let pairs = pairs.map(|agent| agent.output.val().into_data());
+            let all: Vec<_> = agents.chain(predictors).chain(pairs).collect();
             all.iter().flat_map(|data| data.iter::<f32>()).collect()
         };
         assert!(
@@ -171,6 +174,14 @@ fn a_sweep_is_measured_cell_by_cell_and_goes_on_where_it_stopped() {
         all.iter()
             .all(|cell| cell.image_passes == 48 && cell.correct.len() == 20)
     );
+    // All that was held out is needed to meet budgets by.
+    let held_out = Sweep {
+        measured_on: MeasuredOn::HeldOut,
+        ..sweep
+    };
+    let other = CellFolder::new(folder.path().join("held-out"));
+    let error = held_out.run(&other, &options(), |_| ()).unwrap_err();
+    assert!(error.to_string().contains("train.held_out"), "{error}");
     cells.report("first-order").unwrap();
     let rows = std::fs::read_to_string(cells.path().join("rows.csv")).unwrap();
     assert_eq!(rows.lines().count(), 6, "{rows}");
@@ -191,6 +202,17 @@ fn what_does_not_fit_together_is_refused() {
     let uniform = parse(&["algorithm.kind=dynamic-vit", "budget.flops=[0.5]"]);
     assert!(uniform.contains("policy.uniform"), "{uniform}");
     assert!(parse(&["algorithm.cuts=0"]).contains("algorithm.cuts"));
+    let pairs = parse(&["agents.network=pair", "budget.flops=[0.5]"]);
+    assert!(pairs.contains("policy.merge"), "{pairs}");
+    let pairs = [
+        "agents.network=pair",
+        "policy.merge=matched",
+        "budget.flops=[0.5]",
+    ];
+    assert!(parse(&pairs).contains("algorithm.first_order"));
+    assert!(parse(&["policy.taper=0"]).contains("policy.taper"));
+    let near = parse(&["policy.merge=match"]);
+    assert!(near.contains("matched"), "{near}");
 }
 
 #[test]

@@ -3,6 +3,7 @@ use std::ops::Range;
 use burn::prelude::*;
 
 use crate::attention::cls_attention;
+use crate::kernels::mean_keys;
 use crate::precision::widen;
 use crate::{Block, Observation, Placement, TokenBatch, TokenReducer};
 
@@ -101,7 +102,6 @@ struct See {
     placement: Placement,
     cls_attention: Option<Vec<f32>>,
     keys: Option<Tensor<2>>,
-    num_heads: usize,
 }
 
 impl See {
@@ -113,10 +113,8 @@ impl See {
         qkv: Tensor<2>,
     ) -> Self {
         let needs = reducer.needs(layer);
-        let hidden = qkv.dims()[1] / 3;
         let qkv = (needs.cls_attention || needs.keys).then(|| qkv.without_autodiff());
         Self {
-            num_heads: block.attention.num_heads,
             layer,
             placement: reducer.placement(layer).unwrap_or(Placement::AfterBlock),
             cls_attention: qkv.as_ref().filter(|_| needs.cls_attention).map(|qkv| {
@@ -125,7 +123,7 @@ impl See {
             }),
             keys: qkv
                 .filter(|_| needs.keys)
-                .map(|qkv| widen(qkv.narrow(1, hidden, hidden))),
+                .map(|qkv| mean_keys(widen(qkv), block.attention.num_heads)),
         }
     }
 }
@@ -143,7 +141,6 @@ fn reduce(
         sequences: &batch.sequences,
         cls_attention: seen.cls_attention.clone(),
         keys: seen.keys.clone(),
-        num_heads: seen.num_heads,
     });
     let acts = mode != ExecutionMode::Dense;
     let batch = match reduction.shift.filter(|_| acts) {

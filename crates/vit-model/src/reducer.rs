@@ -16,7 +16,7 @@ pub enum Placement {
 pub struct Needs {
     /// How much each image's CLS token attends to each token.
     pub cls_attention: bool,
-    /// The attention's keys.
+    /// The attention's keys, averaged over the heads.
     pub keys: bool,
 }
 
@@ -31,10 +31,8 @@ pub struct Observation<'a> {
     pub sequences: &'a Sequences,
     /// The CLS token's attention to each row, averaged over heads; if asked for.
     pub cls_attention: Option<Vec<f32>>,
-    /// The keys, `[rows, hidden]`, heads side by side; if asked for.
+    /// The keys, averaged over the heads, `[rows, hidden / heads]`; if asked for.
     pub keys: Option<Tensor<2>>,
-    /// The attention's heads.
-    pub num_heads: usize,
 }
 
 /// What shall happen to the tokens.

@@ -334,14 +334,19 @@ impl TokenBatch {
     pub fn merge_and_drop(self, merge: &Merge, keep: &[bool]) -> Self {
         assert_eq!(merge.into.len(), keep.len(), "one target a row");
         let (sequences, rows) = self.sequences.merged(merge).drop_rows(keep);
-        let mut going: Vec<Vec<usize>> = vec![Vec::new(); keep.len()];
-        for (row, &into) in merge.into.iter().enumerate() {
-            if into != row {
-                going[into].push(row);
-            }
-        }
+        // Who goes, by where to.
+        let going = merge.into.iter().enumerate();
+        let mut going: Vec<(usize, usize)> = going
+            .filter(|(row, into)| row != *into)
+            .map(|(row, &into)| (into, row))
+            .collect();
+        going.sort_unstable();
         let terms_of = |row: usize| {
-            let all = std::iter::once(row).chain(going[row].iter().copied());
+            let first = going.partition_point(|&(into, _)| into < row);
+            let others = going[first..]
+                .iter()
+                .take_while(move |(into, _)| *into == row);
+            let all = std::iter::once(row).chain(others.map(|&(_, other)| other));
             all.map(|row| (row, merge.weights[row]))
         };
         let sums = RowSums::new(keep.len(), rows.iter().map(|&row| terms_of(row)));

@@ -94,15 +94,18 @@ impl AlgorithmConfig {
         self.kind == AlgorithmKind::Counterfactual && self.first_order
     }
 
-    /// What agents learn of first-order effects.
-    pub(crate) fn lesson(&self) -> Lesson {
+    /// What agents learn of first-order effects; `uniform` is that of the policy.
+    pub(crate) fn lesson(&self, uniform: bool) -> Lesson {
         let scale = self.scale as f32;
         match self.lesson {
             LessonKind::Label => Lesson::Label {
                 margin: self.margin as f32,
             },
             LessonKind::Value => Lesson::Value { scale },
-            LessonKind::Size => Lesson::Size { scale },
+            LessonKind::Size => Lesson::Size {
+                scale,
+                within_images: uniform,
+            },
         }
     }
 }

@@ -256,6 +256,16 @@ fn drop_values<B: Backend>(tensor: FloatTensor<B>, dropout: Option<f64>) -> Floa
     )
 }
 
+/// The second third of the columns, averaged over the heads.
+pub(super) fn mean_keys<B: Backend>(qkv: FloatTensor<B>, num_heads: usize) -> FloatTensor<B> {
+    let (rows, hidden) = (qkv.shape()[0], qkv.shape()[1] / 3);
+    let columns = [Slice::from(0..rows), Slice::from(hidden..2 * hidden)];
+    let width = hidden / num_heads;
+    let keys = B::float_slice(qkv, &columns);
+    let keys = B::float_reshape(keys, Shape::from([rows, num_heads, width]));
+    B::float_reshape(B::float_mean_dim(keys, 1), Shape::from([rows, width]))
+}
+
 /// The sums' rows side by side, and those that are summed added up.
 pub(super) fn sum_rows<B: Backend>(input: FloatTensor<B>, sums: &RowSums) -> FloatTensor<B> {
     let device = input.device();

@@ -158,6 +158,15 @@ pub(crate) fn sum_rows(input: Tensor<2>, sums: Arc<RowSums>) -> Tensor<2> {
     fused(Dispatch::sum_rows(input.into_dispatch(), sums))
 }
 
+/// The keys of `qkv`, `[rows, 3 * hidden]`, averaged over the heads: `[rows, hidden / num_heads]`. No
+/// gradient goes through it.
+pub(crate) fn mean_keys(qkv: Tensor<2>, num_heads: usize) -> Tensor<2> {
+    fused(Dispatch::mean_keys(
+        qkv.without_autodiff().into_dispatch(),
+        num_heads,
+    ))
+}
+
 /// Which rows are summed.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct RowSums {
@@ -351,6 +360,14 @@ pub(crate) trait FusedOps: Backend {
         }
     }
 
+    /// See [`mean_keys`].
+    fn mean_keys(qkv: FloatTensor<Self>, num_heads: usize) -> FloatTensor<Self> {
+        match kernels_for::<Self>(&qkv) {
+            Some(kernels) => kernels.mean_keys(&qkv, num_heads),
+            None => composed::mean_keys::<Self>(qkv, num_heads),
+        }
+    }
+
     /// See [`sum_rows`].
     fn sum_rows(input: FloatTensor<Self>, sums: Arc<RowSums>) -> FloatTensor<Self> {
         match kernels_for::<Self>(&input) {
@@ -444,6 +461,9 @@ pub(crate) trait Kernels<B: Backend>: Debug + Sync {
         gradient: FloatTensor<B>,
         wanted: [bool; 3],
     ) -> [Option<FloatTensor<B>>; 3];
+
+    /// The mean over the heads.
+    fn mean_keys(&self, qkv: &FloatTensor<B>, num_heads: usize) -> FloatTensor<B>;
 
     /// The sums.
     fn sum_rows(&self, input: &FloatTensor<B>, sums: &RowSums) -> FloatTensor<B>;

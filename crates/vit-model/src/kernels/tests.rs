@@ -233,6 +233,17 @@ proptest! {
     }
 
     #[test]
+    fn mean_keys_are_what_burn_makes_of_them(
+        rows in 1usize..400, heads in 1usize..5, width in 1usize..20, seed in any::<u64>(),
+    ) {
+        let qkv = normal(&[rows, 3 * heads * width], seed);
+        let tensor = |data: TensorData| Flex::float_from_data(data, &Default::default());
+        let fused = Flex::mean_keys(tensor(qkv.clone()), heads);
+        let composed = composed::mean_keys::<Flex>(tensor(qkv.convert::<f64>()), heads);
+        assert_close(&[read(fused)], &[read(composed)]);
+    }
+
+    #[test]
     fn layer_norm_is_what_burn_makes_of_it(
         rows in prop_oneof![1usize..70, 1000usize..1100],
         columns in 8usize..150,

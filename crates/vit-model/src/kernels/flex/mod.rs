@@ -150,6 +150,10 @@ impl Kernels<Flex> for FlexKernels {
         linear::backward(input, weight, Matrix::new(&contiguous), wanted)
     }
 
+    fn mean_keys(&self, qkv: &FlexTensor, num_heads: usize) -> FlexTensor {
+        rows::mean_keys(Matrix::new(&qkv.to_contiguous()), num_heads)
+    }
+
     fn sum_rows(&self, input: &FlexTensor, sums: &RowSums) -> FlexTensor {
         rows::sums(Matrix::new(&input.to_contiguous()), sums)
     }

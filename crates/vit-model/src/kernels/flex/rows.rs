@@ -1,4 +1,5 @@
-//! Sums of rows: what is left of a packed matrix when tokens are dropped or merged.
+//! What reducers need of rows: sums of them, which are left of a packed matrix when tokens are dropped or
+//! merged, and their mean keys.
 
 use burn::backend::flex::FlexTensor;
 
@@ -40,6 +41,32 @@ pub(super) fn sums(input: Matrix<'_>, sums: &RowSums) -> FlexTensor {
                     *value += other * weight;
                 }
             }
+        }
+    });
+    // SAFETY: the tasks cover all rows.
+    unsafe { output.filled() }
+}
+
+/// Each row's keys, averaged over the heads.
+pub(super) fn mean_keys(qkv: Matrix<'_>, num_heads: usize) -> FlexTensor {
+    let hidden = qkv.columns / 3;
+    let width = hidden / num_heads;
+    let share = 1.0 / num_heads as f32;
+    let mut output = Buffer::new([qkv.rows, width]);
+    let writer = output.writer();
+    parallel(qkv.rows.div_ceil(ROWS), WORK * qkv.rows * hidden, |task| {
+        for row in task * ROWS..qkv.rows.min((task + 1) * ROWS) {
+            let start = row * qkv.row_stride + hidden;
+            let mut heads = qkv.values[start..start + hidden].chunks_exact(width);
+            let first = heads.next().unwrap_or_default();
+            // SAFETY: no other task has this row.
+            let target = unsafe { writer.write(row * width, first) };
+            for head in heads {
+                for (sum, key) in target.iter_mut().zip(head) {
+                    *sum += key;
+                }
+            }
+            target.iter_mut().for_each(|sum| *sum *= share);
         }
     });
     // SAFETY: the tasks cover all rows.
