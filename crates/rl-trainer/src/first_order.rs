@@ -253,6 +253,7 @@ mod tests {
     use super::*;
     use apt_pruning_agent::{AgentNetwork, Amount, PolicyConfig, PruningAgentsConfig};
     use apt_vit_model::{ExecutionMode, RunSettings, Vit, VitPreset};
+    use burn::nn::LinearConfig;
     use burn::tensor::Distribution;
 
     use crate::counterfactual::stream_1;
@@ -288,8 +289,12 @@ mod tests {
         let plain = Device::default();
         plain.seed(11);
         let device = plain.clone().autodiff();
-        let config = VitPreset::Tiny32.config();
-        let vit: Vit = config.init(&device).unwrap();
+        let mut config = VitPreset::Tiny32.config();
+        config.dropout = 0.0;
+        let mut vit: Vit = config.init(&device).unwrap();
+        // A fresh head says nothing, whatever the tokens are.
+        let head = LinearConfig::new(config.hidden_size, config.num_classes);
+        vit.head = head.init(&device);
         let agents = PruningAgentsConfig {
             layers: vec![1],
             network: AgentNetwork::Pair,

@@ -36,10 +36,10 @@ const KNOWN: [(&str, &[&str]); 11] = [
     (
         "first-order",
         &[
-            "agents.network=hinted",
+            "agents.network=attentive",
             "algorithm.first_order=true",
+            "algorithm.lesson=size",
             "algorithm.weight=0.01",
-            "algorithm.lesson=value",
             "policy.merge=nearest",
         ],
     ),
