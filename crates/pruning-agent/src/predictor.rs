@@ -188,7 +188,7 @@ fn slot_of_each_row(sequences: &Sequences, device: &Device) -> Tensor<1, Int> {
 fn hints(observation: &Observation<'_>) -> Vec<f32> {
     let sequences = observation.sequences;
     let similarity = observation.keys.as_ref();
-    let similarity = similarity.map(|keys| Similarity::of(keys));
+    let similarity = similarity.map(Similarity::of);
     let starts = sequences.starts();
     let spans: Vec<&[usize]> = starts.windows(2).collect();
     let of_span = |span: &&[usize]| -> Vec<f32> {

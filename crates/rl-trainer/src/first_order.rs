@@ -276,9 +276,9 @@ mod tests {
             let half = (row(self.into) - row(self.from)) * (self.share / 2.0);
             let [rows, width] = hidden.dims();
             let shift = Tensor::<2>::zeros([rows, width], &hidden.device());
-            let shift = shift.slice_assign([self.from..self.from + 1], half.clone());
+            let shift = shift.slice_assign([self.from..self.from + 1, 0..width], half.clone());
             Reduction {
-                shift: Some(shift.slice_assign([self.into..self.into + 1], -half)),
+                shift: Some(shift.slice_assign([self.into..self.into + 1, 0..width], -half)),
                 ..Reduction::none(observation.sequences)
             }
         }

@@ -191,7 +191,7 @@ pub fn train(
 /// A training that was measured on nothing yet.
 pub(crate) enum Trained {
     /// It is over.
-    Finished(RunFolder),
+    Finished(Box<RunFolder>),
     /// It was stopped before its last step.
     Paused(Outcome),
 }
@@ -332,7 +332,7 @@ fn fit(
         checkpoints.keep_epochs(&epochs)?;
         checkpoints.remove_pauses_before(session.steps_done() + 1)?;
     }
-    Ok(Trained::Finished(run))
+    Ok(Trained::Finished(Box::new(run)))
 }
 
 /// Runs burn-train's loop to its end, to a pause or to an error.
