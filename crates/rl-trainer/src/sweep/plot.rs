@@ -234,7 +234,12 @@ fn lines(cells: &[Cell], against: Against) -> Vec<Line> {
         let index = lines.len() % COLORS.len();
         let (color, marker) = match group.policy {
             DENSE => (BLACK, Marker::Star),
-            _ => (COLORS[index], Marker::OF_POLICIES[index]),
+            // Where colours come round again, markers are others.
+            _ => {
+                let turned = index + 3 * (lines.len() / COLORS.len());
+                let markers = Marker::OF_POLICIES;
+                (COLORS[index], markers[turned % markers.len()])
+            }
         };
         lines.push(Line {
             policy: group.policy.to_string(),
