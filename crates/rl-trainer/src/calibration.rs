@@ -161,6 +161,8 @@ fn by_price(
     device: &Device,
     mut progress: impl FnMut(f64),
 ) -> Result<Budget, TrainerError> {
+    // What cannot be computed at all is refused.
+    model.kept_for(target)?;
     let embedded = embed(model, images, settings, device)?;
     let layers = model.config().num_layers;
     // Blocks that a token does not go through; two thirds of one lie after its attention.

@@ -443,6 +443,13 @@ impl ExperimentConfig {
                 "must be \"matched\" where agents.network = \"pair\", and only there: those agents judge pairs",
             );
         }
+        if self.policy.priced && !(agents && pair) {
+            return wrong(
+                "policy.priced",
+                "true".into(),
+                "must be false where no agents judge pairs",
+            );
+        }
         let algorithm = &self.algorithm;
         if pair && algorithm.kind == AlgorithmKind::Counterfactual && !algorithm.first_order {
             return wrong(

@@ -211,6 +211,7 @@ fn what_does_not_fit_together_is_refused() {
     ];
     assert!(parse(&pairs).contains("algorithm.first_order"));
     assert!(parse(&["policy.taper=0"]).contains("policy.taper"));
+    assert!(parse(&["policy.priced=true"]).contains("policy.priced"));
     let near = parse(&["policy.merge=match"]);
     assert!(near.contains("matched"), "{near}");
 }
