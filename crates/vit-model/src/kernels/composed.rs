@@ -209,10 +209,6 @@ fn runs(spans: &Spans, step: usize) -> Vec<Run> {
             }),
         }
     }
-    // Padding to the longest is enough.
-    for run in &mut runs {
-        run.tokens = run.lengths.iter().copied().max().unwrap_or(run.tokens);
-    }
     runs
 }
 
@@ -280,7 +276,13 @@ pub(super) fn sum_rows<B: Backend>(input: FloatTensor<B>, sums: &RowSums) -> Flo
             B::float_mul(selected, B::float_from_data(weights, &device))
         }
     };
-    if sums.terms.len() == sums.results() {
+    // One term each: nothing to add up.
+    if sums
+        .starts
+        .iter()
+        .enumerate()
+        .all(|(at, &start)| at == start)
+    {
         return weighted;
     }
     let results = (0..sums.results()).flat_map(|result| {

@@ -254,6 +254,20 @@ proptest! {
     }
 }
 
+/// As many terms as results, but not one for each.
+#[test]
+fn two_rows_may_go_into_one_sum_and_none_into_another() {
+    let sums = Arc::new(RowSums::new(
+        3,
+        [vec![(0, 1.0), (2, 1.0)], vec![]].into_iter(),
+    ));
+    compare(
+        &[normal(&[3, 4], 1)],
+        |[input]| Diff::sum_rows(input, sums.clone()),
+        |[input]| composed::sum_rows::<Diff>(input, &sums),
+    );
+}
+
 /// Few values that are nearly equal leave few digits of their differences: the kernel is exact to
 /// 1e-5, or off by at most twice as much as Burn's operations in single precision.
 #[test]
