@@ -145,7 +145,7 @@ Each policy is trained with each seed from the start's best dense checkpoint, an
 images at each budget. What is done is kept: run the same command again to go on. In --out there are
 rows.csv and rows.json, summary.md with paired comparisons, plots (SVG, PNG), cells/ and runs/.
 Policies: dense, random, cls-attention, evit, tome, dynamic-vit, counterfactual, first-order,
-policy-gradient, ppo; with :KEY=VALUE;.. behind a name, its config says that, too, and the name may be
+pairs, policy-gradient, ppo; with :KEY=VALUE;.. behind a name, its config says that, too, and the name may be
 longer: tome-slow:optimizer.learning_rate=1e-5 is tome with another learning rate.";
 
 const BENCH_EXAMPLES: &str = "\

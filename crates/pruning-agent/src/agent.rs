@@ -1,8 +1,11 @@
+use apt_vit_model::fused::compiles_for_shapes;
 use apt_vit_model::{FlopsCount, Sequences};
 use burn::config::Config;
 use burn::module::Module;
 use burn::nn::{Linear, LinearConfig};
 use burn::prelude::*;
+
+use crate::predictor::slot_of_each_row;
 
 /// Configuration of a [`PruningAgent`].
 #[derive(Config, Debug)]
@@ -104,6 +107,12 @@ impl PruningAgent {
             bias = bias + fc_bias.val().reshape([1, 1, 2]);
         }
 
+        if compiles_for_shapes(&hidden.device()) {
+            // One product for all rows, instead of one for each number of tokens.
+            let slots = slot_of_each_row(sequences, &hidden.device());
+            let products = hidden.unsqueeze_dim::<3>(2) * matrix.select(0, slots.clone());
+            return (products.sum_dim(1) + bias.select(0, slots)).squeeze_dim(1);
+        }
         let mut logits = Vec::new();
         let mut slot = 0;
         for (start, count, tokens) in sequences.groups() {

@@ -175,7 +175,7 @@ fn each(of_slots: Tensor<2>, sequences: &Sequences) -> Tensor<2> {
     of_slots.select(0, slots)
 }
 
-fn slot_of_each_row(sequences: &Sequences, device: &Device) -> Tensor<1, Int> {
+pub(crate) fn slot_of_each_row(sequences: &Sequences, device: &Device) -> Tensor<1, Int> {
     let starts = sequences.starts();
     let spans = starts.windows(2).enumerate();
     let slots = spans.flat_map(|(slot, span)| std::iter::repeat_n(slot as i64, span[1] - span[0]));

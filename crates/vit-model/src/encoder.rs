@@ -5,6 +5,7 @@ use burn::prelude::*;
 use crate::attention::cls_attention;
 use crate::kernels::mean_keys;
 use crate::precision::widen;
+use crate::token_batch::own_rows;
 use crate::{Block, Observation, Placement, TokenBatch, TokenReducer};
 
 /// What happens to a token that a reducer removes.
@@ -113,7 +114,8 @@ impl See {
         qkv: Tensor<2>,
     ) -> Self {
         let needs = reducer.needs(layer);
-        let qkv = (needs.cls_attention || needs.keys).then(|| qkv.without_autodiff());
+        let own = |qkv: Tensor<2>| own_rows(qkv.without_autodiff(), &batch.sequences);
+        let qkv = (needs.cls_attention || needs.keys).then(|| own(qkv));
         Self {
             layer,
             placement: reducer.placement(layer).unwrap_or(Placement::AfterBlock),
@@ -137,17 +139,14 @@ fn reduce(
     let counts = batch.sequences.counts();
     let reduction = reducer.reduce(&Observation {
         layer: seen.layer,
-        hidden: batch.tokens.clone().without_autodiff(),
+        hidden: batch.own_tokens().without_autodiff(),
         sequences: &batch.sequences,
         cls_attention: seen.cls_attention.clone(),
         keys: seen.keys.clone(),
     });
     let acts = mode != ExecutionMode::Dense;
     let batch = match reduction.shift.filter(|_| acts) {
-        Some(shift) => TokenBatch {
-            tokens: batch.tokens + shift,
-            ..batch
-        },
+        Some(shift) => batch.shift(shift),
         None => batch,
     };
     let batch = match reduction.mask.filter(|_| acts) {

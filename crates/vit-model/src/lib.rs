@@ -13,7 +13,7 @@ mod kernels;
 
 /// The model's fused operations, for the networks of reducers.
 pub mod fused {
-    pub use crate::kernels::{layer_norm, linear, linear_gelu};
+    pub use crate::kernels::{compiles_for_shapes, layer_norm, linear, linear_gelu};
 }
 
 mod patch_embedding;

@@ -1,9 +1,11 @@
+use std::cmp::Reverse;
+use std::ops::Range;
 use std::sync::Arc;
 
 use burn::prelude::*;
 use burn::tensor::IndexingUpdateOp;
 
-use crate::kernels::{self, RowSums, Spans};
+use crate::kernels::{self, RowSums, Spans, filled_rows};
 
 /// Which tokens each image of a batch still has, and where they stand in the packed matrix.
 ///
@@ -14,8 +16,10 @@ use crate::kernels::{self, RowSums, Spans};
 pub struct Sequences {
     /// Per slot: the image's index in the batch.
     images: Vec<usize>,
-    /// Per slot: the positions of its rows; 0 is CLS and always first, patch p is p + prefix.
-    positions: Vec<Vec<usize>>,
+    /// Per slot: its first row; and the number of rows as the last entry.
+    starts: Vec<usize>,
+    /// Per row: its position; 0 is CLS and always first, patch p is p + prefix.
+    positions: Vec<usize>,
     /// Per row: may other tokens attend to it? All true unless tokens were masked.
     visible: Vec<bool>,
     /// Per row: how many patches it stands for, where any were merged and that counts.
@@ -30,7 +34,8 @@ impl Sequences {
     pub fn full(batch: usize, tokens: usize) -> Self {
         Self {
             images: (0..batch).collect(),
-            positions: vec![(0..tokens).collect(); batch],
+            starts: (0..=batch).map(|slot| slot * tokens).collect(),
+            positions: (0..batch * tokens).map(|row| row % tokens).collect(),
             visible: vec![true; batch * tokens],
             sizes: None,
             tokens_per_image: tokens,
@@ -56,7 +61,7 @@ impl Sequences {
 
     /// Rows of the packed matrix.
     pub fn num_rows(&self) -> usize {
-        self.visible.len()
+        self.positions.len()
     }
 
     /// Tokens that an image had before any was removed (CLS counted).
@@ -71,7 +76,7 @@ impl Sequences {
 
     /// The token positions in `slot`, in the order of its rows; CLS (0) first.
     pub fn positions(&self, slot: usize) -> &[usize] {
-        &self.positions[slot]
+        &self.positions[self.rows(slot)]
     }
 
     /// Per row: is it still attended to? False for tokens that mask mode keeps in place.
@@ -106,18 +111,18 @@ impl Sequences {
     }
 
     /// The first row of each slot, and the number of rows as the last entry.
-    pub fn starts(&self) -> Vec<usize> {
-        let mut starts = vec![0];
-        for positions in &self.positions {
-            starts.push(starts[starts.len() - 1] + positions.len());
-        }
-        starts
+    pub fn starts(&self) -> &[usize] {
+        &self.starts
+    }
+
+    fn rows(&self, slot: usize) -> Range<usize> {
+        self.starts[slot]..self.starts[slot + 1]
     }
 
     /// What attention has to know of it.
     pub(crate) fn spans(&self) -> Arc<Spans> {
         Arc::new(Spans {
-            starts: self.starts(),
+            starts: self.starts.clone(),
             bias: self.bias(),
         })
     }
@@ -125,13 +130,12 @@ impl Sequences {
     /// Row ranges of equal-length neighbours: `(first row, images, tokens of each)`.
     pub fn groups(&self) -> Vec<(usize, usize, usize)> {
         let mut groups: Vec<(usize, usize, usize)> = Vec::new();
-        let mut row = 0;
-        for positions in &self.positions {
+        for span in self.starts.windows(2) {
+            let length = span[1] - span[0];
             match groups.last_mut() {
-                Some((_, images, tokens)) if *tokens == positions.len() => *images += 1,
-                _ => groups.push((row, 1, positions.len())),
+                Some((_, images, tokens)) if *tokens == length => *images += 1,
+                _ => groups.push((span[0], 1, length)),
             }
-            row += positions.len();
         }
         groups
     }
@@ -139,9 +143,8 @@ impl Sequences {
     /// Tokens that each image still has (CLS counted), by image.
     pub fn counts(&self) -> Vec<usize> {
         let mut counts = vec![0; self.batch()];
-        let starts = self.starts();
         for (slot, &image) in self.images.iter().enumerate() {
-            let rows = &self.visible[starts[slot]..starts[slot + 1]];
+            let rows = &self.visible[self.rows(slot)];
             counts[image] = rows.iter().filter(|visible| **visible).count();
         }
         counts
@@ -150,11 +153,9 @@ impl Sequences {
     /// Per image, per token position: is the token still there?
     pub fn kept(&self) -> Vec<Vec<bool>> {
         let mut kept = vec![vec![false; self.tokens_per_image]; self.batch()];
-        let mut row = 0;
-        for (slot, positions) in self.positions.iter().enumerate() {
-            for &position in positions {
-                kept[self.images[slot]][position] = self.visible[row];
-                row += 1;
+        for (slot, &image) in self.images.iter().enumerate() {
+            for row in self.rows(slot) {
+                kept[image][self.positions[row]] = self.visible[row];
             }
         }
         kept
@@ -162,19 +163,18 @@ impl Sequences {
 
     /// The rows of the images' CLS tokens, by image.
     pub fn cls_rows(&self) -> Vec<usize> {
-        let starts = self.starts();
         let mut rows = vec![0; self.batch()];
-        for (slot, &image) in self.images.iter().enumerate() {
-            rows[image] = starts[slot];
+        for (&image, &start) in self.images.iter().zip(&self.starts) {
+            rows[image] = start;
         }
         rows
     }
 
     /// Per row: the row of its image's CLS token.
     pub fn cls_row_of_each_row(&self) -> Vec<usize> {
-        let starts = self.starts();
-        let rows = self.positions.iter().zip(starts);
-        rows.flat_map(|(positions, start)| std::iter::repeat_n(start, positions.len()))
+        let spans = self.starts.windows(2);
+        spans
+            .flat_map(|span| std::iter::repeat_n(span[0], span[1] - span[0]))
             .collect()
     }
 
@@ -182,8 +182,7 @@ impl Sequences {
     /// removed stays away.
     fn legal(&self, keep: &[bool]) -> Vec<bool> {
         assert_eq!(keep.len(), self.num_rows(), "one decision a row");
-        let positions = self.positions.iter().flatten();
-        let rows = keep.iter().zip(&self.visible).zip(positions);
+        let rows = keep.iter().zip(&self.visible).zip(&self.positions);
         rows.map(|((&keep, &visible), &position)| position < self.prefix || (keep && visible))
             .collect()
     }
@@ -197,14 +196,11 @@ impl Sequences {
     }
 
     /// The same rows, those that others go into counting for as many patches more.
-    fn merged(&self, merge: &Merge) -> Self {
+    fn merged(self, merge: &Merge) -> Self {
         if !merge.sizes {
-            return self.clone();
+            return self;
         }
-        let before = match &self.sizes {
-            Some(sizes) => sizes.clone(),
-            None => vec![1.0; self.num_rows()],
-        };
+        let before = self.sizes.unwrap_or_else(|| vec![1.0; merge.into.len()]);
         let mut sizes = before.clone();
         for (row, &into) in merge.into.iter().enumerate() {
             if into != row {
@@ -213,37 +209,29 @@ impl Sequences {
         }
         Self {
             sizes: Some(sizes),
-            ..self.clone()
+            ..self
         }
     }
 
     /// The kept rows alone, and for each of them the row it was.
     fn drop_rows(&self, keep: &[bool]) -> (Self, Vec<usize>) {
         let keep = self.legal(keep);
-        let starts = self.starts();
-        let kept_rows: Vec<Vec<usize>> = (0..self.batch())
-            .map(|slot| {
-                (starts[slot]..starts[slot + 1])
-                    .filter(|&row| keep[row])
-                    .collect()
-            })
-            .collect();
+        let left = |slot: usize| keep[self.rows(slot)].iter().filter(|keep| **keep).count();
+        let lengths: Vec<usize> = (0..self.batch()).map(left).collect();
         let mut slots: Vec<usize> = (0..self.batch()).collect();
         // A stable sort by length: long images first, and the order is the same every time.
-        slots.sort_by_key(|&slot| std::cmp::Reverse(kept_rows[slot].len()));
-        let positions = slots.iter().map(|&slot| {
-            let rows = kept_rows[slot].iter();
-            rows.map(|&row| self.positions[slot][row - starts[slot]])
-                .collect::<Vec<_>>()
-        });
-        let rows: Vec<usize> = slots
-            .iter()
-            .flat_map(|&slot| kept_rows[slot].iter().copied())
-            .collect();
+        slots.sort_by_key(|&slot| Reverse(lengths[slot]));
+        let mut rows = Vec::with_capacity(lengths.iter().sum());
+        let mut starts = vec![0];
+        for &slot in &slots {
+            rows.extend(self.rows(slot).filter(|&row| keep[row]));
+            starts.push(rows.len());
+        }
         let sizes = self.sizes.as_ref();
         let sequences = Self {
             images: slots.iter().map(|&slot| self.images[slot]).collect(),
-            positions: positions.collect(),
+            starts,
+            positions: rows.iter().map(|&row| self.positions[row]).collect(),
             visible: vec![true; rows.len()],
             sizes: sizes.map(|sizes| rows.iter().map(|&row| sizes[row]).collect()),
             tokens_per_image: self.tokens_per_image,
@@ -268,7 +256,8 @@ pub struct Merge {
 /// The tokens of a batch of images between two blocks: one packed matrix, and whose rows they are.
 #[derive(Clone, Debug)]
 pub struct TokenBatch {
-    /// The tokens, `[rows, hidden]`.
+    /// The tokens, `[rows, hidden]`. On backends that compile kernels for shapes, rows that are nobody's may
+    /// follow once some have been dropped.
     pub tokens: Tensor<2>,
     /// Whose they are.
     pub sequences: Sequences,
@@ -298,6 +287,27 @@ impl TokenBatch {
         }
     }
 
+    /// The tokens that are somebody's, `[rows, hidden]`.
+    pub fn own_tokens(&self) -> Tensor<2> {
+        own_rows(self.tokens.clone(), &self.sequences)
+    }
+
+    /// The tokens, with `shift` (`[rows, hidden]`) added to them.
+    pub(crate) fn shift(self, shift: Tensor<2>) -> Self {
+        let ([filled, hidden], [rows, _]) = (self.tokens.dims(), shift.dims());
+        let shift = match filled > rows {
+            true => {
+                let rest = Tensor::zeros([filled - rows, hidden], &shift.device());
+                Tensor::cat(vec![shift, rest], 0)
+            }
+            false => shift,
+        };
+        Self {
+            tokens: self.tokens + shift,
+            ..self
+        }
+    }
+
     /// Each row weighs as a key what it weighed, times `mask` (`[rows]`).
     pub fn weigh_keys(mut self, mask: Tensor<1>) -> Self {
         let [rows] = mask.dims();
@@ -317,7 +327,10 @@ impl TokenBatch {
         let merged: Vec<usize> = (0..rows).filter(|&row| merge.into[row] != row).collect();
         self.sequences = self.sequences.merged(merge);
         let device = self.tokens.device();
-        let weights = Tensor::<1>::from_data(merge.weights.as_slice(), &device);
+        let [filled, _] = self.tokens.dims();
+        let mut weights = merge.weights.clone();
+        weights.resize(filled, 1.0);
+        let weights = Tensor::<1>::from_data(weights.as_slice(), &device);
         let weighted = self.tokens.clone() * weights.unsqueeze_dim(1);
         if merged.is_empty() {
             self.tokens = weighted;
@@ -334,24 +347,20 @@ impl TokenBatch {
     pub fn merge_and_drop(self, merge: &Merge, keep: &[bool]) -> Self {
         assert_eq!(merge.into.len(), keep.len(), "one target a row");
         let (sequences, rows) = self.sequences.merged(merge).drop_rows(keep);
-        // Who goes, by where to.
-        let going = merge.into.iter().enumerate();
-        let mut going: Vec<(usize, usize)> = going
-            .filter(|(row, into)| row != *into)
-            .map(|(row, &into)| (into, row))
-            .collect();
-        going.sort_unstable();
+        // For each row the first that goes into it, and for that one the next that does.
+        let (mut first, mut next) = (vec![None; keep.len()], vec![None; keep.len()]);
+        for (row, &into) in merge.into.iter().enumerate().rev() {
+            if into != row {
+                next[row] = first[into].replace(row);
+            }
+        }
         let terms_of = |row: usize| {
-            let first = going.partition_point(|&(into, _)| into < row);
-            let others = going[first..]
-                .iter()
-                .take_while(move |(into, _)| *into == row);
-            let all = std::iter::once(row).chain(others.map(|&(_, other)| other));
+            let others = std::iter::successors(first[row], |&other: &usize| next[other]);
+            let all = std::iter::once(row).chain(others);
             all.map(|row| (row, merge.weights[row]))
         };
-        let sums = RowSums::new(keep.len(), rows.iter().map(|&row| terms_of(row)));
         Self {
-            tokens: kernels::sum_rows(self.tokens, Arc::new(sums)),
+            tokens: sums_of(self.tokens, rows.iter().map(|&row| terms_of(row))),
             sequences,
             key_mask: self.key_mask.map(|mask| select_rows(mask, &rows)),
         }
@@ -377,9 +386,8 @@ impl TokenBatch {
             return self;
         }
         let one = |&row: &usize| std::iter::once((row, 1.0));
-        let sums = RowSums::new(self.sequences.num_rows(), rows.iter().map(one));
         Self {
-            tokens: kernels::sum_rows(self.tokens, Arc::new(sums)),
+            tokens: sums_of(self.tokens, rows.iter().map(one)),
             sequences,
             key_mask: self.key_mask.map(|mask| select_rows(mask, &rows)),
         }
@@ -395,6 +403,30 @@ impl TokenBatch {
         let mut rows = self.sequences.cls_rows();
         rows.iter_mut().for_each(|row| *row += 1);
         select_rows(self.tokens.clone(), &rows)
+    }
+}
+
+/// Sums of rows, one for each of `results`, and after them as many rows that are nobody's as the device wants.
+fn sums_of<T: IntoIterator<Item = (usize, f32)>>(
+    tokens: Tensor<2>,
+    results: impl Iterator<Item = T>,
+) -> Tensor<2> {
+    let [rows, _] = tokens.dims();
+    let mut sums = RowSums::new(rows, results);
+    let filled = filled_rows(sums.results(), &tokens.device());
+    // They are copies of the first.
+    for _ in sums.results()..filled {
+        sums.terms.push((0, 1.0));
+        sums.starts.push(sums.terms.len());
+    }
+    kernels::sum_rows(tokens, Arc::new(sums))
+}
+
+/// The rows of a matrix that are somebody's.
+pub(crate) fn own_rows(matrix: Tensor<2>, sequences: &Sequences) -> Tensor<2> {
+    match matrix.dims()[0] > sequences.num_rows() {
+        true => matrix.narrow(0, 0, sequences.num_rows()),
+        false => matrix,
     }
 }
 

@@ -176,7 +176,7 @@ impl<B: FusedOps, C: CheckpointStrategy> FusedOps for Autodiff<B, C> {
 
     fn sum_rows(input: FloatTensor<Self>, sums: Arc<RowSums>) -> FloatTensor<Self> {
         let Some(kernels) = kernels_for::<B>(input.primitive()) else {
-            return composed::sum_rows::<Self>(input, &sums);
+            return composed::sum_rows::<Self>(input, &sums, B::FILL);
         };
         let (input, node) = input.into_parts();
         let output = kernels.sum_rows(&input, &sums);

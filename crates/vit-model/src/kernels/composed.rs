@@ -14,9 +14,9 @@ const HIGHEST_EXPONENT: f32 = 30.0;
 /// A score this low leaves an attention weight of exactly zero in every float type.
 const HIDDEN_SCORE: f32 = -3.0e4;
 
-/// One batched attention for each run of sequences whose lengths round up to the same multiple of
-/// `step`; shorter ones are padded with rows that nobody attends to. Keys weigh what `key_mask`,
-/// `[rows]`, says.
+/// One batched attention for each run of sequences of equal length; with a `step` above 1 a single one, for
+/// which all are padded to the longest, rounded up to a multiple of `step`, with rows that nobody attends
+/// to. Keys weigh what `key_mask`, `[rows]`, says.
 pub(super) fn attention<B: Backend>(
     qkv: FloatTensor<B>,
     key_mask: Option<FloatTensor<B>>,
@@ -27,6 +27,8 @@ pub(super) fn attention<B: Backend>(
     let hidden = qkv.shape()[1] / 3;
     let width = hidden / num_heads;
     let device = qkv.device();
+    // Rows after the last sequence are nobody's; anything may stand there.
+    let spare = qkv.shape()[0] - spans.starts[spans.starts.len() - 1];
     let mut outputs = Vec::new();
     for run in runs(spans, step) {
         let (count, tokens) = (run.lengths.len(), run.tokens);
@@ -62,8 +64,19 @@ pub(super) fn attention<B: Backend>(
         let heads = B::float_reshape(heads, Shape::from([count * tokens, hidden]));
         outputs.push(match rows {
             None => heads,
-            Some(_) => B::float_select(heads, 0, indices::<B>(&run.real_rows(), &device)),
+            Some(_) => {
+                let mut rows = run.real_rows();
+                if step > 1 {
+                    rows.resize(rows.len() + spare, 0);
+                }
+                B::float_select(heads, 0, indices::<B>(&rows, &device))
+            }
         });
+    }
+    let rows: usize = outputs.iter().map(|output| output.shape()[0]).sum();
+    if rows < qkv.shape()[0] {
+        let rest = Slice::from(rows..qkv.shape()[0]);
+        outputs.push(B::float_slice(qkv, &[rest, Slice::from(0..hidden)]));
     }
     match outputs.len() {
         1 => outputs.remove(0),
@@ -195,11 +208,15 @@ impl Run {
     }
 }
 
-/// Runs of neighbours whose lengths round up to the same multiple of `step`.
+/// Runs of neighbours of equal length, or for a `step` above 1 all in one.
 fn runs(spans: &Spans, step: usize) -> Vec<Run> {
     let mut runs: Vec<Run> = Vec::new();
+    let longest = spans.iter().map(|(_, length)| length).max();
     for (start, length) in spans.iter() {
-        let tokens = length.next_multiple_of(step);
+        let tokens = match longest {
+            Some(longest) if step > 1 => longest.next_multiple_of(step),
+            _ => length,
+        };
         match runs.last_mut() {
             Some(run) if run.tokens == tokens => run.lengths.push(length),
             _ => runs.push(Run {
@@ -262,34 +279,40 @@ pub(super) fn mean_keys<B: Backend>(qkv: FloatTensor<B>, num_heads: usize) -> Fl
     B::float_reshape(B::float_mean_dim(keys, 1), Shape::from([rows, width]))
 }
 
-/// The sums' rows side by side, and those that are summed added up.
-pub(super) fn sum_rows<B: Backend>(input: FloatTensor<B>, sums: &RowSums) -> FloatTensor<B> {
+/// The sums' rows side by side, and those that are summed added up. `fill` says how many terms there are to
+/// be instead of so many; those that it adds add nothing.
+pub(super) fn sum_rows<B: Backend>(
+    input: FloatTensor<B>,
+    sums: &RowSums,
+    fill: fn(usize) -> usize,
+) -> FloatTensor<B> {
     let device = input.device();
     let (hidden, dtype) = (input.shape()[1], input.dtype());
-    let rows: Vec<usize> = sums.terms.iter().map(|&(row, _)| row).collect();
+    let one_each = |(at, &start): (usize, &usize)| at == start;
+    let sums_up = !sums.starts.iter().enumerate().all(one_each);
+    let (mut rows, mut weights): (Vec<usize>, Vec<f32>) = sums.terms.iter().copied().unzip();
+    if sums_up {
+        rows.resize(fill(rows.len()), 0);
+        weights.resize(rows.len(), 0.0);
+    }
     let selected = B::float_select(input, 0, indices::<B>(&rows, &device));
-    let weighted = match sums.terms.iter().all(|&(_, weight)| weight == 1.0) {
+    let weighted = match weights.iter().all(|&weight| weight == 1.0) {
         true => selected,
         false => {
-            let weights: Vec<f32> = sums.terms.iter().map(|&(_, weight)| weight).collect();
-            let weights = TensorData::new(weights, [sums.terms.len(), 1]).convert_dtype(dtype);
+            let count = weights.len();
+            let weights = TensorData::new(weights, [count, 1]).convert_dtype(dtype);
             B::float_mul(selected, B::float_from_data(weights, &device))
         }
     };
-    // One term each: nothing to add up.
-    if sums
-        .starts
-        .iter()
-        .enumerate()
-        .all(|(at, &start)| at == start)
-    {
+    if !sums_up {
         return weighted;
     }
     let results = (0..sums.results()).flat_map(|result| {
         let terms = sums.starts[result + 1] - sums.starts[result];
         std::iter::repeat_n(result, terms)
     });
-    let results: Vec<usize> = results.collect();
+    let mut results: Vec<usize> = results.collect();
+    results.resize(rows.len(), 0);
     let zeros = TensorData::zeros::<f32, _>([sums.results(), hidden]).convert_dtype(dtype);
     B::float_select_assign(
         B::float_from_data(zeros, &device),

@@ -16,10 +16,12 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{Backend, DType, Dispatch, DispatchTensor, TensorMetadata, backend_extension};
+use burn::backend::{
+    Backend, DType, Dispatch, DispatchDevice, DispatchTensor, TensorMetadata, backend_extension,
+};
 use burn::nn::{Dropout, LayerNorm, Linear};
-use burn::tensor::Tensor;
 use burn::tensor::activation::gelu;
+use burn::tensor::{Device, Tensor};
 
 use crate::Precision;
 use crate::precision::cast;
@@ -167,6 +169,34 @@ pub(crate) fn mean_keys(qkv: Tensor<2>, num_heads: usize) -> Tensor<2> {
     ))
 }
 
+/// Does the device compile kernels for shapes, so that it pays to give it few different ones?
+pub fn compiles_for_shapes(device: &Device) -> bool {
+    fn is_cube(device: &DispatchDevice) -> bool {
+        match device {
+            #[cfg(any(feature = "wgpu", feature = "cuda"))]
+            DispatchDevice::Cube(_) => true,
+            DispatchDevice::Autodiff(inner) => is_cube(inner),
+            #[allow(unreachable_patterns)] // with one backend there may be no other
+            _ => false,
+        }
+    }
+    is_cube(device.as_dispatch())
+}
+
+/// How many rows a packed matrix of `rows` rows gets on `device`. Where kernels are compiled for shapes, it is
+/// filled up with rows that are nobody's, so that batches of different token counts share shapes: by
+/// less than 64 rows, or a sixteenth.
+pub(crate) fn filled_rows(rows: usize, device: &Device) -> usize {
+    match compiles_for_shapes(device) {
+        true => shared_shape(rows),
+        false => rows,
+    }
+}
+
+fn shared_shape(rows: usize) -> usize {
+    rows.next_multiple_of((rows.next_power_of_two() / 16).max(64))
+}
+
 /// Which rows are summed.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct RowSums {
@@ -254,9 +284,11 @@ pub(crate) trait FusedOps: Backend {
     /// The backend's own kernels, where it has some.
     const KERNELS: Option<&'static dyn Kernels<Self>> = None;
 
-    /// Without kernels, sequences are attended to together if their lengths round up to the same
-    /// multiple of this.
+    /// Without kernels: above 1, all sequences are attended to together, padded to a multiple of this.
     const LENGTH_STEP: usize = 1;
+
+    /// Without kernels: how many rows there are to be instead of so many.
+    const FILL: fn(usize) -> usize = |rows| rows;
 
     /// See [`attention`].
     fn packed_attention(
@@ -372,15 +404,16 @@ pub(crate) trait FusedOps: Backend {
     fn sum_rows(input: FloatTensor<Self>, sums: Arc<RowSums>) -> FloatTensor<Self> {
         match kernels_for::<Self>(&input) {
             Some(kernels) => kernels.sum_rows(&input, &sums),
-            None => composed::sum_rows::<Self>(input, &sums),
+            None => composed::sum_rows::<Self>(input, &sums, Self::FILL),
         }
     }
 }
 
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
 impl FusedOps for burn::backend::Cube {
-    // Each launch costs more than a few rows of padding, and each new shape may cost a kernel.
+    // Each launch costs more than padding, and each new shape may cost a kernel.
     const LENGTH_STEP: usize = 16;
+    const FILL: fn(usize) -> usize = shared_shape;
 }
 
 #[cfg(feature = "tch")]
