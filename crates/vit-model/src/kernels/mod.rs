@@ -185,7 +185,7 @@ pub fn compiles_for_shapes(device: &Device) -> bool {
 
 /// How many rows a packed matrix of `rows` rows gets on `device`. Where kernels are compiled for shapes, it is
 /// filled up with rows that are nobody's, so that batches of different token counts share shapes: by
-/// less than 64 rows, or a sixteenth.
+/// less than 64 rows, or an eighth.
 pub(crate) fn filled_rows(rows: usize, device: &Device) -> usize {
     match compiles_for_shapes(device) {
         true => shared_shape(rows),

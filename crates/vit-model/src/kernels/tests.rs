@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use rand::rngs::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
 
-use super::{FusedOps, RowSums, Spans, composed};
+use super::{FusedOps, RowSums, Spans, composed, shared_shape};
 
 type Diff = Autodiff<Flex, NoCheckpointing>;
 
@@ -228,7 +228,7 @@ proptest! {
         compare(
             &[normal(&[rows, hidden], seed)],
             |[input]| Diff::sum_rows(input, sums.clone()),
-            |[input]| composed::sum_rows::<Diff>(input, &sums),
+            |[input]| composed::sum_rows::<Diff>(input, &sums, |terms| terms.next_multiple_of(64)),
         );
     }
 
@@ -264,8 +264,38 @@ fn two_rows_may_go_into_one_sum_and_none_into_another() {
     compare(
         &[normal(&[3, 4], 1)],
         |[input]| Diff::sum_rows(input, sums.clone()),
-        |[input]| composed::sum_rows::<Diff>(input, &sums),
+        |[input]| composed::sum_rows::<Diff>(input, &sums, |terms| terms),
     );
+}
+
+/// Whatever stands in rows that are nobody's: the others are attended to as without them.
+#[test]
+fn rows_of_nobody_change_nothing() {
+    for lengths in [[7, 5, 2], [16, 16, 16]] {
+        let spans = spans(&lengths, None);
+        let rows: usize = lengths.iter().sum();
+        let all = normal(&[rows + 5, 3 * 8], 3);
+        let own = all.clone().to_vec::<f32>().unwrap();
+        let own = TensorData::new(own[..rows * 3 * 8].to_vec(), [rows, 3 * 8]);
+        let attend = |qkv: TensorData| {
+            let qkv = Flex::float_from_data(qkv, &Default::default());
+            read(composed::attention::<Flex>(qkv, None, &spans, 2, 16))
+        };
+        let (all, own) = (attend(all), attend(own));
+        assert_eq!(all.shape[..], [rows + 5, 8]);
+        let (all, own) = (all.to_vec::<f32>().unwrap(), own.to_vec::<f32>().unwrap());
+        assert_eq!(all[..rows * 8], own);
+    }
+}
+
+#[test]
+fn few_shapes_are_shared() {
+    let shapes: std::collections::BTreeSet<usize> = (1040..=4160).map(shared_shape).collect();
+    assert!(shapes.len() <= 18, "{shapes:?}");
+    for rows in [1, 64, 65, 1040, 4160, 12_608] {
+        let filled = shared_shape(rows);
+        assert!(filled >= rows && filled - rows < 64.max(rows / 8), "{rows}");
+    }
 }
 
 /// Few values that are nearly equal leave few digits of their differences: the kernel is exact to
