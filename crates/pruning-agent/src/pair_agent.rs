@@ -5,8 +5,10 @@ use burn::module::{Module, Param};
 use burn::nn::{Linear, LinearConfig};
 use burn::prelude::*;
 use burn::tensor::activation::relu;
+use rayon::prelude::*;
 
 use crate::matching::{Pair, matched_pairs};
+use crate::similarity::floats;
 
 /// What a [`PairAgent`] is told of each pair beside the tokens: how alike the keys are, and the logarithms of
 /// how many patches each of the two stands for.
@@ -110,6 +112,52 @@ impl PairAgent {
         scores.flatten(0, 1) + self.bias.val()
     }
 
+    /// As [`scores`](Self::scores), computed for the decision alone: no gradient goes through it.
+    ///
+    /// What is computed for a pair is so little that it is done here, instead of by an operation of the
+    /// backend for each step of it.
+    pub fn judge(&self, observation: &Observation<'_>, pairs: &[Vec<Pair>]) -> Vec<f32> {
+        let sequences = observation.sequences;
+        let [width, _] = self.output.dims();
+        let view = floats(linear(&self.view, observation.hidden.clone()));
+        let weights = Weights {
+            difference: floats(self.difference.weight.val()),
+            hints: floats(self.hints.weight.val()),
+            output: floats(self.output.val()),
+            prior: floats(self.prior.val()),
+            bias: floats(self.bias.val())[0],
+        };
+        let part = |index: usize, row: usize| {
+            let start = (3 * row + index) * width;
+            &view[start..start + width]
+        };
+        let size = |row: usize| sequences.sizes().map_or(0.0, |sizes| sizes[row].ln());
+        let of_slot = |(slot, pairs): (usize, &Vec<Pair>)| {
+            let cls = part(1, sequences.starts()[slot]);
+            let (mut inner, mut apart) = (vec![0.0; width], vec![0.0; width]);
+            let of_pair = |pair: &Pair| {
+                let hints = [pair.likeness, size(pair.from), size(pair.into)];
+                let ends = part(2, pair.from).iter().zip(part(2, pair.into));
+                for (apart, (from, into)) in apart.iter_mut().zip(ends) {
+                    *apart = (into - from).abs();
+                }
+                let sums = part(0, pair.from).iter().zip(cls);
+                for (inner, (from, cls)) in inner.iter_mut().zip(sums) {
+                    *inner = from + cls;
+                }
+                add_product(&mut inner, &apart, &weights.difference);
+                add_product(&mut inner, &hints, &weights.hints);
+                let scores = inner.iter().zip(&weights.output);
+                let score: f32 = scores.map(|(inner, weight)| inner.max(0.0) * weight).sum();
+                let prior: f32 = hints.iter().zip(&weights.prior).map(|(a, b)| a * b).sum();
+                score + prior + weights.bias
+            };
+            pairs.iter().map(of_pair).collect::<Vec<f32>>()
+        };
+        let judged = pairs.par_iter().enumerate().map(of_slot);
+        judged.collect::<Vec<_>>().concat()
+    }
+
     /// The scores as logits of every row, `[rows, 2]`: class 0 keeps, class 1 removes. A row that has no
     /// other to go into is certain to stay.
     pub fn logits(&self, observation: &Observation<'_>) -> Tensor<2> {
@@ -142,6 +190,24 @@ impl PairAgent {
         let matching = pairs * (patches - pairs) * head_width;
         let each = of(&self.difference) + of(&self.hints) + width + HINTS;
         2 * (tokens * of(&self.view) + pairs * each + matching) as u64
+    }
+}
+
+/// The weights of a [`PairAgent`] after its view.
+struct Weights {
+    difference: Vec<f32>,
+    hints: Vec<f32>,
+    output: Vec<f32>,
+    prior: Vec<f32>,
+    bias: f32,
+}
+
+/// Adds `values` times `matrix`, `[values, sums]`, to `sums`.
+fn add_product(sums: &mut [f32], values: &[f32], matrix: &[f32]) {
+    for (&value, row) in values.iter().zip(matrix.chunks_exact(sums.len())) {
+        for (sum, weight) in sums.iter_mut().zip(row) {
+            *sum += value * weight;
+        }
     }
 }
 
@@ -203,6 +269,10 @@ mod tests {
         for pair in &found {
             assert!((score(pair.from) + 4.0 * pair.likeness).abs() < 1e-5);
         }
+        let judged = agent.judge(&observation, &pairs);
+        for (pair, judged) in found.iter().zip(judged) {
+            assert!((score(pair.from) - judged).abs() < 1e-5);
+        }
         let removable = |row: usize| found.iter().any(|pair| pair.from == row);
         for row in 0..16 {
             assert_eq!(is_certain(score(row)), !removable(row), "row {row}");
@@ -219,7 +289,17 @@ mod tests {
         let keep: Vec<bool> = (0..27).map(|row| row % 9 == 0 || row % 4 != 1).collect();
         let all = TokenBatch::full(tokens.clone()).drop_rows(&keep);
         let all_keys = TokenBatch::full(keys.clone()).drop_rows(&keep).tokens;
-        let together = agent.logits(&observed(&all, all_keys));
+        let observation = observed(&all, all_keys);
+        let together = agent.logits(&observation);
+        let pairs = matched_pairs(&observation);
+        let logits: Vec<f32> = together.to_data().iter::<f32>().collect();
+        for (pair, judged) in pairs
+            .iter()
+            .flatten()
+            .zip(agent.judge(&observation, &pairs))
+        {
+            assert!((logits[2 * pair.from] - judged).abs() < 1e-4);
+        }
         for slot in 0..3 {
             let image = all.sequences.image(slot);
             let part = |tensor: &Tensor<3>| tensor.clone().narrow(0, image, 1);

@@ -94,7 +94,7 @@ impl ScoredReducer<'_> {
             return Reduction::none(sequences);
         }
         let rows = sequences.num_rows();
-        let judged = floats(agent.scores(observation, &pairs));
+        let judged = agent.judge(observation, &pairs);
         let mut scores = vec![f32::INFINITY; rows];
         for (pair, &score) in pairs.iter().flatten().zip(&judged) {
             scores[pair.from] = score;
