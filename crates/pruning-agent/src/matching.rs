@@ -1,7 +1,7 @@
-use apt_vit_model::{Observation, Sequences};
+use apt_vit_model::{Keys, Observation, Sequences};
 use rayon::prelude::*;
 
-use crate::similarity::Similarity;
+use crate::similarity::nearest;
 
 /// A patch that may go, and the one that it would go into.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -20,15 +20,12 @@ pub struct Pair {
 /// Per slot, in the order of the rows. Needs the keys; without them there are no pairs.
 pub fn matched_pairs(observation: &Observation<'_>) -> Vec<Vec<Pair>> {
     match &observation.keys {
-        Some(keys) => {
-            let similarity = Similarity::of(keys);
-            pairs_of(observation.sequences, &similarity)
-        }
+        Some(keys) => pairs_of(observation.sequences, keys),
         None => vec![Vec::new(); observation.sequences.batch()],
     }
 }
 
-pub(crate) fn pairs_of(sequences: &Sequences, similarity: &Similarity) -> Vec<Vec<Pair>> {
+pub(crate) fn pairs_of(sequences: &Sequences, keys: &Keys) -> Vec<Vec<Pair>> {
     let starts = sequences.starts();
     let spans: Vec<&[usize]> = starts.windows(2).collect();
     let prefix = sequences.prefix();
@@ -43,7 +40,7 @@ pub(crate) fn pairs_of(sequences: &Sequences, similarity: &Similarity) -> Vec<Ve
         };
         let found: Vec<usize> = every_other(1).collect();
         let seekers: Vec<usize> = every_other(0).collect();
-        let nearest = similarity.nearest(&seekers, &found);
+        let nearest = nearest(keys, &seekers, &found);
         let pairs = seekers.iter().zip(nearest).filter_map(|(&from, nearest)| {
             nearest.map(|(likeness, into)| Pair {
                 from,

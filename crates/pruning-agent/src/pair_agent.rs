@@ -232,7 +232,7 @@ pub(crate) fn logits_of(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use apt_vit_model::TokenBatch;
+    use apt_vit_model::{Keys, TokenBatch};
     use burn::tensor::{Distribution, Tolerance};
 
     fn observed<'a>(batch: &'a TokenBatch, keys: Tensor<2>) -> Observation<'a> {
@@ -241,7 +241,7 @@ mod tests {
             hidden: batch.tokens.clone(),
             sequences: &batch.sequences,
             cls_attention: Some(vec![0.1; batch.sequences.num_rows()]),
-            keys: Some(keys),
+            keys: Some(Keys::new(keys)),
         }
     }
 

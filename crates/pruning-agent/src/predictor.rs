@@ -8,7 +8,7 @@ use burn::tensor::IndexingUpdateOp;
 use burn::tensor::activation::gelu;
 use rayon::prelude::*;
 
-use crate::similarity::Similarity;
+use crate::similarity::nearest;
 
 /// What a predictor with [`hints`](TokenPredictorConfig::hints) is told of each token beside the token itself.
 const HINTS: usize = 3;
@@ -187,8 +187,6 @@ pub(crate) fn slot_of_each_row(sequences: &Sequences, device: &Device) -> Tensor
 /// the likest patch of its image, and the logarithm of its size.
 fn hints(observation: &Observation<'_>) -> Vec<f32> {
     let sequences = observation.sequences;
-    let similarity = observation.keys.as_ref();
-    let similarity = similarity.map(Similarity::of);
     let starts = sequences.starts();
     let spans: Vec<&[usize]> = starts.windows(2).collect();
     let of_span = |span: &&[usize]| -> Vec<f32> {
@@ -196,8 +194,8 @@ fn hints(observation: &Observation<'_>) -> Vec<f32> {
         let patches = first..span[1];
         let patches: Vec<usize> = patches.filter(|&row| sequences.visible()[row]).collect();
         let mut likeness = vec![0.0; span[1] - span[0]];
-        if let Some(similarity) = &similarity {
-            for (&row, nearest) in patches.iter().zip(similarity.nearest(&patches, &patches)) {
+        if let Some(keys) = &observation.keys {
+            for (&row, nearest) in patches.iter().zip(nearest(keys, &patches, &patches)) {
                 likeness[row - span[0]] = nearest.map_or(0.0, |(like, _)| like);
             }
         }
@@ -220,7 +218,7 @@ fn hints(observation: &Observation<'_>) -> Vec<f32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use apt_vit_model::TokenBatch;
+    use apt_vit_model::{Keys, TokenBatch};
     use burn::tensor::{Distribution, Tolerance};
 
     #[test]
@@ -240,7 +238,7 @@ mod tests {
                 hidden: batch.tokens.clone(),
                 sequences: &batch.sequences,
                 cls_attention: Some(vec![0.1; batch.sequences.num_rows()]),
-                keys: Some(keys),
+                keys: Some(Keys::new(keys)),
             })
         };
         let together = logits(&all, all_keys);

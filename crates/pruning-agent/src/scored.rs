@@ -1,12 +1,14 @@
 use std::cmp::Ordering::Less;
 
-use apt_vit_model::{Merge, Needs, Observation, Placement, Reduction, Sequences, TokenReducer};
+use apt_vit_model::{
+    Keys, Merge, Needs, Observation, Placement, Reduction, Sequences, TokenReducer,
+};
 use rand::rngs::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
 use rayon::prelude::*;
 
 use crate::pair_agent::logits_of;
-use crate::similarity::{Similarity, floats};
+use crate::similarity::{floats, nearest};
 use crate::tome::merged;
 use crate::{Amount, Merging, PairAgent, PruningAgents, keep_best, matched_pairs};
 
@@ -68,10 +70,9 @@ impl TokenReducer for ScoredReducer<'_> {
         }
         let keep = self.amount.keep(index, sequences, &scores);
         let keys = observation.keys.as_ref();
-        let merge = keys.filter(|_| self.merge != Merging::Lost).map(|keys| {
-            let similarity = Similarity::of(keys);
-            into_nearest(sequences, &keep, &similarity)
-        });
+        let merge = keys
+            .filter(|_| self.merge != Merging::Lost)
+            .map(|keys| into_nearest(sequences, &keep, keys));
         Reduction {
             merge,
             logits: Some(logits),
@@ -188,12 +189,11 @@ pub fn likest_kept(observation: &Observation<'_>, keep: &[bool]) -> Vec<Option<u
     let Some(keys) = &observation.keys else {
         return likest;
     };
-    let similarity = Similarity::of(keys);
     for span in sequences.starts().windows(2) {
         let first = span[0] + sequences.prefix();
         let kept = (first..span[1]).filter(|&row| sequences.visible()[row] && keep[row]);
         let kept: Vec<usize> = kept.collect();
-        for (&row, nearest) in kept.iter().zip(similarity.nearest(&kept, &kept)) {
+        for (&row, nearest) in kept.iter().zip(nearest(keys, &kept, &kept)) {
             likest[row] = nearest.map(|(_, other)| other);
         }
     }
@@ -202,14 +202,14 @@ pub fn likest_kept(observation: &Observation<'_>, keep: &[bool]) -> Vec<Option<u
 
 /// Each removed patch goes into the kept patch of its image that is most like it; where none is kept, it
 /// is lost.
-fn into_nearest(sequences: &Sequences, keep: &[bool], similarity: &Similarity) -> Merge {
+fn into_nearest(sequences: &Sequences, keep: &[bool], keys: &Keys) -> Merge {
     let starts = sequences.starts();
     let spans: Vec<&[usize]> = starts.windows(2).collect();
     let pairs = spans.into_par_iter().map(|span| {
         let first = span[0] + sequences.prefix();
         let visible = (first..span[1]).filter(|&row| sequences.visible()[row]);
         let (kept, removed): (Vec<usize>, Vec<usize>) = visible.partition(|&row| keep[row]);
-        let nearest = similarity.nearest(&removed, &kept);
+        let nearest = nearest(keys, &removed, &kept);
         let pairs = removed.into_iter().zip(nearest);
         let pairs = pairs.filter_map(|(row, nearest)| nearest.map(|(_, into)| (row, into)));
         pairs.collect::<Vec<_>>()
@@ -221,6 +221,7 @@ fn into_nearest(sequences: &Sequences, keep: &[bool], similarity: &Similarity) -
 #[cfg(test)]
 mod tests {
     use super::*;
+    use burn::tensor::{Device, Tensor};
 
     #[test]
     fn a_batch_shares_its_patches_by_score_and_no_prefix_goes() {
@@ -247,9 +248,11 @@ mod tests {
     fn removed_patches_go_into_their_likes() {
         let sequences = Sequences::full(1, 5);
         let vectors = vec![0.0, 0.0, 1.0, 0.0, 0.9, 0.1, 0.0, 1.0, 0.1, 0.8];
-        let similarity = Similarity::new(vectors, 2);
+        let device = Device::default();
+        let vectors = Tensor::<1>::from_data(vectors.as_slice(), &device);
+        let keys = Keys::new(vectors.reshape([5, 2]));
         let keep = [true, true, false, true, false];
-        let merge = into_nearest(&sequences, &keep, &similarity);
+        let merge = into_nearest(&sequences, &keep, &keys);
         assert_eq!(merge.into, [0, 1, 1, 3, 3]);
         assert_eq!(merge.weights, [1.0, 0.5, 0.5, 0.5, 0.5]);
     }

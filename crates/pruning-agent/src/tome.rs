@@ -1,8 +1,9 @@
-use apt_vit_model::{Merge, Needs, Observation, Placement, Reduction, Sequences, TokenReducer};
+use apt_vit_model::{
+    Keys, Merge, Needs, Observation, Placement, Reduction, Sequences, TokenReducer,
+};
 
 use crate::keep_rate::of_layer;
 use crate::matching::{Pair, pairs_of};
-use crate::similarity::Similarity;
 
 /// ToMe (Bolya et al., "Token Merging: Your ViT But Faster", 2023): in each of its blocks, after the
 /// attention, the given number of most similar tokens merge into their likes.
@@ -37,8 +38,7 @@ impl TokenReducer for TomeReducer {
         else {
             return Reduction::none(sequences);
         };
-        let similarity = Similarity::of(keys);
-        let merge = matched(sequences, &similarity, count);
+        let merge = matched(sequences, keys, count);
         let keep = merge.into.iter().enumerate();
         let keep = keep.map(|(row, &into)| row == into).collect();
         Reduction {
@@ -49,15 +49,13 @@ impl TokenReducer for TomeReducer {
 }
 
 /// Who goes into whom: the `count` most alike of each image's pairs.
-fn matched(sequences: &Sequences, similarity: &Similarity, count: usize) -> Merge {
+fn matched(sequences: &Sequences, keys: &Keys, count: usize) -> Merge {
     let of_slot = |mut pairs: Vec<Pair>| {
         pairs.sort_by(|a, b| b.likeness.total_cmp(&a.likeness).then(a.from.cmp(&b.from)));
         pairs.truncate(count);
         pairs
     };
-    let pairs = pairs_of(sequences, similarity)
-        .into_iter()
-        .flat_map(of_slot);
+    let pairs = pairs_of(sequences, keys).into_iter().flat_map(of_slot);
     merged(sequences, pairs.map(|pair| (pair.from, pair.into)))
 }
 
@@ -117,7 +115,7 @@ mod tests {
                 hidden: batch.tokens.clone(),
                 sequences: &batch.sequences,
                 cls_attention: None,
-                keys: Some(keys),
+                keys: Some(Keys::new(keys)),
             })
         };
         let batch = TokenBatch::full(tokens);
@@ -145,8 +143,8 @@ mod tests {
     #[test]
     fn cls_is_never_merged_and_no_more_go_than_seek() {
         let sequences = Sequences::full(2, 4);
-        let similarity = Similarity::new(vec![1.0; 16], 2);
-        let merge = matched(&sequences, &similarity, 10);
+        let keys = Keys::new(Tensor::ones([8, 2], &Device::default()));
+        let merge = matched(&sequences, &keys, 10);
         // Patches 1, 2 and 3: only 2 seeks.
         assert_eq!(merge.into, [0, 1, 1, 3, 4, 5, 5, 7]);
     }

@@ -1,7 +1,7 @@
 use std::cell::RefCell;
 
 use apt_pruning_agent::is_certain;
-use apt_vit_model::{Needs, Observation, Placement, Reduction, Sequences, TokenReducer};
+use apt_vit_model::{Keys, Needs, Observation, Placement, Reduction, Sequences, TokenReducer};
 use burn::prelude::*;
 
 /// What a reducer saw in one block, and what it decided.
@@ -16,7 +16,7 @@ pub struct Decision {
     /// CLS's attention to each row, where it was asked for.
     pub cls_attention: Option<Vec<f32>>,
     /// The keys, where they were asked for.
-    pub keys: Option<Tensor<2>>,
+    pub keys: Option<Keys>,
     /// Per row: does it stay?
     pub keep: Vec<bool>,
     /// The reducer's logits, where it has such.

@@ -6,7 +6,7 @@ use crate::attention::cls_attention;
 use crate::kernels::mean_keys;
 use crate::precision::widen;
 use crate::token_batch::own_rows;
-use crate::{Block, Observation, Placement, TokenBatch, TokenReducer};
+use crate::{Block, Keys, Observation, Placement, TokenBatch, TokenReducer};
 
 /// What happens to a token that a reducer removes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -102,7 +102,7 @@ struct See {
     layer: usize,
     placement: Placement,
     cls_attention: Option<Vec<f32>>,
-    keys: Option<Tensor<2>>,
+    keys: Option<Keys>,
 }
 
 impl See {
@@ -125,7 +125,7 @@ impl See {
             }),
             keys: qkv
                 .filter(|_| needs.keys)
-                .map(|qkv| mean_keys(widen(qkv), block.attention.num_heads)),
+                .map(|qkv| Keys::new(mean_keys(widen(qkv), block.attention.num_heads))),
         }
     }
 }

@@ -16,6 +16,7 @@ pub mod fused {
     pub use crate::kernels::{compiles_for_shapes, layer_norm, linear, linear_gelu};
 }
 
+mod keys;
 mod patch_embedding;
 mod precision;
 mod reducer;
@@ -30,6 +31,7 @@ pub use config::{Activation, Distillation, ImageSize, VitConfig, VitPreset};
 pub use encoder::{Encoded, ExecutionMode, LayerTrace, RunSettings};
 pub use error::VitError;
 pub use flops::{FlopsCount, block_flops, patch_embedding_flops, vit_flops};
+pub use keys::Keys;
 pub use patch_embedding::PatchEmbedding;
 pub use precision::Precision;
 pub use reducer::{Needs, Observation, Placement, Reduction, TokenReducer};

@@ -1,6 +1,6 @@
 use burn::prelude::*;
 
-use crate::{Merge, Sequences};
+use crate::{Keys, Merge, Sequences};
 
 /// Where in a block a reducer acts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,8 +31,8 @@ pub struct Observation<'a> {
     pub sequences: &'a Sequences,
     /// The CLS token's attention to each row, averaged over heads; if asked for.
     pub cls_attention: Option<Vec<f32>>,
-    /// The keys, averaged over the heads, `[rows, hidden / heads]`; if asked for.
-    pub keys: Option<Tensor<2>>,
+    /// The attention's keys; if asked for.
+    pub keys: Option<Keys>,
 }
 
 /// What shall happen to the tokens.

@@ -1,0 +1,46 @@
+use std::sync::Arc;
+
+use burn::prelude::*;
+use rayon::prelude::*;
+
+/// Rows that a thread takes at once.
+const ROWS: usize = 512;
+
+/// Tokens as unit vectors: their keys, averaged over the heads (Bolya et al., "Token Merging", 2023,
+/// section 3). The likeness of two is their product.
+#[derive(Clone, Debug)]
+pub struct Keys {
+    vectors: Arc<Vec<f32>>,
+    width: usize,
+}
+
+impl Keys {
+    /// Of `keys`, `[rows, width]`, of any length.
+    pub fn new(keys: Tensor<2>) -> Self {
+        let [_, width] = keys.dims();
+        let keys = keys.into_data().convert::<f32>();
+        let mut vectors: Vec<f32> = keys.try_into_vec().unwrap_or_default();
+        let chunks = vectors.par_chunks_mut(ROWS * width);
+        chunks.for_each(|rows| rows.chunks_exact_mut(width).for_each(normalize));
+        Self {
+            vectors: Arc::new(vectors),
+            width,
+        }
+    }
+
+    /// Length of a vector.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// The unit vector of a row.
+    pub fn vector(&self, row: usize) -> &[f32] {
+        &self.vectors[row * self.width..(row + 1) * self.width]
+    }
+}
+
+fn normalize(vector: &mut [f32]) {
+    let squares: f32 = vector.iter().map(|value| value * value).sum();
+    let norm = squares.sqrt().max(1e-12);
+    vector.iter_mut().for_each(|value| *value /= norm);
+}
