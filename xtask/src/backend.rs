@@ -7,6 +7,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
+use crate::vulkan;
+
 /// The LibTorch that Burn's bindings are made for.
 const TORCH: &str = "2.9.0";
 
@@ -82,27 +84,8 @@ fn library_path(folder: &Path) -> Result<(&'static str, OsString)> {
     Ok((name, env::join_paths(folders)?))
 }
 
-/// macOS and Windows bring a driver; on Linux, a Vulkan driver says so in a file.
 fn find_driver() -> Result<()> {
-    if !cfg!(target_os = "linux") {
-        return Ok(());
-    }
-    let named = ["VK_DRIVER_FILES", "VK_ICD_FILENAMES"]
-        .iter()
-        .any(|name| env::var_os(name).is_some());
-    let home = env::var_os("HOME").unwrap_or_default();
-    let folders = [
-        PathBuf::from("/usr/share/vulkan/icd.d"),
-        PathBuf::from("/usr/local/share/vulkan/icd.d"),
-        PathBuf::from("/etc/vulkan/icd.d"),
-        Path::new(&home).join(".local/share/vulkan/icd.d"),
-    ];
-    let is_there = |folder: &PathBuf| {
-        folder
-            .read_dir()
-            .is_ok_and(|mut entries| entries.next().is_some())
-    };
-    if named || folders.iter().any(is_there) {
+    if vulkan::has_driver() {
         return Ok(());
     }
     bail!(

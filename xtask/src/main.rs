@@ -2,6 +2,8 @@
 
 mod backend;
 mod curves;
+#[path = "../../crates/cli/src/vulkan.rs"]
+mod vulkan;
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};

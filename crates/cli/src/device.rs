@@ -51,6 +51,8 @@ impl Backend {
             #[cfg(feature = "cuda")]
             Self::Cuda => numbered(count(burn::tensor::DeviceType::Cuda)).collect(),
             #[cfg(feature = "wgpu")]
+            Self::Wgpu if !crate::vulkan::has_driver() => Vec::new(),
+            #[cfg(feature = "wgpu")]
             Self::Wgpu => numbered(count(burn::tensor::DeviceType::Wgpu)).collect(),
             #[cfg(feature = "tch")]
             Self::Tch => {

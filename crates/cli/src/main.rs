@@ -17,6 +17,8 @@ mod serve;
 mod sweep;
 mod table;
 mod train;
+#[cfg(feature = "wgpu")]
+mod vulkan;
 
 use std::path::Path;
 use std::process::ExitCode;
