@@ -5,6 +5,7 @@ use burn::module::{Module, Param};
 use burn::nn::{Linear, LinearConfig};
 use burn::prelude::*;
 use burn::tensor::activation::relu;
+use pulp::Arch;
 use rayon::prelude::*;
 
 use crate::matching::{Pair, matched_pairs};
@@ -152,7 +153,7 @@ impl PairAgent {
                 let prior: f32 = hints.iter().zip(&weights.prior).map(|(a, b)| a * b).sum();
                 score + prior + weights.bias
             };
-            pairs.iter().map(of_pair).collect::<Vec<f32>>()
+            Arch::new().dispatch(|| pairs.iter().map(of_pair).collect::<Vec<f32>>())
         };
         let judged = pairs.par_iter().enumerate().map(of_slot);
         judged.collect::<Vec<_>>().concat()
@@ -203,6 +204,7 @@ struct Weights {
 }
 
 /// Adds `values` times `matrix`, `[values, sums]`, to `sums`.
+#[inline(always)]
 fn add_product(sums: &mut [f32], values: &[f32], matrix: &[f32]) {
     for (&value, row) in values.iter().zip(matrix.chunks_exact(sums.len())) {
         for (sum, weight) in sums.iter_mut().zip(row) {

@@ -1,5 +1,6 @@
 use apt_vit_model::Keys;
 use burn::prelude::*;
+use pulp::Arch;
 
 /// The values of a tensor, row by row.
 pub(crate) fn floats<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
@@ -10,6 +11,12 @@ pub(crate) fn floats<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
 /// For each of `rows`, the row of `among` that is most like it, itself excepted, and how like: the first
 /// of equals. None where there is no other.
 pub(crate) fn nearest(keys: &Keys, rows: &[usize], among: &[usize]) -> Vec<Option<(f32, usize)>> {
+    // With the widest vectors of this machine; what is computed does not depend on them.
+    Arch::new().dispatch(|| nearest_anywhere(keys, rows, among))
+}
+
+#[inline(always)]
+fn nearest_anywhere(keys: &Keys, rows: &[usize], among: &[usize]) -> Vec<Option<(f32, usize)>> {
     // Value by value, so that all products with a row are computed side by side.
     let count = among.len();
     let mut columns = vec![0.0; keys.width() * count];

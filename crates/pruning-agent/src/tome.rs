@@ -1,6 +1,7 @@
 use apt_vit_model::{
     Keys, Merge, Needs, Observation, Placement, Reduction, Sequences, TokenReducer,
 };
+use rayon::prelude::*;
 
 use crate::keep_rate::of_layer;
 use crate::matching::{Pair, pairs_of};
@@ -55,7 +56,8 @@ fn matched(sequences: &Sequences, keys: &Keys, count: usize) -> Merge {
         pairs.truncate(count);
         pairs
     };
-    let pairs = pairs_of(sequences, keys).into_iter().flat_map(of_slot);
+    let pairs = pairs_of(sequences, keys).into_par_iter().map(of_slot);
+    let pairs = pairs.collect::<Vec<_>>().into_iter().flatten();
     merged(sequences, pairs.map(|pair| (pair.from, pair.into)))
 }
 

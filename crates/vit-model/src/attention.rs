@@ -2,9 +2,9 @@ use burn::config::Config;
 use burn::module::Module;
 use burn::nn::{Initializer, Linear, LinearConfig};
 use burn::prelude::*;
+use rayon::prelude::*;
 
 use crate::precision::widen;
-use crate::token_batch::select_rows;
 use crate::{Sequences, kernels};
 
 /// Configuration of an [`Attention`] layer.
@@ -104,39 +104,39 @@ pub(crate) fn cls_attention(
     key_mask: Option<&Tensor<1>>,
     num_heads: usize,
 ) -> Vec<f32> {
-    let [rows, width] = qkv.dims();
-    let hidden = width / 3;
-    let head_width = hidden / num_heads;
-    let qkv = widen(qkv.clone());
-    let [query, key] = [0, 1].map(|part| qkv.clone().narrow(1, part * hidden, hidden));
-    let products = select_rows(query, &sequences.cls_row_of_each_row()) * key;
-    let scores = products.reshape([rows, num_heads, head_width]).sum_dim(2);
-    let scores = scores / (head_width as f32).sqrt();
-    let scores: Vec<f32> = scores.into_data().iter::<f32>().collect();
+    let scores = kernels::cls_scores(
+        widen(qkv.clone()),
+        sequences.cls_row_of_each_row(),
+        num_heads,
+    );
+    let scores: Vec<f32> = scores.into_data().try_into_vec().unwrap_or_default();
 
     let bias = sequences.bias();
     let key_mask: Option<Vec<f32>> = key_mask.map(|mask| mask.to_data().iter::<f32>().collect());
     let key = |row: usize| key_mask.as_ref().map_or(1.0, |mask| mask[row]);
-    let mut mean = vec![0.0; rows];
-    for span in sequences.starts().windows(2) {
-        let span = span[0]..span[1];
-        let visible = span
-            .clone()
-            .filter(|&row| sequences.visible()[row] && key(row) > 0.0);
+    let spans: Vec<&[usize]> = sequences.starts().windows(2).collect();
+    let of_span = |span: &&[usize]| {
+        let (first, end) = (span[0], span[1]);
+        let mut mean = vec![0.0; end - first];
+        let visible = (first..end).filter(|&row| sequences.visible()[row] && key(row) > 0.0);
         for head in 0..num_heads {
             let score = |row: usize| {
                 let bias = bias.as_ref().map_or(0.0, |bias| bias[row]);
                 scores[row * num_heads + head] + bias
             };
             let highest = visible.clone().map(score).fold(f32::NEG_INFINITY, f32::max);
-            let weight = |row: usize| key(row) * (score(row) - highest).exp();
-            let sum: f32 = visible.clone().map(weight).sum();
-            for row in visible.clone() {
-                mean[row] += weight(row) / (sum * num_heads as f32);
+            let weights: Vec<(usize, f32)> = visible
+                .clone()
+                .map(|row| (row, key(row) * (score(row) - highest).exp()))
+                .collect();
+            let sum: f32 = weights.iter().map(|(_, weight)| weight).sum();
+            for (row, weight) in weights {
+                mean[row - first] += weight / (sum * num_heads as f32);
             }
         }
-    }
-    mean
+        mean
+    };
+    spans.par_iter().map(of_span).collect::<Vec<_>>().concat()
 }
 
 #[cfg(test)]

@@ -279,6 +279,29 @@ pub(super) fn mean_keys<B: Backend>(qkv: FloatTensor<B>, num_heads: usize) -> Fl
     B::float_reshape(B::float_mean_dim(keys, 1), Shape::from([rows, width]))
 }
 
+/// Queries of `cls_rows` times each row's key, scaled.
+pub(super) fn cls_scores<B: Backend>(
+    qkv: FloatTensor<B>,
+    cls_rows: &[usize],
+    num_heads: usize,
+) -> FloatTensor<B> {
+    let (rows, hidden) = (qkv.shape()[0], qkv.shape()[1] / 3);
+    let width = hidden / num_heads;
+    let device = qkv.device();
+    let part = |part: usize| {
+        let columns = part * hidden..(part + 1) * hidden;
+        B::float_slice(qkv.clone(), &[Slice::from(0..rows), Slice::from(columns)])
+    };
+    let queries = B::float_select(part(0), 0, indices::<B>(cls_rows, &device));
+    let products = B::float_mul(queries, part(1));
+    let products = B::float_reshape(products, Shape::from([rows, num_heads, width]));
+    let sums = B::float_reshape(
+        B::float_sum_dim(products, 2),
+        Shape::from([rows, num_heads]),
+    );
+    B::float_mul_scalar(sums, (1.0 / (width as f64).sqrt()).into())
+}
+
 /// The sums' rows side by side, and those that are summed added up. `fill` says how many terms there are to
 /// be instead of so many; those that it adds add nothing.
 pub(super) fn sum_rows<B: Backend>(

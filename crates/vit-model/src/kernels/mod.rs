@@ -169,6 +169,16 @@ pub(crate) fn mean_keys(qkv: Tensor<2>, num_heads: usize) -> Tensor<2> {
     ))
 }
 
+/// What each row's image's CLS token makes of the row in each head: query times key, scaled; `[rows, heads]`.
+/// `cls_rows` says which row is whose CLS token. No gradient goes through it.
+pub(crate) fn cls_scores(qkv: Tensor<2>, cls_rows: Vec<usize>, num_heads: usize) -> Tensor<2> {
+    fused(Dispatch::cls_scores(
+        qkv.without_autodiff().into_dispatch(),
+        Arc::new(cls_rows),
+        num_heads,
+    ))
+}
+
 /// Does the device compile kernels for shapes, so that it pays to give it few different ones?
 pub fn compiles_for_shapes(device: &Device) -> bool {
     fn is_cube(device: &DispatchDevice) -> bool {
@@ -400,6 +410,18 @@ pub(crate) trait FusedOps: Backend {
         }
     }
 
+    /// See [`cls_scores`].
+    fn cls_scores(
+        qkv: FloatTensor<Self>,
+        cls_rows: Arc<Vec<usize>>,
+        num_heads: usize,
+    ) -> FloatTensor<Self> {
+        match kernels_for::<Self>(&qkv) {
+            Some(kernels) => kernels.cls_scores(&qkv, &cls_rows, num_heads),
+            None => composed::cls_scores::<Self>(qkv, &cls_rows, num_heads),
+        }
+    }
+
     /// See [`sum_rows`].
     fn sum_rows(input: FloatTensor<Self>, sums: Arc<RowSums>) -> FloatTensor<Self> {
         match kernels_for::<Self>(&input) {
@@ -497,6 +519,14 @@ pub(crate) trait Kernels<B: Backend>: Debug + Sync {
 
     /// The mean over the heads.
     fn mean_keys(&self, qkv: &FloatTensor<B>, num_heads: usize) -> FloatTensor<B>;
+
+    /// The scores.
+    fn cls_scores(
+        &self,
+        qkv: &FloatTensor<B>,
+        cls_rows: &[usize],
+        num_heads: usize,
+    ) -> FloatTensor<B>;
 
     /// The sums.
     fn sum_rows(&self, input: &FloatTensor<B>, sums: &RowSums) -> FloatTensor<B>;

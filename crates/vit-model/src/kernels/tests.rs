@@ -244,6 +244,19 @@ proptest! {
     }
 
     #[test]
+    fn cls_scores_are_what_burn_makes_of_them(
+        rows in 1usize..400, heads in 1usize..5, width in 1usize..20, seed in any::<u64>(),
+    ) {
+        let qkv = normal(&[rows, 3 * heads * width], seed);
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let cls_rows: Vec<usize> = (0..rows).map(|_| rng.random_range(0..rows)).collect();
+        let tensor = |data: TensorData| Flex::float_from_data(data, &Default::default());
+        let fused = Flex::cls_scores(tensor(qkv.clone()), Arc::new(cls_rows.clone()), heads);
+        let composed = composed::cls_scores::<Flex>(tensor(qkv.convert::<f64>()), &cls_rows, heads);
+        assert_close(&[read(fused)], &[read(composed)]);
+    }
+
+    #[test]
     fn layer_norm_is_what_burn_makes_of_it(
         rows in prop_oneof![1usize..70, 1000usize..1100],
         columns in 8usize..150,
@@ -275,15 +288,18 @@ fn rows_of_nobody_change_nothing() {
         let spans = spans(&lengths, None);
         let rows: usize = lengths.iter().sum();
         let all = normal(&[rows + 5, 3 * 8], 3);
-        let own = all.clone().to_vec::<f32>().unwrap();
+        let own = all.clone().try_to_vec::<f32>().unwrap();
         let own = TensorData::new(own[..rows * 3 * 8].to_vec(), [rows, 3 * 8]);
         let attend = |qkv: TensorData| {
             let qkv = Flex::float_from_data(qkv, &Default::default());
             read(composed::attention::<Flex>(qkv, None, &spans, 2, 16))
         };
         let (all, own) = (attend(all), attend(own));
-        assert_eq!(all.shape[..], [rows + 5, 8]);
-        let (all, own) = (all.to_vec::<f32>().unwrap(), own.to_vec::<f32>().unwrap());
+        assert_eq!(all.shape()[..], [rows + 5, 8]);
+        let (all, own) = (
+            all.try_to_vec::<f32>().unwrap(),
+            own.try_to_vec::<f32>().unwrap(),
+        );
         assert_eq!(all[..rows * 8], own);
     }
 }

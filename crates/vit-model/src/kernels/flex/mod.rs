@@ -154,6 +154,10 @@ impl Kernels<Flex> for FlexKernels {
         rows::mean_keys(Matrix::new(&qkv.to_contiguous()), num_heads)
     }
 
+    fn cls_scores(&self, qkv: &FlexTensor, cls_rows: &[usize], num_heads: usize) -> FlexTensor {
+        rows::cls_scores(Matrix::new(&qkv.to_contiguous()), cls_rows, num_heads)
+    }
+
     fn sum_rows(&self, input: &FlexTensor, sums: &RowSums) -> FlexTensor {
         rows::sums(Matrix::new(&input.to_contiguous()), sums)
     }

@@ -1,9 +1,10 @@
 //! What reducers need of rows: sums of them, which are left of a packed matrix when tokens are dropped or
-//! merged, and their mean keys.
+//! merged, their mean keys, and what CLS makes of them.
 
 use burn::backend::flex::FlexTensor;
 
 use super::buffer::Buffer;
+use super::math::sum_of;
 use super::matrix::Matrix;
 use super::parallel;
 use crate::kernels::RowSums;
@@ -67,6 +68,30 @@ pub(super) fn mean_keys(qkv: Matrix<'_>, num_heads: usize) -> FlexTensor {
                 }
             }
             target.iter_mut().for_each(|sum| *sum *= share);
+        }
+    });
+    // SAFETY: the tasks cover all rows.
+    unsafe { output.filled() }
+}
+
+/// Queries of `cls_rows` times each row's key in each head, scaled.
+pub(super) fn cls_scores(qkv: Matrix<'_>, cls_rows: &[usize], num_heads: usize) -> FlexTensor {
+    let hidden = qkv.columns / 3;
+    let width = hidden / num_heads;
+    let scale = 1.0 / (width as f32).sqrt();
+    let mut output = Buffer::new([qkv.rows, num_heads]);
+    let writer = output.writer();
+    parallel(qkv.rows.div_ceil(ROWS), WORK * qkv.rows * hidden, |task| {
+        for row in task * ROWS..qkv.rows.min((task + 1) * ROWS) {
+            let [query, key] = [(cls_rows[row], 0), (row, hidden)].map(|(row, column)| {
+                let start = row * qkv.row_stride + column;
+                qkv.values[start..start + hidden].chunks_exact(width)
+            });
+            // SAFETY: no other task has this row.
+            let scores = unsafe { writer.fill(row * num_heads, num_heads, 0.0) };
+            for (score, (query, key)) in scores.iter_mut().zip(query.zip(key)) {
+                *score = scale * sum_of([query, key], |[query, key]| query * key);
+            }
         }
     });
     // SAFETY: the tasks cover all rows.
