@@ -82,8 +82,9 @@ pub(super) fn cls_scores(qkv: Matrix<'_>, cls_rows: &[usize], num_heads: usize) 
     let mut output = Buffer::new([qkv.rows, num_heads]);
     let writer = output.writer();
     parallel(qkv.rows.div_ceil(ROWS), WORK * qkv.rows * hidden, |task| {
-        for row in task * ROWS..qkv.rows.min((task + 1) * ROWS) {
-            let [query, key] = [(cls_rows[row], 0), (row, hidden)].map(|(row, column)| {
+        let rows = task * ROWS..qkv.rows.min((task + 1) * ROWS);
+        for (row, &cls_row) in rows.clone().zip(&cls_rows[rows]) {
+            let [query, key] = [(cls_row, 0), (row, hidden)].map(|(row, column)| {
                 let start = row * qkv.row_stride + column;
                 qkv.values[start..start + hidden].chunks_exact(width)
             });
