@@ -89,7 +89,7 @@ impl PairAgent {
         let (mut from, mut into) = (Vec::with_capacity(count), Vec::with_capacity(count));
         let mut cls = Vec::with_capacity(count);
         let mut hints = Vec::with_capacity(count * HINTS);
-        let size = |row: usize| sequences.sizes().map_or(0.0, |sizes| sizes[row].ln());
+        let size = |row: usize| sequences.log_size(row);
         for (slot, pairs) in pairs.iter().enumerate() {
             for pair in pairs {
                 from.push(pair.from as i64);
@@ -132,7 +132,7 @@ impl PairAgent {
             let start = (3 * row + index) * width;
             &view[start..start + width]
         };
-        let size = |row: usize| sequences.sizes().map_or(0.0, |sizes| sizes[row].ln());
+        let size = |row: usize| sequences.log_size(row);
         let of_slot = |(slot, pairs): (usize, &Vec<Pair>)| {
             let cls = part(1, sequences.starts()[slot]);
             let (mut inner, mut apart) = (vec![0.0; width], vec![0.0; width]);

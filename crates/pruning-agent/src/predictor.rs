@@ -5,7 +5,6 @@ use burn::module::{Module, Param};
 use burn::nn::{DropoutConfig, LayerNorm, LayerNormConfig, Linear, LinearConfig};
 use burn::prelude::*;
 use burn::tensor::IndexingUpdateOp;
-use burn::tensor::activation::gelu;
 use rayon::prelude::*;
 
 use crate::similarity::nearest;
@@ -101,9 +100,6 @@ impl TokenPredictor {
     }
 
     /// The logits of every token, `[rows, 2]`.
-    ///
-    /// What is averaged is the same for all tokens of an image, so that the first layer of the MLP is
-    /// multiplied out: its part for that is computed once an image.
     pub fn logits(&self, observation: &Observation<'_>) -> Tensor<2> {
         let sequences = observation.sequences;
         let none = DropoutConfig::new(0.0).init();
@@ -111,25 +107,16 @@ impl TokenPredictor {
         let inner = linear_gelu(&self.input, normed, &none);
         let [rows, width] = inner.dims();
         let (half, rest) = (width / 2, width - width / 2);
-        let weight = self.first.weight.val();
         let means = image_means(inner.clone().narrow(1, half, rest), sequences);
-        let of_image = means.matmul(weight.clone().narrow(0, half, rest));
-        let of_image = match &self.first.bias {
-            Some(bias) => of_image + bias.val().unsqueeze(),
-            None => of_image,
-        };
-        let local = inner.narrow(1, 0, half);
-        let mut first = local.matmul(weight.clone().narrow(0, 0, half)) + each(of_image, sequences);
+        let mut parts = vec![inner.narrow(1, 0, half), each(means, sequences)];
         let hints = self.hints.then(|| {
             let hints = hints(observation);
-            let hints = Tensor::<1>::from_data(hints.as_slice(), &first.device());
+            let hints = Tensor::<1>::from_data(hints.as_slice(), &parts[0].device());
             hints.reshape([rows, HINTS])
         });
-        if let Some(hints) = &hints {
-            first = first + hints.clone().matmul(weight.narrow(0, width, HINTS));
-        }
-        let second = linear_gelu(&self.second, gelu(first), &none);
-        let logits = self.output.forward(second);
+        parts.extend(hints.clone());
+        let first = linear_gelu(&self.first, Tensor::cat(parts, 1), &none);
+        let logits = self.output.forward(linear_gelu(&self.second, first, &none));
         match hints.zip(self.prior.as_ref()) {
             Some((hints, prior)) => logits + hints.matmul(prior.val()),
             None => logits,
@@ -206,8 +193,7 @@ fn hints(observation: &Observation<'_>) -> Vec<f32> {
                 let times = attention[row] * (patches.len() + 1) as f32;
                 times.max(1e-3).ln()
             });
-            let size = sequences.sizes().map_or(1.0, |sizes| sizes[row]);
-            [attention, likeness[row - span[0]], size.ln()]
+            [attention, likeness[row - span[0]], sequences.log_size(row)]
         })
         .collect()
     };

@@ -9,7 +9,7 @@ pub(crate) fn floats<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
 }
 
 /// For each of `rows`, the row of `among` that is most like it, itself excepted, and how like: the first
-/// of equals. None where there is no other.
+/// of equals. None where there is no other. Both ascend.
 pub(crate) fn nearest(keys: &Keys, rows: &[usize], among: &[usize]) -> Vec<Option<(f32, usize)>> {
     // With the widest vectors of this machine; what is computed does not depend on them.
     Arch::new().dispatch(|| nearest_anywhere(keys, rows, among))
@@ -33,12 +33,31 @@ fn nearest_anywhere(keys: &Keys, rows: &[usize], among: &[usize]) -> Vec<Option<
                 *product += value * other;
             }
         }
-        let others = products
-            .iter()
-            .zip(among)
-            .filter(|&(_, &other)| other != row);
-        let likeness = others.map(|(&product, &other)| (product, other));
-        likeness.reduce(|best, next| if next.0 > best.0 { next } else { best })
+        if let Ok(own) = among.binary_search(&row) {
+            products[own] = f32::NEG_INFINITY;
+        }
+        let best = largest(&products);
+        let place = products.iter().position(|&product| product == best)?;
+        (best > f32::NEG_INFINITY).then(|| (best, among[place]))
     };
     rows.iter().map(of_row).collect()
+}
+
+/// The largest value, found side by side.
+#[inline(always)]
+fn largest(values: &[f32]) -> f32 {
+    const LANES: usize = 16;
+    let larger = |a: f32, b: f32| if b > a { b } else { a };
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let (chunks, rest) = values.as_chunks::<LANES>();
+    for chunk in chunks {
+        for (lane, &value) in lanes.iter_mut().zip(chunk) {
+            *lane = larger(*lane, value);
+        }
+    }
+    lanes
+        .iter()
+        .chain(rest)
+        .copied()
+        .fold(f32::NEG_INFINITY, larger)
 }

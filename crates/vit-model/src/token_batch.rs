@@ -1,6 +1,6 @@
 use std::cmp::Reverse;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use burn::prelude::*;
 use burn::tensor::IndexingUpdateOp;
@@ -94,6 +94,13 @@ impl Sequences {
         self.sizes.as_deref()
     }
 
+    /// The logarithm of how many patches a row stands for.
+    pub fn log_size(&self, row: usize) -> f32 {
+        self.sizes
+            .as_ref()
+            .map_or(0.0, |sizes| logarithm(sizes[row]))
+    }
+
     /// Per row, what is added to its attention scores: minus infinity where it is hidden, and the
     /// logarithm of its size ("proportional attention"; Bolya et al., "Token Merging", 2023,
     /// section 3). None where all are 0.
@@ -102,10 +109,9 @@ impl Sequences {
             return None;
         }
         let rows = self.visible.iter().enumerate();
-        let bias = rows.map(|(row, visible)| match (&self.sizes, visible) {
-            (_, false) => f32::NEG_INFINITY,
-            (Some(sizes), true) => sizes[row].ln(),
-            (None, true) => 0.0,
+        let bias = rows.map(|(row, visible)| match visible {
+            false => f32::NEG_INFINITY,
+            true => self.log_size(row),
         });
         Some(bias.collect())
     }
@@ -238,6 +244,17 @@ impl Sequences {
             prefix: self.prefix,
         };
         (sequences, rows)
+    }
+}
+
+/// Sizes are numbers of patches; the logarithms of most are asked for again and again.
+fn logarithm(size: f32) -> f32 {
+    static OF_NUMBERS: LazyLock<[f32; 64]> =
+        LazyLock::new(|| std::array::from_fn(|number| (number as f32).ln()));
+    let number = size as usize;
+    match OF_NUMBERS.get(number) {
+        Some(&logarithm) if number as f32 == size => logarithm,
+        _ => size.ln(),
     }
 }
 

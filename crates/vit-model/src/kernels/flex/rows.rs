@@ -2,6 +2,7 @@
 //! merged, their mean keys, and what CLS makes of them.
 
 use burn::backend::flex::FlexTensor;
+use pulp::Arch;
 
 use super::buffer::Buffer;
 use super::math::sum_of;
@@ -55,7 +56,7 @@ pub(super) fn mean_keys(qkv: Matrix<'_>, num_heads: usize) -> FlexTensor {
     let share = 1.0 / num_heads as f32;
     let mut output = Buffer::new([qkv.rows, width]);
     let writer = output.writer();
-    parallel(qkv.rows.div_ceil(ROWS), WORK * qkv.rows * hidden, |task| {
+    let of_task = |task: usize| {
         for row in task * ROWS..qkv.rows.min((task + 1) * ROWS) {
             let start = row * qkv.row_stride + hidden;
             let mut heads = qkv.values[start..start + hidden].chunks_exact(width);
@@ -69,6 +70,9 @@ pub(super) fn mean_keys(qkv: Matrix<'_>, num_heads: usize) -> FlexTensor {
             }
             target.iter_mut().for_each(|sum| *sum *= share);
         }
+    };
+    parallel(qkv.rows.div_ceil(ROWS), WORK * qkv.rows * hidden, |task| {
+        Arch::new().dispatch(|| of_task(task));
     });
     // SAFETY: the tasks cover all rows.
     unsafe { output.filled() }
@@ -81,7 +85,7 @@ pub(super) fn cls_scores(qkv: Matrix<'_>, cls_rows: &[usize], num_heads: usize) 
     let scale = 1.0 / (width as f32).sqrt();
     let mut output = Buffer::new([qkv.rows, num_heads]);
     let writer = output.writer();
-    parallel(qkv.rows.div_ceil(ROWS), WORK * qkv.rows * hidden, |task| {
+    let of_task = |task: usize| {
         let rows = task * ROWS..qkv.rows.min((task + 1) * ROWS);
         for (row, &cls_row) in rows.clone().zip(&cls_rows[rows]) {
             let [query, key] = [(cls_row, 0), (row, hidden)].map(|(row, column)| {
@@ -94,6 +98,9 @@ pub(super) fn cls_scores(qkv: Matrix<'_>, cls_rows: &[usize], num_heads: usize) 
                 *score = scale * sum_of([query, key], |[query, key]| query * key);
             }
         }
+    };
+    parallel(qkv.rows.div_ceil(ROWS), WORK * qkv.rows * hidden, |task| {
+        Arch::new().dispatch(|| of_task(task));
     });
     // SAFETY: the tasks cover all rows.
     unsafe { output.filled() }
