@@ -75,7 +75,10 @@ pub fn keep_best(
             .filter(|&row| sequences.visible()[row])
             .collect();
         let count = count(slot, patches.len()).min(patches.len());
-        patches.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]).then(a.cmp(&b)));
+        if count < patches.len() {
+            let best = |&a: &usize, &b: &usize| scores[b].total_cmp(&scores[a]).then(a.cmp(&b));
+            patches.select_nth_unstable_by(count, best);
+        }
         for &row in &patches[..count] {
             keep[row] = true;
         }

@@ -20,12 +20,17 @@ pub struct Pair {
 /// Per slot, in the order of the rows. Needs the keys; without them there are no pairs.
 pub fn matched_pairs(observation: &Observation<'_>) -> Vec<Vec<Pair>> {
     match &observation.keys {
-        Some(keys) => pairs_of(observation.sequences, keys),
+        Some(keys) => pairs_of(observation.sequences, keys, |_| ()),
         None => vec![Vec::new(); observation.sequences.batch()],
     }
 }
 
-pub(crate) fn pairs_of(sequences: &Sequences, keys: &Keys) -> Vec<Vec<Pair>> {
+/// As [`matched_pairs`]; `choose` sees those of each slot, and may take some away.
+pub(crate) fn pairs_of(
+    sequences: &Sequences,
+    keys: &Keys,
+    choose: impl Fn(&mut Vec<Pair>) + Sync,
+) -> Vec<Vec<Pair>> {
     let starts = sequences.starts();
     let spans: Vec<&[usize]> = starts.windows(2).collect();
     let prefix = sequences.prefix();
@@ -48,7 +53,9 @@ pub(crate) fn pairs_of(sequences: &Sequences, keys: &Keys) -> Vec<Vec<Pair>> {
                 likeness,
             })
         });
-        pairs.collect()
+        let mut pairs = pairs.collect();
+        choose(&mut pairs);
+        pairs
     };
     spans.into_par_iter().map(of_span).collect()
 }

@@ -1,11 +1,11 @@
 use apt_vit_model::fused::linear;
-use apt_vit_model::{FlopsCount, Observation};
+use apt_vit_model::{FlopsCount, Observation, Sequences};
 use burn::config::Config;
 use burn::module::{Module, Param};
 use burn::nn::{Linear, LinearConfig};
 use burn::prelude::*;
 use burn::tensor::activation::relu;
-use pulp::Arch;
+use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use crate::matching::{Pair, matched_pairs};
@@ -119,7 +119,6 @@ impl PairAgent {
     /// backend for each step of it.
     pub fn judge(&self, observation: &Observation<'_>, pairs: &[Vec<Pair>]) -> Vec<f32> {
         let sequences = observation.sequences;
-        let [width, _] = self.output.dims();
         let view = floats(linear(&self.view, observation.hidden.clone()));
         let weights = Weights {
             difference: floats(self.difference.weight.val()),
@@ -128,32 +127,14 @@ impl PairAgent {
             prior: floats(self.prior.val()),
             bias: floats(self.bias.val())[0],
         };
-        let part = |index: usize, row: usize| {
-            let start = (3 * row + index) * width;
-            &view[start..start + width]
-        };
-        let size = |row: usize| sequences.log_size(row);
         let of_slot = |(slot, pairs): (usize, &Vec<Pair>)| {
-            let cls = part(1, sequences.starts()[slot]);
-            let (mut inner, mut apart) = (vec![0.0; width], vec![0.0; width]);
-            let of_pair = |pair: &Pair| {
-                let hints = [pair.likeness, size(pair.from), size(pair.into)];
-                let ends = part(2, pair.from).iter().zip(part(2, pair.into));
-                for (apart, (from, into)) in apart.iter_mut().zip(ends) {
-                    *apart = (into - from).abs();
-                }
-                let sums = part(0, pair.from).iter().zip(cls);
-                for (inner, (from, cls)) in inner.iter_mut().zip(sums) {
-                    *inner = from + cls;
-                }
-                add_product(&mut inner, &apart, &weights.difference);
-                add_product(&mut inner, &hints, &weights.hints);
-                let scores = inner.iter().zip(&weights.output);
-                let score: f32 = scores.map(|(inner, weight)| inner.max(0.0) * weight).sum();
-                let prior: f32 = hints.iter().zip(&weights.prior).map(|(a, b)| a * b).sum();
-                score + prior + weights.bias
-            };
-            Arch::new().dispatch(|| pairs.iter().map(of_pair).collect::<Vec<f32>>())
+            Arch::new().dispatch(Judge {
+                view: &view,
+                weights: &weights,
+                sequences,
+                cls: sequences.starts()[slot],
+                pairs,
+            })
         };
         let judged = pairs.par_iter().enumerate().map(of_slot);
         judged.collect::<Vec<_>>().concat()
@@ -201,6 +182,53 @@ struct Weights {
     output: Vec<f32>,
     prior: Vec<f32>,
     bias: f32,
+}
+
+/// Scores the pairs of one slot, with the widest vectors of this machine. (Not a closure, which would be
+/// compiled without them.)
+struct Judge<'a> {
+    /// Of every row.
+    view: &'a [f32],
+    weights: &'a Weights,
+    sequences: &'a Sequences,
+    /// The row of CLS.
+    cls: usize,
+    pairs: &'a [Pair],
+}
+
+impl WithSimd for Judge<'_> {
+    type Output = Vec<f32>;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) -> Vec<f32> {
+        let weights = self.weights;
+        let width = weights.output.len();
+        let part = |index: usize, row: usize| {
+            let start = (3 * row + index) * width;
+            &self.view[start..start + width]
+        };
+        let size = |row: usize| self.sequences.log_size(row);
+        let (mut inner, mut apart) = (vec![0.0; width], vec![0.0; width]);
+        let mut judged = Vec::with_capacity(self.pairs.len());
+        for pair in self.pairs {
+            let hints = [pair.likeness, size(pair.from), size(pair.into)];
+            let ends = part(2, pair.from).iter().zip(part(2, pair.into));
+            for (apart, (from, into)) in apart.iter_mut().zip(ends) {
+                *apart = (into - from).abs();
+            }
+            let sums = part(0, pair.from).iter().zip(part(1, self.cls));
+            for (inner, (from, cls)) in inner.iter_mut().zip(sums) {
+                *inner = from + cls;
+            }
+            add_product(&mut inner, &apart, &weights.difference);
+            add_product(&mut inner, &hints, &weights.hints);
+            let scores = inner.iter().zip(&weights.output);
+            let score: f32 = scores.map(|(inner, weight)| inner.max(0.0) * weight).sum();
+            let prior: f32 = hints.iter().zip(&weights.prior).map(|(a, b)| a * b).sum();
+            judged.push(score + prior + weights.bias);
+        }
+        judged
+    }
 }
 
 /// Adds `values` times `matrix`, `[values, sums]`, to `sums`.

@@ -174,7 +174,10 @@ fn best_of_all(sequences: &Sequences, scores: &[f32], count: usize) -> Vec<bool>
         keep[span[0]..first].fill(true);
         patches.extend((first..span[1]).filter(|&row| sequences.visible()[row]));
     }
-    patches.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]).then(a.cmp(&b)));
+    if count < patches.len() {
+        let best = |&a: &usize, &b: &usize| scores[b].total_cmp(&scores[a]).then(a.cmp(&b));
+        patches.select_nth_unstable_by(count, best);
+    }
     for &row in patches.iter().take(count) {
         keep[row] = true;
     }

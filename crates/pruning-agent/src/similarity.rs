@@ -1,6 +1,6 @@
 use apt_vit_model::Keys;
 use burn::prelude::*;
-use pulp::Arch;
+use pulp::{Arch, Simd, WithSimd};
 
 /// The values of a tensor, row by row.
 pub(crate) fn floats<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
@@ -11,53 +11,90 @@ pub(crate) fn floats<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
 /// For each of `rows`, the row of `among` that is most like it, itself excepted, and how like: the first
 /// of equals. None where there is no other. Both ascend.
 pub(crate) fn nearest(keys: &Keys, rows: &[usize], among: &[usize]) -> Vec<Option<(f32, usize)>> {
-    // With the widest vectors of this machine; what is computed does not depend on them.
-    Arch::new().dispatch(|| nearest_anywhere(keys, rows, among))
+    Arch::new().dispatch(Nearest { keys, rows, among })
 }
+
+/// [`nearest`] with the widest vectors of this machine; what is computed does not depend on them. (Not a
+/// closure, which would be compiled without them.)
+struct Nearest<'a> {
+    keys: &'a Keys,
+    rows: &'a [usize],
+    among: &'a [usize],
+}
+
+impl WithSimd for Nearest<'_> {
+    type Output = Vec<Option<(f32, usize)>>;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) -> Self::Output {
+        nearest_anywhere(self.keys, self.rows, self.among)
+    }
+}
+
+/// Rows that are compared at once, and to how many others.
+const ROWS: usize = 4;
+const LANES: usize = 16;
 
 #[inline(always)]
 fn nearest_anywhere(keys: &Keys, rows: &[usize], among: &[usize]) -> Vec<Option<(f32, usize)>> {
     // Value by value, so that all products with a row are computed side by side.
-    let count = among.len();
-    let mut columns = vec![0.0; keys.width() * count];
+    let width = keys.width();
+    let mut columns = vec![[0.0; LANES]; among.len().div_ceil(LANES) * width];
     for (place, &row) in among.iter().enumerate() {
-        for (index, &value) in keys.vector(row).iter().enumerate() {
-            columns[index * count + place] = value;
+        let columns = &mut columns[place / LANES * width..][..width];
+        for (column, &value) in columns.iter_mut().zip(keys.vector(row)) {
+            column[place % LANES] = value;
         }
     }
-    let mut products = vec![0.0; count];
-    let of_row = |&row: &usize| {
-        products.fill(0.0);
-        for (column, &value) in columns.chunks_exact(count.max(1)).zip(keys.vector(row)) {
-            for (product, &other) in products.iter_mut().zip(column) {
-                *product += value * other;
+    let mut found = Vec::with_capacity(rows.len());
+    for rows in rows.chunks(ROWS) {
+        let row = |index: usize| rows[index.min(rows.len() - 1)];
+        let vectors: [&[f32]; ROWS] = std::array::from_fn(|index| keys.vector(row(index)));
+        let own: [u32; ROWS] = std::array::from_fn(|index| {
+            let own = among.binary_search(&row(index));
+            own.map_or(u32::MAX, |place| place as u32)
+        });
+        let mut best = [[f32::NEG_INFINITY; LANES]; ROWS];
+        let mut places = [[0; LANES]; ROWS];
+        for (first, columns) in (0..).step_by(LANES).zip(columns.chunks_exact(width)) {
+            let products = products(vectors, columns);
+            for row in 0..ROWS {
+                for lane in 0..LANES {
+                    let place = first + lane as u32;
+                    let is_other = place != own[row] && (place as usize) < among.len();
+                    if is_other && products[row][lane] > best[row][lane] {
+                        best[row][lane] = products[row][lane];
+                        places[row][lane] = place;
+                    }
+                }
             }
         }
-        if let Ok(own) = among.binary_search(&row) {
-            products[own] = f32::NEG_INFINITY;
-        }
-        let best = largest(&products);
-        let place = products.iter().position(|&product| product == best)?;
-        (best > f32::NEG_INFINITY).then(|| (best, among[place]))
-    };
-    rows.iter().map(of_row).collect()
+        found.extend((0..rows.len()).map(|row| {
+            let lanes = best[row].into_iter().zip(places[row]);
+            let (likeness, place) =
+                lanes.fold((f32::NEG_INFINITY, 0), |found, (likeness, place)| {
+                    match likeness > found.0 || (likeness == found.0 && place < found.1) {
+                        true => (likeness, place),
+                        false => found,
+                    }
+                });
+            (likeness > f32::NEG_INFINITY).then(|| (likeness, among[place as usize]))
+        }));
+    }
+    found
 }
 
-/// The largest value, found side by side.
+/// Of each vector with all columns side by side.
 #[inline(always)]
-fn largest(values: &[f32]) -> f32 {
-    const LANES: usize = 16;
-    let larger = |a: f32, b: f32| if b > a { b } else { a };
-    let mut lanes = [f32::NEG_INFINITY; LANES];
-    let (chunks, rest) = values.as_chunks::<LANES>();
-    for chunk in chunks {
-        for (lane, &value) in lanes.iter_mut().zip(chunk) {
-            *lane = larger(*lane, value);
+fn products(vectors: [&[f32]; ROWS], columns: &[[f32; LANES]]) -> [[f32; LANES]; ROWS] {
+    let vectors = vectors.map(|vector| &vector[..columns.len()]);
+    let mut products = [[0.0; LANES]; ROWS];
+    for (index, column) in columns.iter().enumerate() {
+        for (products, vector) in products.iter_mut().zip(vectors) {
+            for (product, other) in products.iter_mut().zip(column) {
+                *product += vector[index] * other;
+            }
         }
     }
-    lanes
-        .iter()
-        .chain(rest)
-        .copied()
-        .fold(f32::NEG_INFINITY, larger)
+    products
 }

@@ -1,7 +1,6 @@
 use apt_vit_model::{
     Keys, Merge, Needs, Observation, Placement, Reduction, Sequences, TokenReducer,
 };
-use rayon::prelude::*;
 
 use crate::keep_rate::of_layer;
 use crate::matching::{Pair, pairs_of};
@@ -51,13 +50,14 @@ impl TokenReducer for TomeReducer {
 
 /// Who goes into whom: the `count` most alike of each image's pairs.
 fn matched(sequences: &Sequences, keys: &Keys, count: usize) -> Merge {
-    let of_slot = |mut pairs: Vec<Pair>| {
-        pairs.sort_by(|a, b| b.likeness.total_cmp(&a.likeness).then(a.from.cmp(&b.from)));
-        pairs.truncate(count);
-        pairs
-    };
-    let pairs = pairs_of(sequences, keys).into_par_iter().map(of_slot);
-    let pairs = pairs.collect::<Vec<_>>().into_iter().flatten();
+    let pairs = pairs_of(sequences, keys, |pairs| {
+        if count < pairs.len() {
+            let closest = |a: &Pair, b: &Pair| b.likeness.total_cmp(&a.likeness);
+            pairs.select_nth_unstable_by(count, |a, b| closest(a, b).then(a.from.cmp(&b.from)));
+            pairs.truncate(count);
+        }
+    });
+    let pairs = pairs.iter().flatten();
     merged(sequences, pairs.map(|pair| (pair.from, pair.into)))
 }
 

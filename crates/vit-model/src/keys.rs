@@ -5,6 +5,8 @@ use rayon::prelude::*;
 
 /// Rows that a thread takes at once.
 const ROWS: usize = 512;
+/// Squares that are summed side by side.
+const LANES: usize = 16;
 
 /// Tokens as unit vectors: their keys, averaged over the heads (Bolya et al., "Token Merging", 2023,
 /// section 3). The likeness of two is their product.
@@ -40,7 +42,12 @@ impl Keys {
 }
 
 fn normalize(vector: &mut [f32]) {
-    let squares: f32 = vector.iter().map(|value| value * value).sum();
-    let norm = squares.sqrt().max(1e-12);
+    let mut squares = [0.0; LANES];
+    for values in vector.chunks(LANES) {
+        for (sum, value) in squares.iter_mut().zip(values) {
+            *sum += value * value;
+        }
+    }
+    let norm = squares.iter().sum::<f32>().sqrt().max(1e-12);
     vector.iter_mut().for_each(|value| *value /= norm);
 }

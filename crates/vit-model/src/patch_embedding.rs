@@ -69,38 +69,28 @@ impl PatchEmbedding {
             Some(stem) => stem.forward(images),
             None => images,
         };
-        let [batch, channels, height, width] = features.dims();
+        let [batch, _, height, width] = features.dims();
         let (patch, [rows, columns]) = (self.patch_size, self.grid);
-        let [_, _, hidden] = self.positions.dims();
         assert_eq!(
             [height, width],
             [rows * patch, columns * patch],
             "image size of the model"
         );
 
-        let patches = features
-            .reshape([batch, channels, rows, patch, columns, patch])
-            .swap_dims(1, 2)
-            .swap_dims(3, 4)
-            .swap_dims(2, 3)
-            .reshape([batch * rows * columns, channels * patch * patch]);
+        let patches = kernels::patches(features, patch);
         let dtype = patches.dtype();
         let patches = kernels::linear(&self.projection, self.precision.round(patches));
-        let patches = cast(patches, dtype).reshape([batch, rows * columns, hidden]);
         let prefix = [Some(&self.cls_token), self.distillation_token.as_ref()];
-        let prefix = prefix.into_iter().flatten();
-        let mut tokens: Vec<Tensor<3>> = prefix
-            .map(|token| token.val().expand([batch, 1, hidden]))
-            .collect();
-        let prefix = tokens.len();
-        tokens.push(patches);
-        let tokens = self
-            .dropout
-            .forward(Tensor::cat(tokens, 1) + self.positions.val());
-        let [_, count, _] = tokens.dims();
+        let prefix: Vec<Tensor<3>> = prefix.into_iter().flatten().map(Param::val).collect();
+        let (positions, first) = (self.positions.val(), prefix.len());
+        let [_, count, hidden] = positions.dims();
+        let prefix = Tensor::cat(prefix, 1) + positions.clone().narrow(1, 0, first);
+        let rest = positions.narrow(1, first, count - first);
+        let table = Tensor::cat(vec![prefix, rest], 1).reshape([count, hidden]);
+        let tokens = kernels::assemble(cast(patches, dtype), table, first);
         TokenBatch {
-            tokens: tokens.reshape([batch * count, hidden]),
-            sequences: Sequences::full(batch, count).with_prefix(prefix),
+            tokens: self.dropout.forward(tokens),
+            sequences: Sequences::full(batch, count).with_prefix(first),
             key_mask: None,
         }
     }

@@ -364,20 +364,9 @@ impl TokenBatch {
     pub fn merge_and_drop(self, merge: &Merge, keep: &[bool]) -> Self {
         assert_eq!(merge.into.len(), keep.len(), "one target a row");
         let (sequences, rows) = self.sequences.merged(merge).drop_rows(keep);
-        // For each row the first that goes into it, and for that one the next that does.
-        let (mut first, mut next) = (vec![None; keep.len()], vec![None; keep.len()]);
-        for (row, &into) in merge.into.iter().enumerate().rev() {
-            if into != row {
-                next[row] = first[into].replace(row);
-            }
-        }
-        let terms_of = |row: usize| {
-            let others = std::iter::successors(first[row], |&other: &usize| next[other]);
-            let all = std::iter::once(row).chain(others);
-            all.map(|row| (row, merge.weights[row]))
-        };
+        let [filled, _] = self.tokens.dims();
         Self {
-            tokens: sums_of(self.tokens, rows.iter().map(|&row| terms_of(row))),
+            tokens: sum_rows(self.tokens, RowSums::merged(filled, merge, &rows)),
             sequences,
             key_mask: self.key_mask.map(|mask| select_rows(mask, &rows)),
         }
@@ -402,9 +391,9 @@ impl TokenBatch {
         if sequences == self.sequences {
             return self;
         }
-        let one = |&row: &usize| std::iter::once((row, 1.0));
+        let [filled, _] = self.tokens.dims();
         Self {
-            tokens: sums_of(self.tokens, rows.iter().map(one)),
+            tokens: sum_rows(self.tokens, RowSums::selected(filled, &rows)),
             sequences,
             key_mask: self.key_mask.map(|mask| select_rows(mask, &rows)),
         }
@@ -423,13 +412,8 @@ impl TokenBatch {
     }
 }
 
-/// Sums of rows, one for each of `results`, and after them as many rows that are nobody's as the device wants.
-fn sums_of<T: IntoIterator<Item = (usize, f32)>>(
-    tokens: Tensor<2>,
-    results: impl Iterator<Item = T>,
-) -> Tensor<2> {
-    let [rows, _] = tokens.dims();
-    let mut sums = RowSums::new(rows, results);
+/// The sums, and after them as many rows that are nobody's as the device wants.
+fn sum_rows(tokens: Tensor<2>, mut sums: RowSums) -> Tensor<2> {
     let filled = filled_rows(sums.results(), &tokens.device());
     // They are copies of the first.
     for _ in sums.results()..filled {

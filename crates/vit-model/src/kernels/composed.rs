@@ -269,6 +269,38 @@ fn drop_values<B: Backend>(tensor: FloatTensor<B>, dropout: Option<f64>) -> Floa
     )
 }
 
+/// Places of a patch side by side.
+pub(super) fn patches<B: Backend>(features: FloatTensor<B>, patch: usize) -> FloatTensor<B> {
+    let shape = features.shape();
+    let (batch, channels) = (shape[0], shape[1]);
+    let (rows, columns) = (shape[2] / patch, shape[3] / patch);
+    let shape = Shape::from([batch, channels, rows, patch, columns, patch]);
+    let places = B::float_reshape(features, shape);
+    let places = B::float_permute(places, &[0, 2, 4, 1, 3, 5]);
+    let shape = Shape::from([batch * rows * columns, channels * patch * patch]);
+    B::float_reshape(places, shape)
+}
+
+/// The same tokens in front of each image's patches, and the rest of the table added to these.
+pub(super) fn assemble<B: Backend>(
+    patches: FloatTensor<B>,
+    table: FloatTensor<B>,
+    prefix: usize,
+) -> FloatTensor<B> {
+    let (tokens, hidden) = (table.shape()[0], table.shape()[1]);
+    let batch = patches.shape()[0] / (tokens - prefix);
+    let of_table = |rows: std::ops::Range<usize>| {
+        let shape = Shape::from([1, rows.len(), hidden]);
+        let part = B::float_slice(table.clone(), &[Slice::from(rows), Slice::from(0..hidden)]);
+        B::float_reshape(part, shape)
+    };
+    let front = B::float_expand(of_table(0..prefix), Shape::from([batch, prefix, hidden]));
+    let patches = B::float_reshape(patches, Shape::from([batch, tokens - prefix, hidden]));
+    let patches = B::float_add(patches, of_table(prefix..tokens));
+    let all = B::float_cat(vec![front, patches], 1);
+    B::float_reshape(all, Shape::from([batch * tokens, hidden]))
+}
+
 /// The second third of the columns, averaged over the heads.
 pub(super) fn mean_keys<B: Backend>(qkv: FloatTensor<B>, num_heads: usize) -> FloatTensor<B> {
     let (rows, hidden) = (qkv.shape()[0], qkv.shape()[1] / 3);

@@ -23,8 +23,8 @@ use burn::nn::{Dropout, LayerNorm, Linear};
 use burn::tensor::activation::gelu;
 use burn::tensor::{Device, Tensor};
 
-use crate::Precision;
 use crate::precision::cast;
+use crate::{Merge, Precision};
 
 /// Attention within each image, heads side by side: `[rows, 3 * hidden]` (queries, keys and
 /// values) to `[rows, hidden]`.
@@ -160,6 +160,20 @@ pub(crate) fn sum_rows(input: Tensor<2>, sums: Arc<RowSums>) -> Tensor<2> {
     fused(Dispatch::sum_rows(input.into_dispatch(), sums))
 }
 
+/// The patches of feature maps, `[batch, channels, height, width]`, each of `patch` by `patch` places: `[batch *
+/// patches, channels * patch * patch]`, line by line; channels outermost, then rows, then columns.
+pub(crate) fn patches(features: Tensor<4>, patch: usize) -> Tensor<2> {
+    fused(Dispatch::patches(features.into_dispatch(), patch))
+}
+
+/// The tokens of a batch, `[batch * tokens, hidden]`, from those of its patches, `[batch * patches, hidden]`. `table`,
+/// `[tokens, hidden]`, holds the first `prefix` tokens, which are the same for every image, and after them
+/// what is added to those of the patches.
+pub(crate) fn assemble(patches: Tensor<2>, table: Tensor<2>, prefix: usize) -> Tensor<2> {
+    let (patches, table) = (patches.into_dispatch(), table.into_dispatch());
+    fused(Dispatch::assemble(patches, table, prefix))
+}
+
 /// The keys of `qkv`, `[rows, 3 * hidden]`, averaged over the heads: `[rows, hidden / num_heads]`. No
 /// gradient goes through it.
 pub(crate) fn mean_keys(qkv: Tensor<2>, num_heads: usize) -> Tensor<2> {
@@ -228,6 +242,43 @@ impl RowSums {
         for result in results {
             terms.extend(result);
             starts.push(terms.len());
+        }
+        Self {
+            starts,
+            terms,
+            inputs,
+        }
+    }
+
+    /// Some of the rows.
+    pub fn selected(inputs: usize, rows: &[usize]) -> Self {
+        Self::new(inputs, rows.iter().map(|&row| [(row, 1.0)]))
+    }
+
+    /// The rows `kept`, each with those that go into it.
+    pub fn merged(inputs: usize, merge: &Merge, kept: &[usize]) -> Self {
+        let mut result_of = vec![None; merge.into.len()];
+        for (result, &row) in kept.iter().enumerate() {
+            result_of[row] = Some(result);
+        }
+        let gone = merge.into.iter().enumerate();
+        let gone = gone.filter(|&(row, &into)| row != into);
+        let gone = gone.filter_map(|(row, &into)| result_of[into].map(|result| (row, result)));
+        let mut counts = vec![1; kept.len()];
+        gone.clone().for_each(|(_, result)| counts[result] += 1);
+        let mut starts = Vec::with_capacity(kept.len() + 1);
+        starts.push(0);
+        starts.extend(counts.iter().scan(0, |end, count| {
+            *end += count;
+            Some(*end)
+        }));
+        // The row itself comes first, then the others in their order.
+        let mut terms = vec![(0, 0.0); starts[kept.len()]];
+        let mut next = starts.clone();
+        let own = kept.iter().enumerate().map(|(result, &row)| (row, result));
+        for (row, result) in own.chain(gone) {
+            terms[next[result]] = (row, merge.weights[row]);
+            next[result] += 1;
         }
         Self {
             starts,
@@ -402,6 +453,26 @@ pub(crate) trait FusedOps: Backend {
         }
     }
 
+    /// See [`patches`].
+    fn patches(features: FloatTensor<Self>, patch: usize) -> FloatTensor<Self> {
+        match kernels_for::<Self>(&features) {
+            Some(kernels) => kernels.patches(&features, patch),
+            None => composed::patches::<Self>(features, patch),
+        }
+    }
+
+    /// See [`assemble`].
+    fn assemble(
+        patches: FloatTensor<Self>,
+        table: FloatTensor<Self>,
+        prefix: usize,
+    ) -> FloatTensor<Self> {
+        match kernels_for::<Self>(&patches) {
+            Some(kernels) => kernels.assemble(&patches, &table, prefix),
+            None => composed::assemble::<Self>(patches, table, prefix),
+        }
+    }
+
     /// See [`mean_keys`].
     fn mean_keys(qkv: FloatTensor<Self>, num_heads: usize) -> FloatTensor<Self> {
         match kernels_for::<Self>(&qkv) {
@@ -516,6 +587,17 @@ pub(crate) trait Kernels<B: Backend>: Debug + Sync {
         gradient: FloatTensor<B>,
         wanted: [bool; 3],
     ) -> [Option<FloatTensor<B>>; 3];
+
+    /// The patches, line by line.
+    fn patches(&self, features: &FloatTensor<B>, patch: usize) -> FloatTensor<B>;
+
+    /// The tokens.
+    fn assemble(
+        &self,
+        patches: &FloatTensor<B>,
+        table: &FloatTensor<B>,
+        prefix: usize,
+    ) -> FloatTensor<B>;
 
     /// The mean over the heads.
     fn mean_keys(&self, qkv: &FloatTensor<B>, num_heads: usize) -> FloatTensor<B>;

@@ -233,6 +233,31 @@ proptest! {
     }
 
     #[test]
+    fn patches_are_what_burn_makes_of_them(
+        batch in 1usize..5, channels in 1usize..4, patch in 1usize..6,
+        rows in 1usize..5, columns in 1usize..5, seed in any::<u64>(),
+    ) {
+        let features = normal(&[batch, channels, rows * patch, columns * patch], seed);
+        let tensor = |data: TensorData| Flex::float_from_data(data, &Default::default());
+        let fused = Flex::patches(tensor(features.clone()), patch);
+        let composed = composed::patches::<Flex>(tensor(features), patch);
+        prop_assert_eq!(read(fused), read(composed));
+    }
+
+    #[test]
+    fn tokens_are_assembled_as_burn_does(
+        batch in 1usize..90, patches in 1usize..70, prefix in 1usize..3, hidden in 1usize..40,
+        seed in any::<u64>(),
+    ) {
+        let of_patches = normal(&[batch * patches, hidden], seed);
+        let table = normal(&[prefix + patches, hidden], !seed);
+        let tensor = |data: TensorData| Flex::float_from_data(data, &Default::default());
+        let fused = Flex::assemble(tensor(of_patches.clone()), tensor(table.clone()), prefix);
+        let composed = composed::assemble::<Flex>(tensor(of_patches), tensor(table), prefix);
+        prop_assert_eq!(read(fused), read(composed));
+    }
+
+    #[test]
     fn mean_keys_are_what_burn_makes_of_them(
         rows in 1usize..400, heads in 1usize..5, width in 1usize..20, seed in any::<u64>(),
     ) {

@@ -11,6 +11,9 @@ use super::{Spans, parallel};
 /// Scores that are held at once: half of a usual level 2 cache.
 const SCORES: usize = 64 * 1024;
 
+/// A sequence of fewer tokens takes as long as one of so many.
+const SHORT: usize = 16;
+
 /// How far a score may lie above the logarithm of the denominator: only that of a key that weighs
 /// next to nothing does. The exponential is still a float.
 const HIGHEST_EXPONENT: f32 = 80.0;
@@ -93,9 +96,10 @@ impl<'a> Heads<'a> {
         tasks
     }
 
-    /// The floating-point operations of the forward pass.
+    /// The floating-point operations of the forward pass, or what short sequences cost beside theirs.
     fn work(self) -> usize {
-        let scores: usize = self.spans.iter().map(|(_, tokens)| tokens * tokens).sum();
+        let of_span = |(_, tokens): (usize, usize)| tokens.max(SHORT) * tokens.max(SHORT);
+        let scores: usize = self.spans.iter().map(of_span).sum();
         4 * scores * self.hidden
     }
 }

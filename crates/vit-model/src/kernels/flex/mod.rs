@@ -11,6 +11,7 @@ mod linear;
 mod math;
 mod matrix;
 mod norm;
+mod patches;
 mod prepacked;
 mod rows;
 
@@ -148,6 +149,15 @@ impl Kernels<Flex> for FlexKernels {
         }
         let (input, weight) = (Matrix::new(input), Matrix::new(weight));
         linear::backward(input, weight, Matrix::new(&contiguous), wanted)
+    }
+
+    fn patches(&self, features: &FlexTensor, patch: usize) -> FlexTensor {
+        patches::cut(&features.to_contiguous(), patch)
+    }
+
+    fn assemble(&self, patches: &FlexTensor, table: &FlexTensor, prefix: usize) -> FlexTensor {
+        let (patches, table) = (patches.to_contiguous(), table.to_contiguous());
+        patches::assemble(Matrix::new(&patches), Matrix::new(&table), prefix)
     }
 
     fn mean_keys(&self, qkv: &FlexTensor, num_heads: usize) -> FlexTensor {
