@@ -46,7 +46,7 @@ enum Task {
     /// Build, and run `aptvit fetch`
     #[command(disable_help_flag = true)]
     Fetch(Rest),
-    /// Build with remote devices, and run `aptvit serve`
+    /// Build with remote devices beside the backend, and run `aptvit serve`
     #[command(disable_help_flag = true)]
     Serve(Rest),
     /// Build, and run `aptvit info`
@@ -126,6 +126,9 @@ fn aptvit(command: &str, mut rest: Vec<String>) -> Result<ExitCode> {
         backend = rest.remove(index + 1);
         rest.remove(index);
     }
+    if command == "serve" && !backend.split(',').any(|feature| feature == "remote") {
+        backend += ",remote";
+    }
     let program = build(&backend)?;
     let mut child = Command::new(&program)
         .arg(command)
@@ -192,7 +195,9 @@ fn test(backend: &str, rest: &[String]) -> Result<ExitCode> {
     let success = child.wait()?.success();
     let [passed, failed, skipped] = counts;
     println!("\n{passed} passed, {failed} failed, {skipped} skipped");
-    Ok(match success && failed == 0 && passed > 0 {
+    // Where nothing ran, something is wrong, unless it was only to be built.
+    let enough = passed > 0 || rest.iter().any(|arg| arg == "--no-run");
+    Ok(match success && failed == 0 && enough {
         true => ExitCode::SUCCESS,
         false => ExitCode::FAILURE,
     })

@@ -132,7 +132,8 @@ Examples:
   aptvit infer --run runs/mine --target-flops 0.5 cat.jpg
 
 Nothing is trained: thresholds are fitted on the training images that the run held out, and kept in
-its budgets.json.";
+its budgets.json. A run whose policy counts tokens (policy.uniform, and every policy but agents) needs
+none: its --target-flops works at once.";
 
 const SWEEP_EXAMPLES: &str = "\
 Examples:
@@ -142,8 +143,8 @@ Examples:
   aptvit sweep --out sweep --report-only --reference tome
 
 Each policy is trained with each seed from the start's best dense checkpoint, and measured on the test
-images at each budget. What is done is kept: run the same command again to go on. In --out there are
-rows.csv and rows.json, summary.md with paired comparisons, plots (SVG, PNG), cells/ and runs/.
+images at each budget. What is done is kept: run the same command again to go on; another start or other settings
+need another --out. In --out there are rows.csv and rows.json, summary.md with paired comparisons, plots (SVG, PNG), cells/ and runs/.
 Policies: dense, random, cls-attention, evit, tome, dynamic-vit, counterfactual, first-order,
 pairs, policy-gradient, ppo; with :KEY=VALUE;.. behind a name, its config says that, too, and the name may be
 longer: tome-slow:optimizer.learning_rate=1e-5 is tome with another learning rate.";
@@ -243,7 +244,8 @@ pub struct Eval {
     /// A token goes where its removal is more probable than this [default: the run's]
     #[arg(long, value_name = "P", value_parser = probability)]
     pub threshold: Option<f64>,
-    /// Act by the threshold that `aptvit calibrate` found for this share of the FLOPs
+    /// Compute this share of the dense model's FLOPs; where the policy does not count tokens, `aptvit calibrate`
+    /// finds its threshold first
     #[arg(long, value_name = "SHARE", value_parser = share, conflicts_with = "threshold")]
     pub target_flops: Option<f64>,
     /// Which checkpoint
@@ -271,7 +273,8 @@ pub struct Infer {
     /// A token goes where its removal is more probable than this [default: the run's]
     #[arg(long, value_name = "P", value_parser = probability)]
     pub threshold: Option<f64>,
-    /// Act by the threshold that `aptvit calibrate` found for this share of the FLOPs
+    /// Compute this share of the dense model's FLOPs; where the policy does not count tokens, `aptvit calibrate`
+    /// finds its threshold first
     #[arg(long, value_name = "SHARE", value_parser = share, conflicts_with = "threshold")]
     pub target_flops: Option<f64>,
     /// Which checkpoint
@@ -316,7 +319,7 @@ pub struct Sweep {
     #[arg(
         long,
         value_name = "NAME,..",
-        default_value = "dense,random,cls-attention,evit,tome,dynamic-vit,first-order,policy-gradient,ppo"
+        default_value = "dense,pairs,tome,first-order,policy-gradient,ppo,counterfactual,evit,cls-attention,dynamic-vit,random"
     )]
     pub policies: String,
     /// Shares of the dense model's FLOPs
@@ -339,12 +342,13 @@ pub struct Sweep {
     /// Data file or folder [default: the start's]
     #[arg(long, value_name = "PATH")]
     pub data: Option<PathBuf>,
-    /// Measure on images that the start held out from training instead of the test images: to choose by
+    /// Measure on images that the start held out from training instead of the test images: to choose by. The start
+    /// must have held out more than the 2,000 that budgets are met by (train.held_out)
     #[arg(long)]
     pub held_out: bool,
-    /// Whom the others are compared with in summary.md
-    #[arg(long, value_name = "NAME", default_value = "first-order")]
-    pub reference: String,
+    /// Whom the others are compared with in summary.md [default: the first of the policies but dense]
+    #[arg(long, value_name = "NAME")]
+    pub reference: Option<String>,
     /// Stop after so long, to go on later, as in 90s, 30m or 2h
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub time_limit: Option<Duration>,

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use apt_data::Progress;
-use apt_rl_trainer::sweep::{CellFolder, MeasuredOn, Stage, Sweep, SweptPolicy};
+use apt_rl_trainer::sweep::{Cell, CellFolder, DENSE, MeasuredOn, Stage, Sweep, SweptPolicy};
 use apt_rl_trainer::{Devices, RunFolder, StopRequest, TrainOptions, duration};
 use serde_json::json;
 
@@ -44,17 +44,15 @@ pub fn run(args: &Args, global: &Global) -> Result<End> {
     if cells.is_empty() && !args.report_only {
         return Ok(End::Interrupted);
     }
-    let files = folder.report(&args.reference)?;
+    let reference = reference(args, &cells);
+    let files = folder.report(&reference)?;
     if global.json {
         println!(
             "{}",
             json!({ "done": done, "cells": cells.len(), "files": files })
         );
     } else {
-        print!(
-            "{}",
-            apt_rl_trainer::sweep::summary(&cells, &args.reference)
-        );
+        print!("{}", apt_rl_trainer::sweep::summary(&cells, &reference));
         for file in &files {
             eprintln!("wrote {}", file.display());
         }
@@ -66,6 +64,22 @@ pub fn run(args: &Args, global: &Global) -> Result<End> {
         true => End::Done,
         false => End::Interrupted,
     })
+}
+
+/// Whom the others are compared with: where nothing is said, the first policy that was asked for and is there,
+/// the dense model excepted.
+fn reference(args: &Args, cells: &[Cell]) -> String {
+    if let Some(reference) = &args.reference {
+        return reference.clone();
+    }
+    let there = |name: &str| cells.iter().any(|cell| cell.policy == name);
+    let names = split(&args.policies);
+    let names = names.iter().filter_map(|text| text.split(':').next());
+    let others = cells.iter().map(|cell| cell.policy.as_str());
+    let mut names = names
+        .chain(others)
+        .filter(|&name| name != DENSE && there(name));
+    names.next().unwrap_or(DENSE).to_string()
 }
 
 /// The parts between commas, those within brackets excepted.

@@ -230,3 +230,52 @@ fn of_targets(values: Tensor<2>, targets: &[usize]) -> Vec<f32> {
     let rows = values.chunks_exact(classes).zip(targets);
     rows.map(|(row, &target)| row[target]).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use apt_vit_model::Sequences;
+
+    #[test]
+    fn half_of_the_cuts_are_the_most_wanted_and_the_others_any_patch() {
+        let device = Device::default();
+        let (images, tokens, wanted) = (4000, 9, 6);
+        // CLS is wanted removed even more, and is never cut.
+        let wish = |token: usize| match token {
+            0 => 9.0,
+            token if token == wanted => 2.0,
+            _ => 0.0,
+        };
+        let of_image: Vec<f32> = (0..tokens).flat_map(|token| [0.0, wish(token)]).collect();
+        let logits = of_image.repeat(images);
+        let decision = Decision {
+            layer: 2,
+            hidden: Tensor::zeros([images * tokens, 1], &device),
+            sequences: Sequences::full(images, tokens),
+            cls_attention: None,
+            keys: None,
+            keep: vec![true; images * tokens],
+            logits: Some(
+                Tensor::<1>::from_data(logits.as_slice(), &device).reshape([images * tokens, 2]),
+            ),
+        };
+        let seeds: Vec<u64> = (0..images as u64).collect();
+        let cuts = choose_cuts(&decision, &seeds);
+        let count = |token: usize| cuts.iter().filter(|&&cut| cut == token).count() as f64;
+        assert_eq!((cuts.len(), count(0)), (images, 0.0));
+        // Within four standard deviations.
+        let near = |share: f64, found: f64| {
+            let spread = (share * (1.0 - share) * images as f64).sqrt();
+            (found - share * images as f64).abs() < 4.0 * spread
+        };
+        for patch in 1..tokens {
+            let share = match patch {
+                patch if patch == wanted => 0.5 + 0.5 / 8.0,
+                _ => 0.5 / 8.0,
+            };
+            assert!(near(share, count(patch)), "{patch}: {}", count(patch));
+        }
+        // What stands beside an image does not matter.
+        assert_eq!(choose_cuts(&decision, &seeds[100..])[0], cuts[100]);
+    }
+}

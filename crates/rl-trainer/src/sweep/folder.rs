@@ -139,13 +139,24 @@ impl CellFolder {
     ///
     /// # Errors
     ///
-    /// Where there is no cell, one is damaged, or a file cannot be written.
+    /// Where there is no cell or none of the reference, one is damaged, or a file cannot be written.
     pub fn report(&self, reference: &str) -> Result<Vec<PathBuf>, TrainerError> {
         let cells = self.all()?;
         if cells.is_empty() {
             return Err(TrainerError::Sweep {
                 path: self.path.clone(),
                 reason: "holds no cell yet; run the sweep first".into(),
+            });
+        }
+        if !cells.iter().any(|cell| cell.policy == reference) {
+            let mut names: Vec<&str> = cells.iter().map(|cell| cell.policy.as_str()).collect();
+            names.dedup();
+            return Err(TrainerError::Sweep {
+                path: self.path.clone(),
+                reason: format!(
+                    "holds no cell of {reference} to compare with; choose the reference among {}",
+                    names.join(", ")
+                ),
             });
         }
         self.write_rows(&cells)?;
@@ -214,7 +225,7 @@ impl CellFolder {
 }
 
 /// Writes a file, whole or not at all.
-fn write(path: &Path, content: &[u8]) -> Result<(), TrainerError> {
+pub(super) fn write(path: &Path, content: &[u8]) -> Result<(), TrainerError> {
     let mut partial = path.as_os_str().to_owned();
     partial.push(".partial");
     fs::write(&partial, content).map_err(TrainerError::io(path, "write"))?;
@@ -313,6 +324,8 @@ mod tests {
                 .save(&synthetic::cell("top-k", 0.5, seed, 30))
                 .unwrap();
         }
+        let error = folder.report("tome").unwrap_err().to_string();
+        assert!(error.contains("among random, top-k"), "{error}");
         let written = folder.report("random").unwrap();
         assert_eq!(written.len(), 5);
         for path in written {

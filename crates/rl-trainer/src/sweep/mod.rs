@@ -6,6 +6,7 @@
 
 mod cell;
 mod folder;
+mod origin;
 mod plot;
 mod run;
 mod statistics;

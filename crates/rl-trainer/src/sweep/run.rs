@@ -4,7 +4,9 @@ use std::time::Instant;
 use apt_data::{ImageDataset, Splits};
 use apt_pruning_agent::Amount;
 use apt_vit_model::ExecutionMode;
+use serde::{Deserialize, Serialize};
 
+use super::origin::claim;
 use super::{Cell, CellFolder, DENSE};
 use crate::evaluation::{EvaluationSettings, evaluate_each};
 use crate::training::{Images, Trained, resume_on, split_images, train_on};
@@ -156,7 +158,8 @@ pub struct Sweep {
 }
 
 /// Which images a sweep's cells are measured on.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum MeasuredOn {
     /// The test images.
     #[default]
@@ -186,13 +189,14 @@ impl Sweep {
     ///
     /// # Errors
     ///
-    /// Names what went wrong; the cells that are done stay.
+    /// Where the folder holds another sweep; else names what went wrong. The cells that are done stay.
     pub fn run(
         &self,
         folder: &CellFolder,
         options: &TrainOptions,
         mut report: impl FnMut(Stage<'_>),
     ) -> Result<bool, TrainerError> {
+        claim(folder.path(), self)?;
         let all = self.policies.len() * self.seeds.len();
         let mut number = 0;
         let mut loaded: Option<Splits> = None;
@@ -254,6 +258,10 @@ impl Sweep {
         config.train.held_out_seed = Some(config.held_out_seed());
         config.seed = seed;
         config.budget.flops = self.budgets.clone();
+        // Who decides and how they learn is the policy's business, not the start's.
+        config.agents.network = Default::default();
+        config.policy = Default::default();
+        config.algorithm = Default::default();
         config.train.dense_steps = 0;
         config.train.dense_every = None;
         config.train.agents_warmup_steps = 0;

@@ -276,7 +276,10 @@ pub(super) fn patches<B: Backend>(features: FloatTensor<B>, patch: usize) -> Flo
     let (rows, columns) = (shape[2] / patch, shape[3] / patch);
     let shape = Shape::from([batch, channels, rows, patch, columns, patch]);
     let places = B::float_reshape(features, shape);
-    let places = B::float_permute(places, &[0, 2, 4, 1, 3, 5]);
+    // To [batch, rows, columns, channels, patch, patch], without a permutation, which no remote device gets right.
+    let places = B::float_swap_dims(places, 1, 2);
+    let places = B::float_swap_dims(places, 3, 4);
+    let places = B::float_swap_dims(places, 2, 3);
     let shape = Shape::from([batch * rows * columns, channels * patch * patch]);
     B::float_reshape(places, shape)
 }
