@@ -9,7 +9,7 @@ use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use crate::matching::{Pair, matched_pairs};
-use crate::similarity::floats;
+use crate::similarity::{LANES, ROWS, floats, products};
 
 /// What a [`PairAgent`] is told of each pair beside the tokens: how alike the keys are, and the logarithms of
 /// how many patches each of the two stands for.
@@ -119,9 +119,10 @@ impl PairAgent {
     /// backend for each step of it.
     pub fn judge(&self, observation: &Observation<'_>, pairs: &[Vec<Pair>]) -> Vec<f32> {
         let sequences = observation.sequences;
+        let [width, _] = self.output.dims();
         let view = floats(linear(&self.view, observation.hidden.clone()));
         let weights = Weights {
-            difference: floats(self.difference.weight.val()),
+            difference: side_by_side(&floats(self.difference.weight.val()), width),
             hints: floats(self.hints.weight.val()),
             output: floats(self.output.val()),
             prior: floats(self.prior.val()),
@@ -177,7 +178,8 @@ impl PairAgent {
 
 /// The weights of a [`PairAgent`] after its view.
 struct Weights {
-    difference: Vec<f32>,
+    /// A number of columns after the other, as [`side_by_side`] lays them out.
+    difference: Vec<[f32; LANES]>,
     hints: Vec<f32>,
     output: Vec<f32>,
     prior: Vec<f32>,
@@ -208,27 +210,59 @@ impl WithSimd for Judge<'_> {
             &self.view[start..start + width]
         };
         let size = |row: usize| self.sequences.log_size(row);
-        let (mut inner, mut apart) = (vec![0.0; width], vec![0.0; width]);
+        let mut inner: [Vec<f32>; ROWS] = std::array::from_fn(|_| vec![0.0; width]);
+        let mut apart = inner.clone();
         let mut judged = Vec::with_capacity(self.pairs.len());
-        for pair in self.pairs {
-            let hints = [pair.likeness, size(pair.from), size(pair.into)];
-            let ends = part(2, pair.from).iter().zip(part(2, pair.into));
-            for (apart, (from, into)) in apart.iter_mut().zip(ends) {
-                *apart = (into - from).abs();
+        for pairs in self.pairs.chunks(ROWS) {
+            for (apart, pair) in apart.iter_mut().zip(pairs) {
+                let ends = part(2, pair.from).iter().zip(part(2, pair.into));
+                for (apart, (from, into)) in apart.iter_mut().zip(ends) {
+                    *apart = (into - from).abs();
+                }
             }
-            let sums = part(0, pair.from).iter().zip(part(1, self.cls));
-            for (inner, (from, cls)) in inner.iter_mut().zip(sums) {
-                *inner = from + cls;
+            let vectors = apart.each_ref().map(Vec::as_slice);
+            for (block, columns) in weights.difference.chunks_exact(width).enumerate() {
+                for (inner, products) in inner.iter_mut().zip(products(vectors, columns)) {
+                    let inner = inner[block * LANES..].iter_mut().zip(products);
+                    inner.for_each(|(inner, product)| *inner = product);
+                }
             }
-            add_product(&mut inner, &apart, &weights.difference);
-            add_product(&mut inner, &hints, &weights.hints);
-            let scores = inner.iter().zip(&weights.output);
-            let score: f32 = scores.map(|(inner, weight)| inner.max(0.0) * weight).sum();
-            let prior: f32 = hints.iter().zip(&weights.prior).map(|(a, b)| a * b).sum();
-            judged.push(score + prior + weights.bias);
+            for (inner, pair) in inner.iter_mut().zip(pairs) {
+                let hints = [pair.likeness, size(pair.from), size(pair.into)];
+                let sums = part(0, pair.from).iter().zip(part(1, self.cls));
+                for (inner, (from, cls)) in inner.iter_mut().zip(sums) {
+                    *inner += from + cls;
+                }
+                add_product(inner, &hints, &weights.hints);
+                let mut scores = [0.0; LANES];
+                let parts = inner.chunks(LANES).zip(weights.output.chunks(LANES));
+                for (inner, weights) in parts {
+                    let terms = inner.iter().zip(weights);
+                    for (score, (inner, weight)) in scores.iter_mut().zip(terms) {
+                        *score += inner.max(0.0) * weight;
+                    }
+                }
+                let prior: f32 = hints.iter().zip(&weights.prior).map(|(a, b)| a * b).sum();
+                judged.push(scores.iter().sum::<f32>() + prior + weights.bias);
+            }
         }
         judged
     }
+}
+
+/// `[rows, columns]` as so many columns side by side, row by row, then the next; zeros where there are none.
+fn side_by_side(matrix: &[f32], columns: usize) -> Vec<[f32; LANES]> {
+    let first = (0..columns).step_by(LANES);
+    let blocks = first.flat_map(|first| {
+        let rows = matrix.chunks_exact(columns);
+        rows.map(move |row| {
+            let mut block = [0.0; LANES];
+            let row = &row[first..columns.min(first + LANES)];
+            block[..row.len()].copy_from_slice(row);
+            block
+        })
+    });
+    blocks.collect()
 }
 
 /// Adds `values` times `matrix`, `[values, sums]`, to `sums`.

@@ -32,8 +32,8 @@ impl WithSimd for Nearest<'_> {
 }
 
 /// Rows that are compared at once, and to how many others.
-const ROWS: usize = 4;
-const LANES: usize = 16;
+pub(crate) const ROWS: usize = 4;
+pub(crate) const LANES: usize = 16;
 
 #[inline(always)]
 fn nearest_anywhere(keys: &Keys, rows: &[usize], among: &[usize]) -> Vec<Option<(f32, usize)>> {
@@ -86,7 +86,7 @@ fn nearest_anywhere(keys: &Keys, rows: &[usize], among: &[usize]) -> Vec<Option<
 
 /// Of each vector with all columns side by side.
 #[inline(always)]
-fn products(vectors: [&[f32]; ROWS], columns: &[[f32; LANES]]) -> [[f32; LANES]; ROWS] {
+pub(crate) fn products(vectors: [&[f32]; ROWS], columns: &[[f32; LANES]]) -> [[f32; LANES]; ROWS] {
     let vectors = vectors.map(|vector| &vector[..columns.len()]);
     let mut products = [[0.0; LANES]; ROWS];
     for (index, column) in columns.iter().enumerate() {
