@@ -143,8 +143,9 @@ Examples:
   aptvit sweep --out sweep --report-only --reference tome
 
 Each policy is trained with each seed from the start's best dense checkpoint, and measured on the test
-images at each budget. What is done is kept: run the same command again to go on; another start or other settings
-need another --out. In --out there are rows.csv and rows.json, summary.md with paired comparisons, plots (SVG, PNG), cells/ and runs/.
+images at each budget. What is done is kept: run the same command again to go on; another start or other
+settings need another --out. In --out there are rows.csv and rows.json, summary.md with paired comparisons,
+plots (SVG, PNG), cells/, runs/ and sweep.json.
 Policies: dense, random, cls-attention, evit, tome, dynamic-vit, counterfactual, first-order,
 pairs, policy-gradient, ppo; with :KEY=VALUE;.. behind a name, its config says that, too, and the name may be
 longer: tome-slow:optimizer.learning_rate=1e-5 is tome with another learning rate.";

@@ -20,6 +20,7 @@ pub fn run(args: &Args, global: &Global) -> Result<End> {
             let names = split(&args.policies);
             let policies = names.iter().map(|text| SweptPolicy::parse(text));
             let policies = policies.collect::<Result<Vec<SweptPolicy>, _>>()?;
+            check_reference(args, &policies, &folder)?;
             let data = match &args.data {
                 Some(data) => Some(data.clone()),
                 None => RunFolder::open(start)?.description.data,
@@ -44,7 +45,7 @@ pub fn run(args: &Args, global: &Global) -> Result<End> {
     if cells.is_empty() && !args.report_only {
         return Ok(End::Interrupted);
     }
-    let reference = reference(args, &cells);
+    let reference = reference(args, &cells, done);
     let files = folder.report(&reference)?;
     if global.json {
         println!(
@@ -66,13 +67,25 @@ pub fn run(args: &Args, global: &Global) -> Result<End> {
     })
 }
 
-/// Whom the others are compared with: where nothing is said, the first policy that was asked for and is there,
-/// the dense model excepted.
-fn reference(args: &Args, cells: &[Cell]) -> String {
-    if let Some(reference) = &args.reference {
-        return reference.clone();
+/// Refuses a reference that the sweep will not have, before anything is trained.
+fn check_reference(args: &Args, policies: &[SweptPolicy], folder: &CellFolder) -> Result<()> {
+    let Some(reference) = &args.reference else {
+        return Ok(());
+    };
+    let swept = policies.iter().any(|policy| policy.name == *reference);
+    if !swept && !folder.all()?.iter().any(|cell| cell.policy == *reference) {
+        bail!("--reference {reference}: expected one of the policies that are swept");
     }
+    Ok(())
+}
+
+/// Whom the others are compared with: who was asked for, or the first policy but the dense model. An unfinished
+/// sweep may have no cell of these yet; then it is one that is there.
+fn reference(args: &Args, cells: &[Cell], done: bool) -> String {
     let there = |name: &str| cells.iter().any(|cell| cell.policy == name);
+    if let Some(reference) = args.reference.as_deref().filter(|name| done || there(name)) {
+        return reference.to_string();
+    }
     let names = split(&args.policies);
     let names = names.iter().filter_map(|text| text.split(':').next());
     let others = cells.iter().map(|cell| cell.policy.as_str());
@@ -172,6 +185,31 @@ fn train(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clap::Parser;
+
+    #[test]
+    fn a_reference_that_will_not_be_there_is_refused_before_training() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = CellFolder::new(folder.path());
+        let args = |reference: &str| {
+            Args::parse_from([
+                "sweep",
+                "--start",
+                "x",
+                "--policies",
+                "tome",
+                "--reference",
+                reference,
+            ])
+        };
+        let policies = [SweptPolicy::parse("tome").unwrap()];
+        check_reference(&args("tome"), &policies, &folder).unwrap();
+        let error = check_reference(&args("evit"), &policies, &folder).unwrap_err();
+        assert!(error.to_string().contains("--reference evit"), "{error}");
+        // Stopped before it was reached, there is nothing to compare with but the dense model.
+        assert_eq!(reference(&args("tome"), &[], false), DENSE);
+        assert_eq!(reference(&args("tome"), &[], true), "tome");
+    }
 
     #[test]
     fn commas_within_brackets_do_not_part_policies() {

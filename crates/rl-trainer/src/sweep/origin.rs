@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::folder::write;
-use super::{MeasuredOn, Sweep};
+use super::{MeasuredOn, Sweep, SweptPolicy};
 use crate::TrainerError;
 use crate::run_folder::to_json;
 
@@ -18,13 +18,14 @@ pub(super) struct Origin {
     budgets: Vec<f64>,
     overrides: Vec<String>,
     measured_on: MeasuredOn,
-    /// By name, what each policy's config says.
+    /// By name, what the config of each policy says of which a training began.
     policies: BTreeMap<String, Vec<String>>,
 }
 
 impl Origin {
-    fn of(sweep: &Sweep) -> Self {
-        let policies = sweep.policies.iter();
+    /// What the sweep is, with those of its policies that `of` says yes to.
+    fn of(sweep: &Sweep, of: impl Fn(&SweptPolicy) -> bool) -> Self {
+        let policies = sweep.policies.iter().filter(|policy| of(policy));
         Self {
             start: sweep.start.clone(),
             passes: sweep.passes,
@@ -37,66 +38,86 @@ impl Origin {
         }
     }
 
-    /// The first field in which the sweep differs from that of the folder: its name, what the folder has, and
-    /// what the sweep has.
-    fn difference(&self, sweep: &Self) -> Option<[String; 3]> {
-        let differs = |field: &str, found: String, wanted: String| {
-            (found != wanted).then(|| [field.to_string(), found, wanted])
-        };
-        let [ours, theirs] = [self, sweep];
-        let fields = [
-            ("start", |o: &Self| o.start.display().to_string()),
-            ("passes", |o: &Self| o.passes.to_string()),
-            ("budgets", |o: &Self| format!("{:?}", o.budgets)),
-            ("overrides", |o: &Self| format!("{:?}", o.overrides)),
-            ("measured_on", |o: &Self| format!("{:?}", o.measured_on)),
-        ] as [(&str, fn(&Self) -> String); 5];
-        let mut fields = fields.into_iter();
-        let field = fields.find_map(|(name, text)| differs(name, text(ours), text(theirs)));
-        let mut policies = theirs.policies.iter();
-        field.or_else(|| {
-            policies.find_map(|(name, overrides)| {
-                let known = ours.policies.get(name)?;
-                let field = format!("policies.{name}");
-                differs(&field, format!("{known:?}"), format!("{overrides:?}"))
-            })
-        })
+    /// Its fields, a policy being one, as they are shown.
+    fn fields(&self) -> BTreeMap<String, String> {
+        let mut fields = BTreeMap::from([
+            ("start".to_string(), self.start.display().to_string()),
+            ("passes".to_string(), self.passes.to_string()),
+            ("budgets".to_string(), format!("{:?}", self.budgets)),
+            ("overrides".to_string(), format!("{:?}", self.overrides)),
+            ("measured_on".to_string(), format!("{:?}", self.measured_on)),
+        ]);
+        let policies = self.policies.iter();
+        fields.extend(policies.map(|(name, overrides)| {
+            let field = format!("policies.{name}");
+            (field, format!("{overrides:?}"))
+        }));
+        fields
     }
 }
 
-/// Writes into the folder what the sweep is, or checks that it is what is written there; it may add policies.
+fn path(folder: &Path) -> PathBuf {
+    folder.join("sweep.json")
+}
+
+fn read(folder: &Path) -> Result<Option<Origin>, TrainerError> {
+    let path = path(folder);
+    if !path.exists() {
+        return Ok(None);
+    }
+    let text = fs::read_to_string(&path).map_err(TrainerError::io(&path, "read"))?;
+    let origin = serde_json::from_str(&text).map_err(|error| TrainerError::Sweep {
+        path,
+        reason: format!("is damaged: {error}"),
+    })?;
+    Ok(Some(origin))
+}
+
+/// Checks that nothing was trained in the folder that the sweep would do otherwise.
 ///
 /// # Errors
 ///
-/// Where the folder holds another sweep, or the file is damaged or cannot be written.
-pub(super) fn claim(folder: &Path, sweep: &Sweep) -> Result<(), TrainerError> {
-    let path = folder.join("sweep.json");
-    let mut origin = Origin::of(sweep);
-    if path.exists() {
-        let text = fs::read_to_string(&path).map_err(TrainerError::io(&path, "read"))?;
-        let found: Origin = serde_json::from_str(&text).map_err(|error| TrainerError::Sweep {
-            path: path.clone(),
-            reason: format!("is damaged: {error}"),
-        })?;
-        if let Some([field, found, wanted]) = found.difference(&origin) {
-            return Err(TrainerError::Sweep {
-                path: folder.to_path_buf(),
-                reason: format!(
-                    "holds a sweep with {field} = {found}, not {wanted}; give this one another folder (--out)"
-                ),
-            });
-        }
-        for (name, overrides) in found.policies {
-            origin.policies.entry(name).or_insert(overrides);
-        }
+/// Where it holds another sweep, or the file is damaged.
+pub(super) fn check(folder: &Path, sweep: &Sweep) -> Result<(), TrainerError> {
+    let Some(found) = read(folder)? else {
+        return Ok(());
+    };
+    let found = found.fields();
+    for (field, wanted) in Origin::of(sweep, |_| true).fields() {
+        let Some(found) = found.get(&field).filter(|&found| *found != wanted) else {
+            continue;
+        };
+        return Err(TrainerError::Sweep {
+            path: folder.to_path_buf(),
+            reason: format!(
+                "holds a sweep with {field} = {found}, not {wanted}; give this one another folder (--out)"
+            ),
+        });
+    }
+    Ok(())
+}
+
+/// Writes into the folder, which was [`check`]ed, what the sweep is, when a training of `policy` begins: what
+/// never began binds nobody.
+///
+/// # Errors
+///
+/// Where the file is damaged or cannot be written.
+pub(super) fn claim(
+    folder: &Path,
+    sweep: &Sweep,
+    policy: &SweptPolicy,
+) -> Result<(), TrainerError> {
+    let mut origin = Origin::of(sweep, |other| other == policy);
+    if let Some(found) = read(folder)? {
+        origin.policies.extend(found.policies);
     }
     fs::create_dir_all(folder).map_err(TrainerError::io(folder, "create"))?;
-    write(&path, to_json(&origin).as_bytes())
+    write(&path(folder), to_json(&origin).as_bytes())
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::SweptPolicy;
     use super::*;
 
     fn sweep(policies: &[&str]) -> Sweep {
@@ -117,13 +138,14 @@ mod tests {
     #[test]
     fn a_folder_holds_one_sweep_to_which_policies_may_be_added() {
         let folder = tempfile::tempdir().unwrap();
-        claim(folder.path(), &sweep(&["tome"])).unwrap();
-        claim(folder.path(), &sweep(&["evit"])).unwrap();
-        claim(folder.path(), &sweep(&["tome", "evit"])).unwrap();
+        let mut both = sweep(&["tome", "evit"]);
+        check(folder.path(), &both).unwrap();
+        claim(folder.path(), &both, &both.policies[0]).unwrap();
+        check(folder.path(), &sweep(&["evit"])).unwrap();
         let refused = |change: &dyn Fn(&mut Sweep)| {
             let mut other = sweep(&["tome"]);
             change(&mut other);
-            claim(folder.path(), &other).unwrap_err().to_string()
+            check(folder.path(), &other).unwrap_err().to_string()
         };
         let errors = [
             refused(&|sweep| sweep.start = "runs/other".into()),
@@ -144,13 +166,21 @@ mod tests {
         for (error, field) in errors.iter().zip(fields) {
             assert!(error.contains(field) && error.contains("--out"), "{error}");
         }
+        // No training of evit began: it may still say something else. Then it may not.
+        let before = both.policies[1].clone();
+        both.policies[1].overrides.push("train.distill=1".into());
+        check(folder.path(), &both).unwrap();
+        claim(folder.path(), &both, &both.policies[1]).unwrap();
+        both.policies[1] = before;
+        let error = check(folder.path(), &both).unwrap_err().to_string();
+        assert!(error.contains("policies.evit"), "{error}");
     }
 
     #[test]
     fn a_damaged_file_is_named() {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("sweep.json"), "{").unwrap();
-        let error = claim(folder.path(), &sweep(&["tome"]))
+        let error = check(folder.path(), &sweep(&["tome"]))
             .unwrap_err()
             .to_string();
         assert!(error.contains("sweep.json"), "{error}");

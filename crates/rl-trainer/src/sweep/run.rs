@@ -6,7 +6,7 @@ use apt_pruning_agent::Amount;
 use apt_vit_model::ExecutionMode;
 use serde::{Deserialize, Serialize};
 
-use super::origin::claim;
+use super::origin::{check, claim};
 use super::{Cell, CellFolder, DENSE};
 use crate::evaluation::{EvaluationSettings, evaluate_each};
 use crate::training::{Images, Trained, resume_on, split_images, train_on};
@@ -196,7 +196,7 @@ impl Sweep {
         options: &TrainOptions,
         mut report: impl FnMut(Stage<'_>),
     ) -> Result<bool, TrainerError> {
-        claim(folder.path(), self)?;
+        check(folder.path(), self)?;
         let all = self.policies.len() * self.seeds.len();
         let mut number = 0;
         let mut loaded: Option<Splits> = None;
@@ -223,6 +223,7 @@ impl Sweep {
                 };
                 let (images, measured) = self.split(&config, splits.clone())?;
                 loaded = Some(splits);
+                claim(folder.path(), self, policy)?;
                 let started = Instant::now();
                 let trained = match path.join("config.toml").exists() {
                     true => resume_on(&images, RunFolder::open(&path)?, options)?,
