@@ -126,9 +126,7 @@ fn aptvit(command: &str, mut rest: Vec<String>) -> Result<ExitCode> {
         backend = rest.remove(index + 1);
         rest.remove(index);
     }
-    if command == "serve" && !backend.split(',').any(|feature| feature == "remote") {
-        backend += ",remote";
-    }
+    let backend = features(command, backend);
     let program = build(&backend)?;
     let mut child = Command::new(&program)
         .arg(command)
@@ -139,6 +137,14 @@ fn aptvit(command: &str, mut rest: Vec<String>) -> Result<ExitCode> {
     let _ = ctrlc::set_handler(|| ());
     let status = child.wait()?;
     Ok(ExitCode::from(status.code().map_or(1, |code| code as u8)))
+}
+
+/// What is built in: the backend, and for `serve` what lends devices.
+fn features(command: &str, backend: String) -> String {
+    match command == "serve" && !backend.split(',').any(|feature| feature == "remote") {
+        true => backend + ",remote",
+        false => backend,
+    }
 }
 
 /// Builds the program. Returns where it is.
@@ -236,6 +242,14 @@ fn cargo() -> Command {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_serve_adds_the_remote_feature_and_only_once() {
+        let of = |command, backend: &str| features(command, backend.to_string());
+        assert_eq!(of("serve", "flex"), "flex,remote");
+        assert_eq!(of("serve", "cuda,remote"), "cuda,remote");
+        assert_eq!(of("train", "flex"), "flex");
+    }
 
     #[test]
     fn results_are_counted() {
