@@ -74,16 +74,21 @@ pub fn keep_best(
         let mut patches: Vec<usize> = (patches..end)
             .filter(|&row| sequences.visible()[row])
             .collect();
-        let count = count(slot, patches.len()).min(patches.len());
-        if count < patches.len() {
-            let best = |&a: &usize, &b: &usize| scores[b].total_cmp(&scores[a]).then(a.cmp(&b));
-            patches.select_nth_unstable_by(count, best);
-        }
-        for &row in &patches[..count] {
+        let count = count(slot, patches.len());
+        for &row in best(&mut patches, scores, count) {
             keep[row] = true;
         }
     }
     keep
+}
+
+/// The `count` of `rows` that score highest, the first of equals, in any order; all where there are no more.
+pub(crate) fn best<'a>(rows: &'a mut [usize], scores: &[f32], count: usize) -> &'a [usize] {
+    if count >= rows.len() {
+        return rows;
+    }
+    let higher = |&a: &usize, &b: &usize| scores[b].total_cmp(&scores[a]).then(a.cmp(&b));
+    rows.select_nth_unstable_by(count, higher).0
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use rand::rngs::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
 use rayon::prelude::*;
 
+use crate::keep_rate::best;
 use crate::pair_agent::logits_of;
 use crate::similarity::{floats, nearest};
 use crate::tome::merged;
@@ -174,11 +175,7 @@ fn best_of_all(sequences: &Sequences, scores: &[f32], count: usize) -> Vec<bool>
         keep[span[0]..first].fill(true);
         patches.extend((first..span[1]).filter(|&row| sequences.visible()[row]));
     }
-    if count < patches.len() {
-        let best = |&a: &usize, &b: &usize| scores[b].total_cmp(&scores[a]).then(a.cmp(&b));
-        patches.select_nth_unstable_by(count, best);
-    }
-    for &row in patches.iter().take(count) {
+    for &row in best(&mut patches, scores, count) {
         keep[row] = true;
     }
     keep

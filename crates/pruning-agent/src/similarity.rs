@@ -8,6 +8,11 @@ pub(crate) fn floats<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
     data.try_into_vec().unwrap_or_default()
 }
 
+/// Rows that are compared at once.
+pub(crate) const ROWS: usize = 4;
+/// Others that each is compared with at once.
+pub(crate) const LANES: usize = 16;
+
 /// For each of `rows`, the row of `among` that is most like it, itself excepted, and how like: the first
 /// of equals. None where there is no other. Both ascend.
 pub(crate) fn nearest(keys: &Keys, rows: &[usize], among: &[usize]) -> Vec<Option<(f32, usize)>> {
@@ -27,61 +32,53 @@ impl WithSimd for Nearest<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) -> Self::Output {
-        nearest_anywhere(self.keys, self.rows, self.among)
-    }
-}
-
-/// Rows that are compared at once, and to how many others.
-pub(crate) const ROWS: usize = 4;
-pub(crate) const LANES: usize = 16;
-
-#[inline(always)]
-fn nearest_anywhere(keys: &Keys, rows: &[usize], among: &[usize]) -> Vec<Option<(f32, usize)>> {
-    // Value by value, so that all products with a row are computed side by side.
-    let width = keys.width();
-    let mut columns = vec![[0.0; LANES]; among.len().div_ceil(LANES) * width];
-    for (place, &row) in among.iter().enumerate() {
-        let columns = &mut columns[place / LANES * width..][..width];
-        for (column, &value) in columns.iter_mut().zip(keys.vector(row)) {
-            column[place % LANES] = value;
+        let Self { keys, rows, among } = self;
+        // Value by value, so that all products with a row are computed side by side.
+        let width = keys.width();
+        let mut columns = vec![[0.0; LANES]; among.len().div_ceil(LANES) * width];
+        for (place, &row) in among.iter().enumerate() {
+            let columns = &mut columns[place / LANES * width..][..width];
+            for (column, &value) in columns.iter_mut().zip(keys.vector(row)) {
+                column[place % LANES] = value;
+            }
         }
-    }
-    let mut found = Vec::with_capacity(rows.len());
-    for rows in rows.chunks(ROWS) {
-        let row = |index: usize| rows[index.min(rows.len() - 1)];
-        let vectors: [&[f32]; ROWS] = std::array::from_fn(|index| keys.vector(row(index)));
-        let own: [u32; ROWS] = std::array::from_fn(|index| {
-            let own = among.binary_search(&row(index));
-            own.map_or(u32::MAX, |place| place as u32)
-        });
-        let mut best = [[f32::NEG_INFINITY; LANES]; ROWS];
-        let mut places = [[0; LANES]; ROWS];
-        for (first, columns) in (0..).step_by(LANES).zip(columns.chunks_exact(width)) {
-            let products = products(vectors, columns);
-            for row in 0..ROWS {
-                for lane in 0..LANES {
-                    let place = first + lane as u32;
-                    let is_other = place != own[row] && (place as usize) < among.len();
-                    if is_other && products[row][lane] > best[row][lane] {
-                        best[row][lane] = products[row][lane];
-                        places[row][lane] = place;
+        let mut found = Vec::with_capacity(rows.len());
+        for rows in rows.chunks(ROWS) {
+            let row = |index: usize| rows[index.min(rows.len() - 1)];
+            let vectors: [&[f32]; ROWS] = std::array::from_fn(|index| keys.vector(row(index)));
+            let own: [u32; ROWS] = std::array::from_fn(|index| {
+                let own = among.binary_search(&row(index));
+                own.map_or(u32::MAX, |place| place as u32)
+            });
+            let mut best = [[f32::NEG_INFINITY; LANES]; ROWS];
+            let mut places = [[0; LANES]; ROWS];
+            for (first, columns) in (0..).step_by(LANES).zip(columns.chunks_exact(width)) {
+                let products = products(vectors, columns);
+                for row in 0..ROWS {
+                    for lane in 0..LANES {
+                        let place = first + lane as u32;
+                        let is_other = place != own[row] && (place as usize) < among.len();
+                        if is_other && products[row][lane] > best[row][lane] {
+                            best[row][lane] = products[row][lane];
+                            places[row][lane] = place;
+                        }
                     }
                 }
             }
+            found.extend((0..rows.len()).map(|row| {
+                let lanes = best[row].into_iter().zip(places[row]);
+                let (likeness, place) =
+                    lanes.fold((f32::NEG_INFINITY, 0), |found, (likeness, place)| {
+                        match likeness > found.0 || (likeness == found.0 && place < found.1) {
+                            true => (likeness, place),
+                            false => found,
+                        }
+                    });
+                (likeness > f32::NEG_INFINITY).then(|| (likeness, among[place as usize]))
+            }));
         }
-        found.extend((0..rows.len()).map(|row| {
-            let lanes = best[row].into_iter().zip(places[row]);
-            let (likeness, place) =
-                lanes.fold((f32::NEG_INFINITY, 0), |found, (likeness, place)| {
-                    match likeness > found.0 || (likeness == found.0 && place < found.1) {
-                        true => (likeness, place),
-                        false => found,
-                    }
-                });
-            (likeness > f32::NEG_INFINITY).then(|| (likeness, among[place as usize]))
-        }));
+        found
     }
-    found
 }
 
 /// Of each vector with all columns side by side.

@@ -3,7 +3,7 @@ use apt_vit_model::{
 };
 
 use crate::keep_rate::of_layer;
-use crate::matching::{Pair, pairs_of};
+use crate::matching::pairs_of;
 
 /// ToMe (Bolya et al., "Token Merging: Your ViT But Faster", 2023): in each of its blocks, after the
 /// attention, the given number of most similar tokens merge into their likes.
@@ -52,8 +52,10 @@ impl TokenReducer for TomeReducer {
 fn matched(sequences: &Sequences, keys: &Keys, count: usize) -> Merge {
     let pairs = pairs_of(sequences, keys, |pairs| {
         if count < pairs.len() {
-            let closest = |a: &Pair, b: &Pair| b.likeness.total_cmp(&a.likeness);
-            pairs.select_nth_unstable_by(count, |a, b| closest(a, b).then(a.from.cmp(&b.from)));
+            pairs.select_nth_unstable_by(count, |a, b| {
+                let closer = b.likeness.total_cmp(&a.likeness);
+                closer.then(a.from.cmp(&b.from))
+            });
             pairs.truncate(count);
         }
     });

@@ -11,7 +11,7 @@ use super::{Spans, parallel};
 /// Scores that are held at once: half of a usual level 2 cache.
 const SCORES: usize = 64 * 1024;
 
-/// A sequence of fewer tokens takes as long as one of so many.
+/// Sequences of fewer tokens count as if they had so many: what a task costs beside its arithmetic.
 const SHORT: usize = 16;
 
 /// How far a score may lie above the logarithm of the denominator: only that of a key that weighs
@@ -96,7 +96,7 @@ impl<'a> Heads<'a> {
         tasks
     }
 
-    /// The floating-point operations of the forward pass, or what short sequences cost beside theirs.
+    /// The floating-point operations of the forward pass, those that [`SHORT`] adds included.
     fn work(self) -> usize {
         let of_span = |(_, tokens): (usize, usize)| tokens.max(SHORT) * tokens.max(SHORT);
         let scores: usize = self.spans.iter().map(of_span).sum();
