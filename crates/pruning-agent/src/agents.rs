@@ -1,3 +1,4 @@
+use apt_vit_model::fused::computes_here;
 use apt_vit_model::{
     FlopsCount, LayerTrace, Needs, Observation, Placement, Reduction, TokenReducer, VitConfig,
 };
@@ -179,6 +180,16 @@ impl PruningAgents {
         }
     }
 
+    /// As [`logits`](Self::logits), for the decision alone: no gradient need go through it.
+    pub(crate) fn judge(&self, index: usize, observation: &Observation<'_>) -> Tensor<2> {
+        match self.predictors.get(index) {
+            Some(predictor) if computes_here(&observation.hidden.device()) => {
+                predictor.judge(observation)
+            }
+            _ => self.logits(index, observation),
+        }
+    }
+
     /// Which of the agents acts after block `layer`.
     pub fn index_of(&self, layer: usize) -> Option<usize> {
         self.layers.iter().position(|&acting| acting == layer)
@@ -215,11 +226,15 @@ impl TokenReducer for AgentReducer<'_> {
         self.agents.needs(layer)
     }
 
+    fn by_image(&self) -> Option<&(dyn TokenReducer + Sync)> {
+        Some(self)
+    }
+
     fn reduce(&self, observation: &Observation<'_>) -> Reduction {
         let Some(index) = self.agents.index_of(observation.layer) else {
             return Reduction::none(observation.sequences);
         };
-        let logits = self.agents.logits(index, observation);
+        let logits = self.agents.judge(index, observation);
         let keep = removal_probabilities(&logits)
             .into_iter()
             .map(|probability| probability <= self.threshold)

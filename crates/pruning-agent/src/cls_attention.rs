@@ -24,6 +24,10 @@ impl TokenReducer for ClsAttentionReducer {
         }
     }
 
+    fn by_image(&self) -> Option<&(dyn TokenReducer + Sync)> {
+        Some(self)
+    }
+
     fn reduce(&self, observation: &Observation<'_>) -> Reduction {
         let sequences = observation.sequences;
         let keep = match (

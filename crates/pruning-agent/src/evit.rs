@@ -28,6 +28,10 @@ impl TokenReducer for EvitReducer {
         }
     }
 
+    fn by_image(&self) -> Option<&(dyn TokenReducer + Sync)> {
+        Some(self)
+    }
+
     fn reduce(&self, observation: &Observation<'_>) -> Reduction {
         let sequences = observation.sequences;
         let (rate, scores) = match (

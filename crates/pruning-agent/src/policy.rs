@@ -347,7 +347,7 @@ fn fewer_in_each(patches: usize, total: f64, taper: f64, layers: usize) -> Vec<u
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::PruningAgentsConfig;
+    use crate::{AgentNetwork, PruningAgentsConfig};
     use apt_vit_model::{ExecutionMode, RunSettings, VitPreset};
     use burn::tensor::{Device, Distribution, Tensor};
 
@@ -398,6 +398,62 @@ mod tests {
                     assert!(found <= share + 1e-6, "{kind:?}: {found} for {share}");
                     assert!(share - found < 0.02, "{kind:?}: {found} for {share}");
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn images_fare_alike_in_batches_that_run_in_parts_and_in_small_ones() {
+        let device = Device::default();
+        device.seed(6);
+        let model = VitPreset::Tiny32.config();
+        let vit = model.init(&device).unwrap();
+        let images = Tensor::<4>::random([48, 3, 32, 32], Distribution::Default, &device);
+        let seeds: Vec<u64> = (100..148).collect();
+        let two = rayon::ThreadPoolBuilder::new().num_threads(2);
+        let two = two.build().unwrap();
+        let networks = [
+            AgentNetwork::Interaction,
+            AgentNetwork::Predictor,
+            AgentNetwork::Hinted,
+            AgentNetwork::Attentive,
+        ];
+        let of_agents = networks.map(|network| (PolicyKind::Agents, network, Merging::Nearest));
+        let pair = (PolicyKind::Agents, AgentNetwork::Pair, Merging::Matched);
+        let others = KINDS.map(|kind| (kind, AgentNetwork::Interaction, Merging::Lost));
+        for (kind, network, merge) in of_agents.into_iter().chain([pair]).chain(others) {
+            let layers = PruningAgentsConfig {
+                layers: vec![0, 2],
+                network,
+                ..Default::default()
+            };
+            let agents = layers.init(model.hidden_size, model.num_layers, &device);
+            let agents = agents.unwrap();
+            let policy = PolicyConfig {
+                kind,
+                merge,
+                ..Default::default()
+            };
+            let kept = policy.kept_for(&agents, &model, 0.6).unwrap();
+            let amount = Amount::Kept { kept };
+            let run = |images: Tensor<4>, seeds: &[u64]| {
+                let reducer = policy.reducer(&agents, &model, &amount, seeds, Some(1.0));
+                let settings = RunSettings {
+                    mode: ExecutionMode::Drop,
+                    reducer: Some(&*reducer),
+                };
+                vit.forward(images, settings)
+            };
+            let all = two.install(|| run(images.clone(), &seeds));
+            for first in (0..48).step_by(8) {
+                let few = run(images.clone().narrow(0, first, 8), &seeds[first..first + 8]);
+                for (all, few) in all.trace.iter().zip(&few.trace) {
+                    let all = &all.kept[first..first + 8];
+                    assert_eq!(all, few.kept, "{kind:?}, {network:?}, from {first}");
+                }
+                let all = all.logits.clone().narrow(0, first, 8).into_data();
+                let tolerance = burn::tensor::Tolerance::<f32>::absolute(1e-4);
+                all.assert_approx_eq(&few.logits.into_data(), tolerance);
             }
         }
     }

@@ -1,13 +1,13 @@
-use apt_vit_model::fused::{layer_norm, linear_gelu};
+use apt_vit_model::fused::{layer_norm, linear, linear_gelu};
 use apt_vit_model::{FlopsCount, Observation, Sequences};
 use burn::config::Config;
 use burn::module::{Module, Param};
 use burn::nn::{DropoutConfig, LayerNorm, LayerNormConfig, Linear, LinearConfig};
 use burn::prelude::*;
-use burn::tensor::IndexingUpdateOp;
+use burn::tensor::{IndexingUpdateOp, TensorData};
 use rayon::prelude::*;
 
-use crate::similarity::nearest;
+use crate::similarity::{floats, nearest};
 
 /// What a predictor with [`hints`](TokenPredictorConfig::hints) is told of each token beside the token itself.
 const HINTS: usize = 3;
@@ -52,15 +52,15 @@ impl TokenPredictorConfig {
     pub fn init(&self, device: &Device) -> TokenPredictor {
         let width = self.width;
         let hints = self.hints.map_or(0, |_| HINTS);
-        let linear = |inputs, outputs| LinearConfig::new(inputs, outputs).init(device);
+        let layer = |inputs, outputs| LinearConfig::new(inputs, outputs).init(device);
         TokenPredictor {
             norm: LayerNormConfig::new(self.hidden_size)
                 .with_epsilon(EPSILON)
                 .init(device),
-            input: linear(self.hidden_size, width),
-            first: linear(width + hints, width / 2),
-            second: linear(width / 2, width / 4),
-            output: linear(width / 4, 2),
+            input: layer(self.hidden_size, width),
+            first: layer(width + hints, width / 2),
+            second: layer(width / 2, width / 4),
+            output: layer(width / 4, 2),
             prior: self.hints.map(|preference| {
                 let prior = preference.prior().concat();
                 let prior = Tensor::<1>::from_data(prior.as_slice(), device).reshape([HINTS, 2]);
@@ -123,6 +123,38 @@ impl TokenPredictor {
         }
     }
 
+    /// As [`logits`](Self::logits), computed for the decision alone: no gradient goes through it.
+    ///
+    /// What lies between its layers is so little that it is done here, image by image, instead of by an operation
+    /// of the backend for each step of it. For devices that compute in this program's memory: others would
+    /// fetch the tokens for it.
+    pub fn judge(&self, observation: &Observation<'_>) -> Tensor<2> {
+        let device = observation.hidden.device();
+        let none = DropoutConfig::new(0.0).init();
+        let normed = layer_norm(&self.norm, EPSILON, observation.hidden.clone());
+        let inner = linear_gelu(&self.input, normed, &none);
+        let [rows, width] = inner.dims();
+        let (hints, told) = match self.hints {
+            true => (hints(observation), HINTS),
+            false => (Vec::new(), 0),
+        };
+        let seen = seen(&floats(inner), width, &hints, told, observation.sequences);
+        let seen = TensorData::new(seen, [rows, width + told]);
+        let first = linear_gelu(&self.first, Tensor::from_data(seen, &device), &none);
+        let second = linear_gelu(&self.second, first, &none);
+        let mut logits = floats(linear(&self.output, second));
+        if let Some(prior) = &self.prior {
+            let prior = floats(prior.val());
+            for (logits, hints) in logits.chunks_exact_mut(2).zip(hints.chunks_exact(HINTS)) {
+                for (hint, prior) in hints.iter().zip(prior.chunks_exact(2)) {
+                    logits[0] += hint * prior[0];
+                    logits[1] += hint * prior[1];
+                }
+            }
+        }
+        Tensor::from_data(TensorData::new(logits, [rows, 2]), &device)
+    }
+
     /// What it computes for one image of `tokens` tokens.
     pub fn flops(&self, tokens: usize, head_width: usize) -> FlopsCount {
         let of = |linear: &Linear| linear.weight.dims().iter().product::<usize>();
@@ -134,6 +166,43 @@ impl TokenPredictor {
         };
         2 * (tokens * (linears + hints)) as u64
     }
+}
+
+/// Row by row, what the layers after the first see: the first half of what `inner`, `[rows, width]`, makes of the
+/// row, the mean of the other halves of its image's visible patches, and its `hints`, `[rows, told]`.
+fn seen(
+    inner: &[f32],
+    width: usize,
+    hints: &[f32],
+    told: usize,
+    sequences: &Sequences,
+) -> Vec<f32> {
+    let half = width / 2;
+    let mut seen = vec![0.0; sequences.num_rows() * (width + told)];
+    let mut images = Vec::with_capacity(sequences.batch());
+    let mut rest = seen.as_mut_slice();
+    for span in sequences.starts().windows(2) {
+        let (image, after) = rest.split_at_mut((span[1] - span[0]) * (width + told));
+        images.push((span[0]..span[1], image));
+        rest = after;
+    }
+    images.into_par_iter().for_each(|(span, image)| {
+        let patches = span.clone().skip(sequences.prefix());
+        let (mut mean, mut count) = (vec![0.0; width - half], 0.0f32);
+        for row in patches.filter(|&row| sequences.visible()[row]) {
+            count += 1.0;
+            let values = &inner[row * width + half..(row + 1) * width];
+            let sums = mean.iter_mut().zip(values);
+            sums.for_each(|(sum, value)| *sum += value);
+        }
+        mean.iter_mut().for_each(|sum| *sum /= count.max(1.0));
+        for (row, seen) in span.zip(image.chunks_exact_mut(width + told)) {
+            seen[..half].copy_from_slice(&inner[row * width..][..half]);
+            seen[half..width].copy_from_slice(&mean);
+            seen[width..].copy_from_slice(&hints[row * told..][..told]);
+        }
+    });
+    seen
 }
 
 /// The mean of each slot's visible patches, `[slots, width]`.
@@ -207,39 +276,46 @@ mod tests {
     use apt_vit_model::{Keys, TokenBatch};
     use burn::tensor::{Distribution, Tolerance};
 
+    fn observed(batch: &TokenBatch, keys: Tensor<2>) -> Observation<'_> {
+        Observation {
+            layer: 0,
+            hidden: batch.tokens.clone(),
+            sequences: &batch.sequences,
+            cls_attention: Some(vec![0.1; batch.sequences.num_rows()]),
+            keys: Some(Keys::new(keys)),
+        }
+    }
+
     #[test]
     fn an_image_is_judged_alone_whatever_stands_beside_it() {
         let device = Device::default();
         device.seed(5);
-        let config = TokenPredictorConfig::new(12, 8).with_hints(Some(Preference::Unlike));
-        let predictor = config.init(&device);
         let random = |shape| Tensor::<3>::random(shape, Distribution::Normal(0.0, 1.0), &device);
         let (tokens, keys) = (random([3, 7, 12]), random([3, 7, 12]));
         let keep: Vec<bool> = (0..21).map(|row| row % 7 == 0 || row % 4 != 1).collect();
         let all = TokenBatch::full(tokens.clone()).drop_rows(&keep);
         let all_keys = TokenBatch::full(keys.clone()).drop_rows(&keep).tokens;
-        let logits = |batch: &TokenBatch, keys: Tensor<2>| {
-            predictor.logits(&Observation {
-                layer: 0,
-                hidden: batch.tokens.clone(),
-                sequences: &batch.sequences,
-                cls_attention: Some(vec![0.1; batch.sequences.num_rows()]),
-                keys: Some(Keys::new(keys)),
-            })
-        };
-        let together = logits(&all, all_keys);
-        for slot in 0..3 {
-            let image = all.sequences.image(slot);
-            let part = |tensor: &Tensor<3>| tensor.clone().narrow(0, image, 1);
-            let keep = &keep[7 * image..7 * (image + 1)];
-            let alone = TokenBatch::full(part(&tokens)).drop_rows(keep);
-            let keys = TokenBatch::full(part(&keys)).drop_rows(keep).tokens;
-            let alone = logits(&alone, keys);
-            let start = all.sequences.starts()[slot];
-            let rows = together.clone().narrow(0, start, alone.dims()[0]);
+        let near = |a: Tensor<2>, b: Tensor<2>| {
             let tolerance = Tolerance::<f32>::absolute(1e-5);
-            rows.into_data()
-                .assert_approx_eq(&alone.into_data(), tolerance);
+            a.into_data().assert_approx_eq(&b.into_data(), tolerance);
+        };
+        for hints in [None, Some(Preference::Unlike), Some(Preference::Attended)] {
+            let config = TokenPredictorConfig::new(12, 8).with_hints(hints);
+            let predictor = config.init(&device);
+            let logits = |batch: &TokenBatch, keys| predictor.logits(&observed(batch, keys));
+            let together = logits(&all, all_keys.clone());
+            let judged = predictor.judge(&observed(&all, all_keys.clone()));
+            near(judged, together.clone());
+            for slot in 0..3 {
+                let image = all.sequences.image(slot);
+                let part = |tensor: &Tensor<3>| tensor.clone().narrow(0, image, 1);
+                let keep = &keep[7 * image..7 * (image + 1)];
+                let alone = TokenBatch::full(part(&tokens)).drop_rows(keep);
+                let keys = TokenBatch::full(part(&keys)).drop_rows(keep).tokens;
+                let alone = logits(&alone, keys);
+                let start = all.sequences.starts()[slot];
+                near(together.clone().narrow(0, start, alone.dims()[0]), alone);
+            }
         }
     }
 }

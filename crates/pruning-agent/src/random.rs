@@ -19,6 +19,10 @@ impl TokenReducer for RandomReducer {
         of_layer(&self.layers, layer).map(|_| Placement::AfterBlock)
     }
 
+    fn by_image(&self) -> Option<&(dyn TokenReducer + Sync)> {
+        Some(self)
+    }
+
     fn reduce(&self, observation: &Observation<'_>) -> Reduction {
         let sequences = observation.sequences;
         let Some(rate) = of_layer(&self.layers, observation.layer) else {

@@ -74,6 +74,10 @@ impl TokenReducer for RankedReducer<'_> {
         self.agents.needs(layer)
     }
 
+    fn by_image(&self) -> Option<&(dyn TokenReducer + Sync)> {
+        Some(self)
+    }
+
     fn reduce(&self, observation: &Observation<'_>) -> Reduction {
         let sequences = observation.sequences;
         let acting = self.agents.index_of(observation.layer);
@@ -81,7 +85,7 @@ impl TokenReducer for RankedReducer<'_> {
         let Some((index, counts)) = counts else {
             return Reduction::none(sequences);
         };
-        let logits = self.agents.logits(index, observation);
+        let logits = self.agents.judge(index, observation);
         // The difference of the logits ranks as the probability does, and does not saturate.
         let values: Vec<f32> = logits.to_data().iter::<f32>().collect();
         let scores: Vec<f32> = values

@@ -52,6 +52,13 @@ impl TokenReducer for ScoredReducer<'_> {
         }
     }
 
+    fn by_image(&self) -> Option<&(dyn TokenReducer + Sync)> {
+        match self.amount {
+            Amount::KeptOfBatch { .. } => None,
+            _ => Some(self),
+        }
+    }
+
     fn reduce(&self, observation: &Observation<'_>) -> Reduction {
         let sequences = observation.sequences;
         let Some(index) = self.agents.index_of(observation.layer) else {
@@ -60,7 +67,7 @@ impl TokenReducer for ScoredReducer<'_> {
         if let (Merging::Matched, Some(agent)) = (self.merge, self.agents.pairs.get(index)) {
             return self.reduce_pairs(agent, index, observation);
         }
-        let logits = self.agents.logits(index, observation);
+        let logits = self.agents.judge(index, observation);
         let values = floats(logits.clone());
         let mut scores: Vec<f32> = values
             .chunks_exact(2)

@@ -31,6 +31,10 @@ impl TokenReducer for TomeReducer {
         }
     }
 
+    fn by_image(&self) -> Option<&(dyn TokenReducer + Sync)> {
+        Some(self)
+    }
+
     fn reduce(&self, observation: &Observation<'_>) -> Reduction {
         let sequences = observation.sequences;
         let (Some(count), Some(keys)) =

@@ -13,10 +13,11 @@ mod kernels;
 
 /// The model's fused operations, for the networks of reducers.
 pub mod fused {
-    pub use crate::kernels::{compiles_for_shapes, layer_norm, linear, linear_gelu};
+    pub use crate::kernels::{compiles_for_shapes, computes_here, layer_norm, linear, linear_gelu};
 }
 
 mod keys;
+mod parts;
 mod patch_embedding;
 mod precision;
 mod reducer;

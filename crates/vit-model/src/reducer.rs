@@ -84,6 +84,13 @@ pub trait TokenReducer {
         Needs::default()
     }
 
+    /// Itself, if it decides about each image by what it observes of that image, and by
+    /// [`Sequences::image`], alone. Batches may then run in parts, each on a thread of its own, and it observes
+    /// each part by itself. None: it observes whole batches.
+    fn by_image(&self) -> Option<&(dyn TokenReducer + Sync)> {
+        None
+    }
+
     /// Decides.
     fn reduce(&self, observation: &Observation<'_>) -> Reduction;
 }

@@ -27,6 +27,8 @@ pub struct Sequences {
     tokens_per_image: usize,
     /// Tokens before the patches.
     prefix: usize,
+    /// Where the batch is part of another: which image of that one is the first of this one.
+    first_image: usize,
 }
 
 impl Sequences {
@@ -40,6 +42,15 @@ impl Sequences {
             sizes: None,
             tokens_per_image: tokens,
             prefix: 1,
+            first_image: 0,
+        }
+    }
+
+    /// The same images, as those of a larger batch from its image `first_image` on.
+    pub(crate) fn with_first_image(self, first_image: usize) -> Self {
+        Self {
+            first_image,
+            ..self
         }
     }
 
@@ -69,9 +80,9 @@ impl Sequences {
         self.tokens_per_image
     }
 
-    /// The image (its index in the batch) whose rows stand in `slot`.
+    /// The image (its index in the batch that the model was given) whose rows stand in `slot`.
     pub fn image(&self, slot: usize) -> usize {
-        self.images[slot]
+        self.first_image + self.images[slot]
     }
 
     /// The token positions in `slot`, in the order of its rows; CLS (0) first.
@@ -242,6 +253,7 @@ impl Sequences {
             sizes: sizes.map(|sizes| rows.iter().map(|&row| sizes[row]).collect()),
             tokens_per_image: self.tokens_per_image,
             prefix: self.prefix,
+            first_image: self.first_image,
         };
         (sequences, rows)
     }

@@ -7,7 +7,7 @@ use burn::prelude::*;
 use crate::encoder::run_blocks;
 use crate::{
     Block, BlockConfig, Distillation, Encoded, LayerTrace, PatchEmbedding, Precision, RunSettings,
-    TokenBatch, VitConfig, kernels,
+    TokenBatch, VitConfig, kernels, parts,
 };
 
 /// A pre-norm Vision Transformer (Dosovitskiy et al., "An Image is Worth 16x16 Words", 2021),
@@ -114,7 +114,22 @@ impl Vit {
     /// - `images`: `[batch, 3, height, width]`
     /// - logits: `[batch, classes]`
     pub fn forward(&self, images: Tensor<4>, settings: RunSettings<'_>) -> VitOutput {
-        let encoded = self.run_blocks(self.embed(images), 0..self.blocks.len(), settings);
+        match parts::forward(self, &images, settings) {
+            Some(output) => output,
+            None => self.forward_from(images, 0, settings),
+        }
+    }
+
+    /// The same for images that stand in their batch from `first` on.
+    pub(crate) fn forward_from(
+        &self,
+        images: Tensor<4>,
+        first: usize,
+        settings: RunSettings<'_>,
+    ) -> VitOutput {
+        let mut batch = self.embed(images);
+        batch.sequences = batch.sequences.with_first_image(first);
+        let encoded = self.run_blocks(batch, 0..self.blocks.len(), settings);
         VitOutput {
             logits: self.classify(&encoded.batch),
             trace: encoded.trace,

@@ -210,6 +210,17 @@ pub fn compiles_for_shapes(device: &Device) -> bool {
     is_cube(device.as_dispatch())
 }
 
+/// Does the device compute on this program's own threads and in its memory, and is nothing recorded for a backward pass?
+/// Its kernels take as many threads as the thread pool that they run in has.
+pub fn computes_here(device: &Device) -> bool {
+    match device.as_dispatch() {
+        #[cfg(feature = "flex")]
+        DispatchDevice::Flex(_) => true,
+        #[allow(unreachable_patterns)] // with one backend there may be no other
+        _ => false,
+    }
+}
+
 /// How many rows a packed matrix of `rows` rows gets on `device`. Where kernels are compiled for shapes, it is
 /// filled up with rows that are nobody's, so that batches of different token counts share shapes: by
 /// less than 64 rows, or an eighth.
