@@ -15,6 +15,8 @@ mod random;
 mod ranked;
 mod scored;
 mod similarity;
+#[cfg(test)]
+mod testing;
 mod tome;
 
 pub use agent::{PruningAgent, PruningAgentConfig, agent_flops};

@@ -296,18 +296,9 @@ pub(crate) fn logits_of(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use apt_vit_model::{Keys, TokenBatch};
+    use crate::testing::observed;
+    use apt_vit_model::TokenBatch;
     use burn::tensor::{Distribution, Tolerance};
-
-    fn observed<'a>(batch: &'a TokenBatch, keys: Tensor<2>) -> Observation<'a> {
-        Observation {
-            layer: 0,
-            hidden: batch.tokens.clone(),
-            sequences: &batch.sequences,
-            cls_attention: Some(vec![0.1; batch.sequences.num_rows()]),
-            keys: Some(Keys::new(keys)),
-        }
-    }
 
     fn random(shape: [usize; 3], device: &Device) -> Tensor<3> {
         Tensor::random(shape, Distribution::Normal(0.0, 1.0), device)

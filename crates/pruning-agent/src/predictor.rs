@@ -273,18 +273,9 @@ fn hints(observation: &Observation<'_>) -> Vec<f32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use apt_vit_model::{Keys, TokenBatch};
+    use crate::testing::observed;
+    use apt_vit_model::TokenBatch;
     use burn::tensor::{Distribution, Tolerance};
-
-    fn observed(batch: &TokenBatch, keys: Tensor<2>) -> Observation<'_> {
-        Observation {
-            layer: 0,
-            hidden: batch.tokens.clone(),
-            sequences: &batch.sequences,
-            cls_attention: Some(vec![0.1; batch.sequences.num_rows()]),
-            keys: Some(Keys::new(keys)),
-        }
-    }
 
     #[test]
     fn an_image_is_judged_alone_whatever_stands_beside_it() {

@@ -79,16 +79,6 @@ impl RowSums {
                 of_row[row] = Some((result, weight));
             }
         }
-        let mut starts = vec![0];
-        let mut terms = Vec::with_capacity(self.terms.len());
-        for term in of_row {
-            terms.extend(term);
-            starts.push(terms.len());
-        }
-        Self {
-            starts,
-            terms,
-            inputs: self.results(),
-        }
+        Self::new(self.results(), of_row.into_iter())
     }
 }
