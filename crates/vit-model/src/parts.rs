@@ -14,7 +14,7 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 use crate::kernels::computes_here;
 use crate::{ExecutionMode, LayerTrace, RunSettings, Vit, VitOutput};
 
-/// A part has so many tokens at least: fewer would not be worth the passes over the weights.
+/// A part, but for the last, has so many tokens at least: fewer would not be worth the passes over the weights.
 const LEAST_ROWS: usize = 256;
 
 /// Runs the batch in parts, if that is worth it and decisions allow it.
