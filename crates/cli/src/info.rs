@@ -94,7 +94,7 @@ fn model(name: &str, args: &Info, global: &Global) -> Result<End> {
             placement: Placement::AfterBlock,
             seen: vec![seen],
             left: vec![config.num_prefix_tokens() + patches],
-            kept: Vec::new(),
+            kept: Default::default(),
             logits: None,
         });
     }

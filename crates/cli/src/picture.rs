@@ -38,10 +38,11 @@ pub fn write(
     );
     imageops::replace(&mut picture, &base, 0, 0);
     for (index, entry) in trace.iter().enumerate() {
+        let kept = entry.kept.read();
         let mut panel = base.clone();
         for (x, y, pixel) in panel.enumerate_pixels_mut() {
             let place = (y / patch) as usize * columns + (x / patch) as usize;
-            if !entry.kept[image][model.num_prefix_tokens() + place] {
+            if !kept[image][model.num_prefix_tokens() + place] {
                 pixel.0 = pixel
                     .0
                     .map(|value| (u32::from(value) * 15 / 100 + 20) as u8);

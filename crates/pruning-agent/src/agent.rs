@@ -1,4 +1,5 @@
 use apt_vit_model::fused::compiles_for_shapes;
+use apt_vit_model::host::upload_places;
 use apt_vit_model::{FlopsCount, Sequences};
 use burn::config::Config;
 use burn::module::Module;
@@ -72,40 +73,8 @@ impl PruningAgent {
         let [_, d] = hidden.dims();
         let images = sequences.batch();
         let starts = sequences.starts();
-        let cls_rows: Vec<i64> = starts[..images].iter().map(|&row| row as i64).collect();
-        let cls_rows = Tensor::<1, Int>::from_data(cls_rows.as_slice(), &hidden.device());
-        let query = self.query.forward(hidden.clone().select(0, cls_rows));
-
-        let fc = self.fc.weight.val();
-        let of_value = fc.clone().narrow(0, 0, d);
-        let of_interaction = fc.narrow(0, d, d);
-
-        // [images, hidden, 2]: the part of Wf that weighs each image's interaction.
-        let weighted = query.unsqueeze_dim::<3>(2) * of_interaction.unsqueeze_dim::<3>(0);
-        let by_output = weighted.clone().swap_dims(0, 1).reshape([d, 2 * images]);
-        let matrix = self.key.weight.val().matmul(by_output);
-        let matrix = matrix.reshape([d, images, 2]).swap_dims(0, 1);
-        let matrix = matrix
-            + self
-                .value
-                .weight
-                .val()
-                .matmul(of_value.clone())
-                .unsqueeze_dim::<3>(0);
-
-        // [images, 1, 2]: what the biases add.
-        let mut bias = Tensor::<3>::zeros([images, 1, 2], &hidden.device());
-        if let Some(key_bias) = &self.key.bias {
-            let key_bias = key_bias.val().reshape([1, d, 1]);
-            bias = bias + (weighted * key_bias).sum_dim(1);
-        }
-        if let Some(value_bias) = &self.value.bias {
-            let value_bias = value_bias.val().reshape([1, d]);
-            bias = bias + value_bias.matmul(of_value).unsqueeze_dim::<3>(0);
-        }
-        if let Some(fc_bias) = &self.fc.bias {
-            bias = bias + fc_bias.val().reshape([1, 1, 2]);
-        }
+        let cls_rows = upload_places(starts[..images].iter().copied(), &hidden.device());
+        let (matrix, bias) = self.multiplied_out(hidden.clone().select(0, cls_rows));
 
         if compiles_for_shapes(&hidden.device()) {
             // One product for all rows, instead of one for each number of tokens.
@@ -124,6 +93,48 @@ impl PruningAgent {
             slot += count;
         }
         Tensor::cat(logits, 0)
+    }
+
+    /// As [`logits`](Self::logits), of images that all have the same number of tokens, `[batch, tokens, hidden]`:
+    /// `[batch, tokens, 2]`.
+    pub(crate) fn logits_of_images(&self, hidden: Tensor<3>) -> Tensor<3> {
+        let cls = hidden.clone().narrow(1, 0, 1).squeeze_dim(1);
+        let (matrix, bias) = self.multiplied_out(cls);
+        hidden.matmul(matrix) + bias
+    }
+
+    /// What the tokens of each image are multiplied by, `[images, hidden, 2]`, and what is added, `[images, 1, 2]`, given
+    /// their CLS tokens, `[images, hidden]`.
+    fn multiplied_out(&self, cls: Tensor<2>) -> (Tensor<3>, Tensor<3>) {
+        let [images, d] = cls.dims();
+        let device = cls.device();
+        let query = self.query.forward(cls);
+        let fc = self.fc.weight.val();
+        let of_value = fc.clone().narrow(0, 0, d);
+        let of_interaction = fc.narrow(0, d, d);
+
+        // [images, hidden, 2]: the part of Wf that weighs each image's interaction.
+        let weighted = query.unsqueeze_dim::<3>(2) * of_interaction.unsqueeze_dim::<3>(0);
+        let by_output = weighted.clone().swap_dims(0, 1).reshape([d, 2 * images]);
+        let matrix = self.key.weight.val().matmul(by_output);
+        let matrix = matrix.reshape([d, images, 2]).swap_dims(0, 1);
+        let value = self.value.weight.val().matmul(of_value.clone());
+        let matrix = matrix + value.unsqueeze_dim::<3>(0);
+
+        // [images, 1, 2]: what the biases add.
+        let mut bias = Tensor::<3>::zeros([images, 1, 2], &device);
+        if let Some(key_bias) = &self.key.bias {
+            let key_bias = key_bias.val().reshape([1, d, 1]);
+            bias = bias + (weighted * key_bias).sum_dim(1);
+        }
+        if let Some(value_bias) = &self.value.bias {
+            let value_bias = value_bias.val().reshape([1, d]);
+            bias = bias + value_bias.matmul(of_value).unsqueeze_dim::<3>(0);
+        }
+        if let Some(fc_bias) = &self.fc.bias {
+            bias = bias + fc_bias.val().reshape([1, 1, 2]);
+        }
+        (matrix, bias)
     }
 }
 

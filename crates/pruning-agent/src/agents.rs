@@ -1,10 +1,12 @@
 use apt_vit_model::fused::computes_here;
+use apt_vit_model::host::read;
 use apt_vit_model::{
     FlopsCount, LayerTrace, Needs, Observation, Placement, Reduction, TokenReducer, VitConfig,
 };
 use burn::module::{Module, Param, ParamId};
 use burn::nn::Linear;
 use burn::prelude::*;
+use burn::tensor::FloatDType;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -190,6 +192,13 @@ impl PruningAgents {
         }
     }
 
+    /// As [`judge`](Self::judge), of images that all have the same number of tokens, `[batch, tokens, hidden]`: `[batch,
+    /// tokens, 2]`. None where the network is another than the original's.
+    pub(crate) fn judge_images(&self, index: usize, hidden: Tensor<3>) -> Option<Tensor<3>> {
+        let hidden = hidden.cast(FloatDType::F32);
+        Some(self.agents.get(index)?.logits_of_images(hidden))
+    }
+
     /// Which of the agents acts after block `layer`.
     pub fn index_of(&self, layer: usize) -> Option<usize> {
         self.layers.iter().position(|&acting| acting == layer)
@@ -248,7 +257,7 @@ impl TokenReducer for AgentReducer<'_> {
 
 /// `softmax(logits)[1]` of each row of `[rows, 2]`.
 pub(crate) fn removal_probabilities(logits: &Tensor<2>) -> Vec<f64> {
-    let values: Vec<f32> = logits.to_data().iter::<f32>().collect();
+    let values = read(logits.clone());
     let pairs = values.chunks_exact(2);
     pairs
         .map(|pair| 1.0 / (1.0 + f64::from(pair[0] - pair[1]).exp()))

@@ -1,4 +1,8 @@
-use apt_vit_model::{Needs, Observation, Placement, Reduction, TokenReducer};
+use apt_vit_model::fused::highest;
+use apt_vit_model::{
+    Needs, Observation, Placement, Reduction, TokenReducer, UniformObservation, UniformReducer,
+    UniformReduction,
+};
 
 use crate::keep_rate::of_layer;
 use crate::{KeepRate, keep_top};
@@ -28,6 +32,10 @@ impl TokenReducer for ClsAttentionReducer {
         Some(self)
     }
 
+    fn uniform(&self) -> Option<&dyn UniformReducer> {
+        Some(self)
+    }
+
     fn reduce(&self, observation: &Observation<'_>) -> Reduction {
         let sequences = observation.sequences;
         let keep = match (
@@ -38,5 +46,21 @@ impl TokenReducer for ClsAttentionReducer {
             _ => vec![true; sequences.num_rows()],
         };
         Reduction::keep(keep)
+    }
+}
+
+impl UniformReducer for ClsAttentionReducer {
+    fn reduce_uniformly(&self, observation: &UniformObservation) -> Option<UniformReduction> {
+        let rate = of_layer(&self.layers, observation.layer)?;
+        let scores = observation.cls_attention.clone()?;
+        let prefix = observation.prefix;
+        let [_, tokens] = scores.dims();
+        let count = rate.of(tokens - prefix);
+        Some(UniformReduction {
+            keep: highest(scores, prefix, count),
+            left: prefix + count,
+            merge: None,
+            logits: None,
+        })
     }
 }

@@ -1,4 +1,9 @@
-use apt_vit_model::{Merge, Needs, Observation, Placement, Reduction, TokenReducer};
+use apt_vit_model::fused::highest;
+use apt_vit_model::{
+    Merge, MergeWeights, Needs, Observation, Placement, Reduction, TokenReducer, UniformMerge,
+    UniformObservation, UniformReducer, UniformReduction,
+};
+use burn::prelude::*;
 
 use crate::keep_rate::of_layer;
 use crate::{KeepRate, keep_top};
@@ -29,6 +34,10 @@ impl TokenReducer for EvitReducer {
     }
 
     fn by_image(&self) -> Option<&(dyn TokenReducer + Sync)> {
+        Some(self)
+    }
+
+    fn uniform(&self) -> Option<&dyn UniformReducer> {
         Some(self)
     }
 
@@ -64,6 +73,38 @@ impl TokenReducer for EvitReducer {
             }),
             ..Reduction::keep(keep)
         }
+    }
+}
+
+impl UniformReducer for EvitReducer {
+    fn reduce_uniformly(&self, observation: &UniformObservation) -> Option<UniformReduction> {
+        let rate = of_layer(&self.layers, observation.layer)?;
+        let scores = observation.cls_attention.clone()?;
+        let prefix = observation.prefix;
+        let [batch, tokens] = scores.dims();
+        let count = rate.of(tokens - prefix);
+        if prefix + count >= tokens {
+            return None;
+        }
+        let best = highest(scores.clone(), prefix, count);
+        // The first that goes takes in the others. None went so far before it.
+        let goes = best.clone().bool_not();
+        let gone_so_far = goes.clone().int().cumsum(1);
+        let first = gone_so_far.clone().equal_elem(1).bool_and(goes.clone());
+        let fused = gone_so_far.equal_elem(0).int().sum_dim(1);
+        let fused = fused.expand([batch, tokens]);
+        let own = Tensor::<1, Int>::arange(0..tokens as i64, &scores.device());
+        let own = own.reshape([1, tokens]).expand([batch, tokens]);
+        let ones = scores.ones_like();
+        Some(UniformReduction {
+            keep: best.bool_or(first),
+            left: prefix + count + 1,
+            merge: Some(UniformMerge {
+                into: own.mask_where(goes.clone(), fused),
+                weights: MergeWeights::Given(ones.mask_where(goes, scores)),
+            }),
+            logits: None,
+        })
     }
 }
 

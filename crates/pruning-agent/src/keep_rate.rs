@@ -94,6 +94,9 @@ pub(crate) fn best<'a>(rows: &'a mut [usize], scores: &[f32], count: usize) -> &
 #[cfg(test)]
 mod tests {
     use super::*;
+    use apt_vit_model::fused::highest;
+    use burn::prelude::*;
+    use proptest::prelude::*;
 
     #[test]
     fn the_kept_count_is_rounded_up() {
@@ -108,5 +111,29 @@ mod tests {
         let scores = [9.0, 0.1, 0.3, 0.2, 9.0, 0.5, 0.5, 0.1];
         let keep = keep_top(&sequences, &scores, KeepRate::new(0.3).unwrap());
         assert_eq!(keep, [true, false, true, false, true, true, false, false]);
+    }
+
+    proptest! {
+        #[test]
+        fn device_and_host_keep_the_same_patches(
+            (batch, tokens, scores) in (1usize..4, 3usize..12).prop_flat_map(|(batch, tokens)| {
+                // Few values, so that many are equal.
+                let scores = proptest::collection::vec(0u8..5, batch * tokens);
+                (Just(batch), Just(tokens), scores)
+            }),
+            prefix in 1usize..3,
+            rate in 0.05..1.0f64,
+        ) {
+            let scores: Vec<f32> = scores.into_iter().map(f32::from).collect();
+            let rate = KeepRate::new(rate).unwrap();
+            let sequences = Sequences::full(batch, tokens).with_prefix(prefix);
+            let host = keep_top(&sequences, &scores, rate);
+            let device = Device::default();
+            let scores = Tensor::<1>::from_data(scores.as_slice(), &device);
+            let scores = scores.reshape([batch, tokens]);
+            let kept = highest(scores, prefix, rate.of(tokens - prefix));
+            let kept: Vec<bool> = kept.into_data().iter::<bool>().collect();
+            prop_assert_eq!(kept, host);
+        }
     }
 }

@@ -1,15 +1,17 @@
-use apt_vit_model::fused::linear;
-use apt_vit_model::{FlopsCount, Observation, Sequences};
+use apt_vit_model::fused::{BestMatch, computes_here, linear};
+use apt_vit_model::host::{read, upload, upload_places};
+use apt_vit_model::{FlopsCount, Observation, Sequences, UniformObservation};
 use burn::config::Config;
 use burn::module::{Module, Param};
 use burn::nn::{Linear, LinearConfig};
 use burn::prelude::*;
+use burn::tensor::FloatDType;
 use burn::tensor::activation::relu;
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use crate::matching::{Pair, matched_pairs};
-use crate::similarity::{LANES, ROWS, floats, products};
+use crate::similarity::{LANES, ROWS, products};
 
 /// What a [`PairAgent`] is told of each pair beside the tokens: how alike the keys are, and the logarithms of
 /// how many patches each of the two stands for.
@@ -92,21 +94,20 @@ impl PairAgent {
         let size = |row: usize| sequences.log_size(row);
         for (slot, pairs) in pairs.iter().enumerate() {
             for pair in pairs {
-                from.push(pair.from as i64);
-                into.push(pair.into as i64);
-                cls.push(starts[slot] as i64);
+                from.push(pair.from);
+                into.push(pair.into);
+                cls.push(starts[slot]);
                 hints.extend([pair.likeness, size(pair.from), size(pair.into)]);
             }
         }
-        let rows = |rows: &[i64]| Tensor::<1, Int>::from_data(rows, &device);
-        let hints = Tensor::<1>::from_data(hints.as_slice(), &device).reshape([count, HINTS]);
+        let [from, into, cls] = [from, into, cls].map(|rows| upload_places(rows, &device));
+        let hints = upload(hints, [count, HINTS], &device);
 
         let view = linear(&self.view, observation.hidden.clone());
         let part = |index: usize| view.clone().narrow(1, index * width, width);
-        let from = rows(&from);
-        let apart = part(2).select(0, rows(&into)) - part(2).select(0, from.clone());
+        let apart = part(2).select(0, into) - part(2).select(0, from.clone());
         let inner = part(0).select(0, from)
-            + part(1).select(0, rows(&cls))
+            + part(1).select(0, cls)
             + self.difference.forward(apart.abs())
             + self.hints.forward(hints.clone());
         let scores = relu(inner).matmul(self.output.val()) + hints.matmul(self.prior.val());
@@ -115,18 +116,21 @@ impl PairAgent {
 
     /// As [`scores`](Self::scores), computed for the decision alone: no gradient goes through it.
     ///
-    /// What is computed for a pair is so little that it is done here, instead of by an operation of the
-    /// backend for each step of it.
+    /// Where the device computes on this program's threads, what is computed for a pair is so little that it is done
+    /// here, instead of by an operation of the backend for each step of it.
     pub fn judge(&self, observation: &Observation<'_>, pairs: &[Vec<Pair>]) -> Vec<f32> {
+        if !computes_here(&observation.hidden.device()) {
+            return read(self.scores(observation, pairs));
+        }
         let sequences = observation.sequences;
         let [width, _] = self.output.dims();
-        let view = floats(linear(&self.view, observation.hidden.clone()));
+        let view = read(linear(&self.view, observation.hidden.clone()));
         let weights = Weights {
-            difference: side_by_side(&floats(self.difference.weight.val()), width),
-            hints: floats(self.hints.weight.val()),
-            output: floats(self.output.val()),
-            prior: floats(self.prior.val()),
-            bias: floats(self.bias.val())[0],
+            difference: side_by_side(&read(self.difference.weight.val()), width),
+            hints: read(self.hints.weight.val()),
+            output: read(self.output.val()),
+            prior: read(self.prior.val()),
+            bias: read(self.bias.val())[0],
         };
         let of_slot = |(slot, pairs): (usize, &Vec<Pair>)| {
             Arch::new().dispatch(Judge {
@@ -141,6 +145,44 @@ impl PairAgent {
         judged.collect::<Vec<_>>().concat()
     }
 
+    /// As [`scores`](Self::scores), of every token as if it sought another, `[batch, tokens]`, of images that all have
+    /// the same number of tokens. The view of the tokens is computed in their floats, the rest in 32 bits.
+    pub(crate) fn scores_of_images(
+        &self,
+        observation: &UniformObservation,
+        matches: &BestMatch,
+    ) -> Tensor<2> {
+        let [batch, tokens, hidden] = observation.hidden.dims();
+        let [width, _] = self.output.dims();
+        let rows = observation.hidden.clone().reshape([batch * tokens, hidden]);
+        let device = rows.device();
+        let view = linear(&self.view, rows).cast(FloatDType::F32);
+        let part = |index: usize| view.clone().narrow(1, index * width, width);
+
+        // The row of what each token would go into.
+        let starts = Tensor::<1, Int>::arange(0..batch as i64, &device) * tokens as i64;
+        let into = matches.into.clone() + starts.reshape([batch, 1]);
+        let apart = part(2).select(0, into.flatten(0, 1)) - part(2);
+        let of_images = |rows: Tensor<2>| rows.reshape([batch, tokens, width]);
+        let cls = of_images(part(1)).narrow(1, 0, 1);
+
+        let own = match &observation.sizes {
+            Some(sizes) => sizes.clone().log(),
+            None => Tensor::zeros([batch, tokens], &device),
+        };
+        let others = own.clone().gather(1, matches.into.clone());
+        // Where a token seeks none, the similarity is not finite, and its score does not count.
+        let similarity = matches.similarity.clone().clamp_min(-1.0);
+        let hints = Tensor::stack::<3>(vec![similarity, own, others], 2);
+        let hints = hints.reshape([batch * tokens, HINTS]);
+
+        let inner =
+            part(0) + self.difference.forward(apart.abs()) + self.hints.forward(hints.clone());
+        let inner = relu(of_images(inner) + cls).reshape([batch * tokens, width]);
+        let scores = inner.matmul(self.output.val()) + hints.matmul(self.prior.val());
+        scores.reshape([batch, tokens]) + self.bias.val().unsqueeze()
+    }
+
     /// The scores as logits of every row, `[rows, 2]`: class 0 keeps, class 1 removes. A row that has no
     /// other to go into is certain to stay.
     pub fn logits(&self, observation: &Observation<'_>) -> Tensor<2> {
@@ -148,12 +190,12 @@ impl PairAgent {
         let count: usize = pairs.iter().map(Vec::len).sum();
         let device = observation.hidden.device();
         // The place of each row's score among the pairs'; the others take the one after the last.
-        let mut places = vec![count as i64; observation.sequences.num_rows()];
+        let mut places = vec![count; observation.sequences.num_rows()];
         for (place, pair) in pairs.iter().flatten().enumerate() {
-            places[pair.from] = place as i64;
+            places[pair.from] = place;
         }
-        let places = Tensor::<1, Int>::from_data(places.as_slice(), &device);
-        let certain = Tensor::<1>::from_data([CERTAIN], &device);
+        let places = upload_places(places, &device);
+        let certain = Tensor::full([1], CERTAIN, &device);
         let scores = match count {
             0 => certain,
             _ => Tensor::cat(vec![self.scores(observation, &pairs), certain], 0),
@@ -290,7 +332,7 @@ pub(crate) fn logits_of(
     for (pair, &score) in pairs.iter().flatten().zip(scores) {
         logits[2 * pair.from] = score;
     }
-    Tensor::<1>::from_data(logits.as_slice(), device).reshape([rows, 2])
+    upload(logits, [rows, 2], device)
 }
 
 #[cfg(test)]

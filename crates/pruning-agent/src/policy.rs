@@ -1,4 +1,4 @@
-use apt_vit_model::{FlopsCount, LayerTrace, Placement, TokenReducer, VitConfig, vit_flops};
+use apt_vit_model::{FlopsCount, Kept, LayerTrace, Placement, TokenReducer, VitConfig, vit_flops};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -300,7 +300,7 @@ impl PolicyConfig {
                 },
                 seen: vec![seen],
                 left: vec![left],
-                kept: Vec::new(),
+                kept: Kept::default(),
                 logits: None,
             };
             seen = left;
@@ -452,7 +452,7 @@ mod tests {
                     let kept = |output: &VitOutput, image: usize| {
                         let layers = output.trace.iter();
                         layers
-                            .map(|entry| entry.kept[image].clone())
+                            .map(|entry| entry.kept.read()[image].clone())
                             .collect::<Vec<_>>()
                     };
                     if kept(&all, first + image) == kept(&few, image) {

@@ -1,13 +1,14 @@
 use apt_vit_model::fused::{layer_norm, linear, linear_gelu};
+use apt_vit_model::host::{read, upload, upload_places};
 use apt_vit_model::{FlopsCount, Observation, Sequences};
 use burn::config::Config;
 use burn::module::{Module, Param};
 use burn::nn::{DropoutConfig, LayerNorm, LayerNormConfig, Linear, LinearConfig};
 use burn::prelude::*;
-use burn::tensor::{IndexingUpdateOp, TensorData};
+use burn::tensor::IndexingUpdateOp;
 use rayon::prelude::*;
 
-use crate::similarity::{floats, nearest};
+use crate::similarity::nearest;
 
 /// What a predictor with [`hints`](TokenPredictorConfig::hints) is told of each token beside the token itself.
 const HINTS: usize = 3;
@@ -111,8 +112,7 @@ impl TokenPredictor {
         let mut parts = vec![inner.narrow(1, 0, half), each(means, sequences)];
         let hints = self.hints.then(|| {
             let hints = hints(observation);
-            let hints = Tensor::<1>::from_data(hints.as_slice(), &parts[0].device());
-            hints.reshape([rows, HINTS])
+            upload(hints, [rows, HINTS], &parts[0].device())
         });
         parts.extend(hints.clone());
         let first = linear_gelu(&self.first, Tensor::cat(parts, 1), &none);
@@ -138,13 +138,13 @@ impl TokenPredictor {
             true => (hints(observation), HINTS),
             false => (Vec::new(), 0),
         };
-        let seen = seen(&floats(inner), width, &hints, told, observation.sequences);
-        let seen = TensorData::new(seen, [rows, width + told]);
-        let first = linear_gelu(&self.first, Tensor::from_data(seen, &device), &none);
+        let seen = seen(&read(inner), width, &hints, told, observation.sequences);
+        let seen = upload(seen, [rows, width + told], &device);
+        let first = linear_gelu(&self.first, seen, &none);
         let second = linear_gelu(&self.second, first, &none);
-        let mut logits = floats(linear(&self.output, second));
+        let mut logits = read(linear(&self.output, second));
         if let Some(prior) = &self.prior {
-            let prior = floats(prior.val());
+            let prior = read(prior.val());
             for (logits, hints) in logits.chunks_exact_mut(2).zip(hints.chunks_exact(HINTS)) {
                 for (hint, prior) in hints.iter().zip(prior.chunks_exact(2)) {
                     logits[0] += hint * prior[0];
@@ -152,7 +152,7 @@ impl TokenPredictor {
                 }
             }
         }
-        Tensor::from_data(TensorData::new(logits, [rows, 2]), &device)
+        upload(logits, [rows, 2], &device)
     }
 
     /// What it computes for one image of `tokens` tokens.
@@ -218,8 +218,7 @@ fn image_means(values: Tensor<2>, sequences: &Sequences) -> Tensor<2> {
             shares[row] = 1.0 / patches.len() as f32;
         }
     }
-    let shares = Tensor::<1>::from_data(shares.as_slice(), &device);
-    let shared = values * shares.unsqueeze_dim(1);
+    let shared = values * upload(shares, [rows, 1], &device);
     let zeros = Tensor::zeros([slots, width], &device);
     let slots = slot_of_each_row(sequences, &device);
     zeros.select_assign(0, slots, shared, IndexingUpdateOp::Add)
@@ -234,9 +233,8 @@ fn each(of_slots: Tensor<2>, sequences: &Sequences) -> Tensor<2> {
 pub(crate) fn slot_of_each_row(sequences: &Sequences, device: &Device) -> Tensor<1, Int> {
     let starts = sequences.starts();
     let spans = starts.windows(2).enumerate();
-    let slots = spans.flat_map(|(slot, span)| std::iter::repeat_n(slot as i64, span[1] - span[0]));
-    let slots: Vec<i64> = slots.collect();
-    Tensor::from_data(slots.as_slice(), device)
+    let slots = spans.flat_map(|(slot, span)| std::iter::repeat_n(slot, span[1] - span[0]));
+    upload_places(slots, device)
 }
 
 /// Per row: the logarithm of how many times the mean attention CLS gives it, how like it is to

@@ -1,4 +1,9 @@
-use apt_vit_model::{Needs, Observation, Placement, Reduction, TokenReducer};
+use apt_vit_model::fused::highest;
+use apt_vit_model::host::read;
+use apt_vit_model::{
+    Needs, Observation, Placement, Reduction, TokenReducer, UniformObservation, UniformReducer,
+    UniformReduction,
+};
 
 use crate::{KeepRate, PruningAgents, keep_best};
 
@@ -45,6 +50,12 @@ impl KeptCounts {
             counts: counts.collect(),
         }
     }
+
+    /// Does every image keep as many as the others, at each layer?
+    fn are_equal(&self) -> bool {
+        let equal = |counts: &Vec<usize>| counts.windows(2).all(|pair| pair[0] == pair[1]);
+        self.counts.iter().all(equal)
+    }
 }
 
 /// The patches that are left after each agent layer.
@@ -78,6 +89,11 @@ impl TokenReducer for RankedReducer<'_> {
         Some(self)
     }
 
+    fn uniform(&self) -> Option<&dyn UniformReducer> {
+        let decides = !self.agents.agents.is_empty() && self.kept.are_equal();
+        decides.then_some(self)
+    }
+
     fn reduce(&self, observation: &Observation<'_>) -> Reduction {
         let sequences = observation.sequences;
         let acting = self.agents.index_of(observation.layer);
@@ -87,7 +103,7 @@ impl TokenReducer for RankedReducer<'_> {
         };
         let logits = self.agents.judge(index, observation);
         // The difference of the logits ranks as the probability does, and does not saturate.
-        let values: Vec<f32> = logits.to_data().iter::<f32>().collect();
+        let values = read(logits.clone());
         let scores: Vec<f32> = values
             .chunks_exact(2)
             .map(|pair| pair[0] - pair[1])
@@ -100,6 +116,36 @@ impl TokenReducer for RankedReducer<'_> {
             logits: Some(logits),
             ..Reduction::keep(keep_best(sequences, &scores, count))
         }
+    }
+}
+
+impl UniformReducer for RankedReducer<'_> {
+    fn reduce_uniformly(&self, observation: &UniformObservation) -> Option<UniformReduction> {
+        let index = self.agents.index_of(observation.layer)?;
+        let count = *self.kept.counts.get(index)?.first()?;
+        self.agents.keep_uniformly(index, observation, count)
+    }
+}
+
+impl PruningAgents {
+    /// Agent `index` keeps `count` patches of each image: those whose removal it finds least probable.
+    pub(crate) fn keep_uniformly(
+        &self,
+        index: usize,
+        observation: &UniformObservation,
+        count: usize,
+    ) -> Option<UniformReduction> {
+        let logits = self.judge_images(index, observation.hidden.clone())?;
+        let [batch, tokens, _] = logits.dims();
+        let prefix = observation.prefix;
+        let count = count.min(tokens - prefix);
+        let class = |class| logits.clone().narrow(2, class, 1).squeeze_dim::<2>(2);
+        Some(UniformReduction {
+            keep: highest(class(0) - class(1), prefix, count),
+            left: prefix + count,
+            merge: None,
+            logits: Some(logits.reshape([batch * tokens, 2])),
+        })
     }
 }
 

@@ -1,7 +1,10 @@
 use std::cmp::Ordering::Less;
 
+use apt_vit_model::fused::{best_match, highest};
+use apt_vit_model::host::read;
 use apt_vit_model::{
-    Keys, Merge, Needs, Observation, Placement, Reduction, Sequences, TokenReducer,
+    Keys, Merge, MergeWeights, Needs, Observation, Placement, Reduction, Sequences, TokenReducer,
+    UniformMerge, UniformObservation, UniformReducer, UniformReduction,
 };
 use rand::rngs::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
@@ -9,7 +12,7 @@ use rayon::prelude::*;
 
 use crate::keep_rate::best;
 use crate::pair_agent::logits_of;
-use crate::similarity::{floats, nearest};
+use crate::similarity::nearest;
 use crate::tome::merged;
 use crate::{Amount, Merging, PairAgent, PruningAgents, keep_best, matched_pairs};
 
@@ -59,6 +62,16 @@ impl TokenReducer for ScoredReducer<'_> {
         }
     }
 
+    fn uniform(&self) -> Option<&dyn UniformReducer> {
+        let counted = matches!(self.amount, Amount::Kept { .. }) && self.exploration.is_none();
+        let decides = match self.merge {
+            Merging::Lost => !self.agents.agents.is_empty(),
+            Merging::Nearest => false,
+            Merging::Matched => !self.agents.pairs.is_empty(),
+        };
+        (counted && decides).then_some(self)
+    }
+
     fn reduce(&self, observation: &Observation<'_>) -> Reduction {
         let sequences = observation.sequences;
         let Some(index) = self.agents.index_of(observation.layer) else {
@@ -68,7 +81,7 @@ impl TokenReducer for ScoredReducer<'_> {
             return self.reduce_pairs(agent, index, observation);
         }
         let logits = self.agents.judge(index, observation);
-        let values = floats(logits.clone());
+        let values = read(logits.clone());
         let mut scores: Vec<f32> = values
             .chunks_exact(2)
             .map(|pair| pair[0] - pair[1])
@@ -87,6 +100,48 @@ impl TokenReducer for ScoredReducer<'_> {
             ..Reduction::keep(keep)
         }
     }
+}
+
+impl UniformReducer for ScoredReducer<'_> {
+    fn reduce_uniformly(&self, observation: &UniformObservation) -> Option<UniformReduction> {
+        let Amount::Kept { kept } = &self.amount else {
+            return None;
+        };
+        let index = self.agents.index_of(observation.layer)?;
+        let count = *kept.get(index)?;
+        match self.agents.pairs.get(index) {
+            Some(agent) => merge_uniformly(agent, observation, count),
+            None => self.agents.keep_uniformly(index, observation, count),
+        }
+    }
+}
+
+/// Leaves `count` patches of each image; of the matched pairs those merge that score lowest.
+fn merge_uniformly(
+    agent: &PairAgent,
+    observation: &UniformObservation,
+    count: usize,
+) -> Option<UniformReduction> {
+    let prefix = observation.prefix;
+    let matches = best_match(observation.keys.clone()?, prefix)?;
+    let tokens = matches.seeks.len();
+    let left = prefix + count.max(tokens - prefix - matches.seekers());
+    if left >= tokens {
+        return None;
+    }
+    // What does not seek another stays: its similarity is minus infinity.
+    let stays = matches.similarity.clone().equal_elem(f32::NEG_INFINITY);
+    let scores = agent.scores_of_images(observation, &matches);
+    let scores = scores.mask_fill(stays, f32::INFINITY);
+    Some(UniformReduction {
+        keep: highest(scores, prefix, left - prefix),
+        left,
+        merge: Some(UniformMerge {
+            into: matches.into,
+            weights: MergeWeights::Sizes,
+        }),
+        logits: None,
+    })
 }
 
 impl ScoredReducer<'_> {
@@ -228,7 +283,6 @@ fn into_nearest(sequences: &Sequences, keep: &[bool], keys: &Keys) -> Merge {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use burn::tensor::{Device, Tensor};
 
     #[test]
     fn a_batch_shares_its_patches_by_score_and_no_prefix_goes() {

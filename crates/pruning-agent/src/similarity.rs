@@ -1,12 +1,5 @@
 use apt_vit_model::Keys;
-use burn::prelude::*;
 use pulp::{Arch, Simd, WithSimd};
-
-/// The values of a tensor, row by row.
-pub(crate) fn floats<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
-    let data = tensor.into_data().convert::<f32>();
-    data.try_into_vec().unwrap_or_default()
-}
 
 /// Rows that are compared at once.
 pub(crate) const ROWS: usize = 4;

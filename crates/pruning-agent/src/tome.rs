@@ -1,5 +1,7 @@
+use apt_vit_model::fused::{best_match, highest};
 use apt_vit_model::{
-    Keys, Merge, Needs, Observation, Placement, Reduction, Sequences, TokenReducer,
+    Keys, Merge, MergeWeights, Needs, Observation, Placement, Reduction, Sequences, TokenReducer,
+    UniformMerge, UniformObservation, UniformReducer, UniformReduction,
 };
 
 use crate::keep_rate::of_layer;
@@ -35,6 +37,10 @@ impl TokenReducer for TomeReducer {
         Some(self)
     }
 
+    fn uniform(&self) -> Option<&dyn UniformReducer> {
+        Some(self)
+    }
+
     fn reduce(&self, observation: &Observation<'_>) -> Reduction {
         let sequences = observation.sequences;
         let (Some(count), Some(keys)) =
@@ -49,6 +55,24 @@ impl TokenReducer for TomeReducer {
             merge: Some(merge),
             ..Reduction::keep(keep)
         }
+    }
+}
+
+impl UniformReducer for TomeReducer {
+    fn reduce_uniformly(&self, observation: &UniformObservation) -> Option<UniformReduction> {
+        let count = of_layer(&self.layers, observation.layer)?;
+        let matches = best_match(observation.keys.clone()?, observation.prefix)?;
+        let count = count.min(matches.seekers());
+        let tokens = matches.seeks.len();
+        Some(UniformReduction {
+            keep: highest(matches.similarity, 0, count).bool_not(),
+            left: tokens - count,
+            merge: Some(UniformMerge {
+                into: matches.into,
+                weights: MergeWeights::Sizes,
+            }),
+            logits: None,
+        })
     }
 }
 

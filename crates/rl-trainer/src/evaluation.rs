@@ -217,7 +217,10 @@ pub fn evaluate_each(
                 };
                 tally.left[index].0 += entry.left.iter().sum::<usize>();
                 tally.left[index].1 += entry.left.len();
-                for (kept, truth) in entry.kept.iter().zip(&truth) {
+                if truth.iter().all(Option::is_none) {
+                    continue;
+                }
+                for (kept, truth) in entry.kept.read().iter().zip(&truth) {
                     for (&kept, &is_foreground) in kept[prefix..].iter().zip(truth.iter().flatten())
                     {
                         let counts = match is_foreground {

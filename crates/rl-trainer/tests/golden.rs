@@ -3,6 +3,9 @@
 //! Runs on every folder under `$APT_GOLDEN` where that is set, else on the bundled ones.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+#[path = "../../vit-model/tests/common/mod.rs"]
+mod common;
+
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
@@ -78,7 +81,7 @@ fn read_tensors(path: &Path) -> HashMap<String, Array> {
 
 impl Golden {
     fn load(folder: &Path) -> Self {
-        let device = Device::default().autodiff();
+        let device = common::device().autodiff();
         let text = std::fs::read_to_string(folder.join("config.json")).unwrap();
         let json: serde_json::Value = serde_json::from_str(&text).unwrap();
         let size = |key: &str| json[key].as_u64().unwrap() as usize;
@@ -280,14 +283,10 @@ fn golden_mask_logits_keep_masks_and_agent_logits() {
         assert_eq!(output.trace.len(), golden.layers.len());
         for entry in output.trace {
             let layer = entry.layer;
-            let kept: Vec<f64> = entry
-                .kept
-                .iter()
-                .flatten()
-                .map(|&kept| f64::from(kept))
-                .collect();
+            let kept = entry.kept.read();
+            let images = kept.len() as i32;
+            let kept: Vec<f64> = kept.iter().flatten().map(|&kept| f64::from(kept)).collect();
             golden.check_values(&format!("mask.keep.{layer}"), &kept);
-            let images = entry.kept.len() as i32;
             let logits = entry.logits.unwrap().reshape([images, -1, 2]);
             golden.check(&format!("mask.agent_logits.{layer}"), logits);
         }
@@ -366,7 +365,7 @@ fn golden_mask_and_drop_agree_also_where_cls_stands_alone() {
         let (mask, drop) = (run(ExecutionMode::Mask), run(ExecutionMode::Drop));
         assert_eq!(drop.trace[0].left[0], 1);
         for (masked, dropped) in mask.trace.iter().zip(&drop.trace) {
-            assert_eq!(masked.kept, dropped.kept);
+            assert_eq!(masked.kept.read(), dropped.kept.read());
         }
         let difference = (mask.logits - drop.logits).abs().max().into_scalar::<f32>();
         assert!(difference < 1e-5, "{}: {difference}", golden.name);

@@ -4,6 +4,7 @@ use burn::nn::{Initializer, Linear, LinearConfig};
 use burn::prelude::*;
 use rayon::prelude::*;
 
+use crate::host::read;
 use crate::precision::widen;
 use crate::{Sequences, kernels};
 
@@ -58,23 +59,41 @@ impl Attention {
         sequences: &Sequences,
         key_mask: Option<&Tensor<1>>,
     ) -> (Tensor<2>, Tensor<2>) {
-        let (heads, qkv) = self.heads(tokens, sequences, key_mask);
-        (kernels::linear(&self.output, heads), qkv)
+        self.forward_onto(tokens, sequences, key_mask, None)
     }
 
-    /// As [`forward`](Self::forward), but `residual` is added to the first.
+    /// As [`forward`](Self::forward); where there is a `residual`, it is added to the first.
     pub(crate) fn forward_onto(
         &self,
         tokens: Tensor<2>,
         sequences: &Sequences,
         key_mask: Option<&Tensor<1>>,
-        residual: Tensor<2>,
+        residual: Option<Tensor<2>>,
     ) -> (Tensor<2>, Tensor<2>) {
         let (heads, qkv) = self.heads(tokens, sequences, key_mask);
-        (
-            kernels::linear_add(&self.output, heads, None, residual),
-            qkv,
-        )
+        (self.project(heads, residual), qkv)
+    }
+
+    /// As [`forward_onto`](Self::forward_onto), where every image has `count` tokens. `bias`, `[images, count]`, is added
+    /// to everyone's attention scores for each of them.
+    pub(crate) fn forward_uniformly_onto(
+        &self,
+        tokens: Tensor<2>,
+        count: usize,
+        bias: Option<Tensor<2>>,
+        residual: Option<Tensor<2>>,
+    ) -> (Tensor<2>, Tensor<2>) {
+        let qkv = kernels::linear(&self.qkv, tokens);
+        let heads = kernels::uniform_attention(qkv.clone(), bias, count, self.num_heads);
+        (self.project(heads, residual), qkv)
+    }
+
+    /// The heads' projection, onto `residual` where there is one.
+    fn project(&self, heads: Tensor<2>, residual: Option<Tensor<2>>) -> Tensor<2> {
+        match residual {
+            Some(residual) => kernels::linear_add(&self.output, heads, None, residual),
+            None => kernels::linear(&self.output, heads),
+        }
     }
 
     /// The heads side by side, `[rows, hidden]`, and queries, keys and values.
@@ -109,10 +128,10 @@ pub(crate) fn cls_attention(
         sequences.cls_row_of_each_row(),
         num_heads,
     );
-    let scores: Vec<f32> = scores.into_data().try_into_vec().unwrap_or_default();
+    let scores = read(scores);
 
     let bias = sequences.bias();
-    let key_mask: Option<Vec<f32>> = key_mask.map(|mask| mask.to_data().iter::<f32>().collect());
+    let key_mask: Option<Vec<f32>> = key_mask.map(|mask| read(mask.clone()));
     let key = |row: usize| key_mask.as_ref().map_or(1.0, |mask| mask[row]);
     let spans: Vec<&[usize]> = sequences.starts().windows(2).collect();
     let of_span = |span: &&[usize]| {

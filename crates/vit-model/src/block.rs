@@ -127,14 +127,36 @@ impl Block {
         sequences: &Sequences,
         key_mask: Option<&Tensor<1>>,
     ) -> (Tensor<2>, Tensor<2>) {
+        self.attend_by(tokens, |attention, normed, tokens| {
+            attention.forward_onto(normed, sequences, key_mask, tokens)
+        })
+    }
+
+    /// As [`attend`](Self::attend), where every image has `count` tokens, each of which everyone's attention scores are
+    /// raised for by `bias`, `[images, tokens]`.
+    pub(crate) fn attend_uniformly(
+        &self,
+        tokens: Tensor<2>,
+        count: usize,
+        bias: Option<Tensor<2>>,
+    ) -> (Tensor<2>, Tensor<2>) {
+        self.attend_by(tokens, |attention, normed, tokens| {
+            attention.forward_uniformly_onto(normed, count, bias, tokens)
+        })
+    }
+
+    /// `attention` is given the norm's output, and where it can add its own to them, the tokens.
+    fn attend_by(
+        &self,
+        tokens: Tensor<2>,
+        attention: impl FnOnce(&Attention, Tensor<2>, Option<Tensor<2>>) -> (Tensor<2>, Tensor<2>),
+    ) -> (Tensor<2>, Tensor<2>) {
         let normed = self.normed(&self.attention_norm, &tokens);
         let Some(scale) = &self.attention_scale else {
-            let attention = &self.attention;
-            return attention.forward_onto(normed, sequences, key_mask, tokens);
+            return attention(&self.attention, normed, Some(tokens));
         };
-        let (output, qkv) = self.attention.forward(normed, sequences, key_mask);
-        let output = cast(output, tokens.dtype());
-        (tokens + output * scale.val().unsqueeze(), qkv)
+        let (output, qkv) = attention(&self.attention, normed, None);
+        (added(tokens, output, scale.val()), qkv)
     }
 
     /// The MLP half, `x + mlp(norm(x))`, on `[rows, hidden]`.
@@ -142,10 +164,7 @@ impl Block {
         let normed = self.normed(&self.mlp_norm, &tokens);
         match &self.mlp_scale {
             None => self.mlp.forward_onto(normed, tokens),
-            Some(scale) => {
-                let output = cast(self.mlp.forward(normed), tokens.dtype());
-                tokens + output * scale.val().unsqueeze()
-            }
+            Some(scale) => added(tokens, self.mlp.forward(normed), scale.val()),
         }
     }
 
@@ -153,6 +172,9 @@ impl Block {
     pub fn prepack(mut self) -> Self {
         self.attention.output = scaled(self.attention.output, self.attention_scale.take());
         self.mlp.contract = scaled(self.mlp.contract, self.mlp_scale.take());
+        let norm = |norm| kernels::prepack_norm(norm, self.precision);
+        self.attention_norm = norm(self.attention_norm);
+        self.mlp_norm = norm(self.mlp_norm);
         let prepack = |layer| kernels::prepack(layer, self.precision);
         self.attention.qkv = prepack(self.attention.qkv);
         self.attention.output = prepack(self.attention.output);
@@ -166,6 +188,12 @@ impl Block {
         let normed = kernels::layer_norm(norm, self.layer_norm_eps, tokens.clone());
         self.precision.round(normed)
     }
+}
+
+/// `tokens + output * scale`, in the floats of the tokens.
+fn added(tokens: Tensor<2>, output: Tensor<2>, scale: Tensor<1>) -> Tensor<2> {
+    let dtype = tokens.dtype();
+    tokens + cast(output, dtype) * cast(scale, dtype).unsqueeze()
 }
 
 /// The layer with its outputs scaled.

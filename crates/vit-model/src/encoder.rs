@@ -6,7 +6,7 @@ use crate::attention::cls_attention;
 use crate::kernels::mean_keys;
 use crate::precision::widen;
 use crate::token_batch::own_rows;
-use crate::{Block, Keys, Observation, Placement, TokenBatch, TokenReducer};
+use crate::{Block, Kept, Keys, Observation, Placement, TokenBatch, TokenReducer};
 
 /// What happens to a token that a reducer removes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -47,8 +47,8 @@ pub struct LayerTrace {
     pub seen: Vec<usize>,
     /// Tokens of each image that it left (CLS counted).
     pub left: Vec<usize>,
-    /// Per image and token position: is it still there afterwards?
-    pub kept: Vec<Vec<bool>>,
+    /// Which tokens are still there afterwards.
+    pub kept: Kept,
     /// The reducer's logits, `[rows, 2]`, for the rows it saw.
     pub logits: Option<Tensor<2>>,
 }
@@ -139,7 +139,7 @@ fn reduce(
     let counts = batch.sequences.counts();
     let reduction = reducer.reduce(&Observation {
         layer: seen.layer,
-        hidden: batch.own_tokens().without_autodiff(),
+        hidden: widen(batch.own_tokens().without_autodiff()),
         sequences: &batch.sequences,
         cls_attention: seen.cls_attention.clone(),
         keys: seen.keys.clone(),
@@ -165,7 +165,7 @@ fn reduce(
         placement: seen.placement,
         seen: counts,
         left: batch.sequences.counts(),
-        kept: batch.sequences.kept(),
+        kept: batch.sequences.kept().into(),
         logits: reduction.logits,
     };
     (batch, entry)

@@ -41,7 +41,7 @@ pub fn vit_flops(config: &VitConfig, trace: &[LayerTrace], image: usize) -> Flop
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::VitPreset;
+    use crate::{Kept, VitPreset};
 
     #[test]
     fn dense_vit_b16_has_the_published_flops() {
@@ -62,7 +62,7 @@ mod tests {
             placement: Placement::AfterBlock,
             seen: vec![65],
             left: vec![33],
-            kept: Vec::new(),
+            kept: Kept::default(),
             logits: None,
         };
         let saved = vit_flops(&config, &[], 0) - vit_flops(&config, &[entry], 0);

@@ -3,6 +3,8 @@ use std::sync::Arc;
 use burn::prelude::*;
 use rayon::prelude::*;
 
+use crate::host::read;
+
 /// Rows that a thread takes at once.
 const ROWS: usize = 512;
 /// Squares that are summed side by side.
@@ -20,8 +22,7 @@ impl Keys {
     /// Of `keys`, `[rows, width]`, of any length.
     pub fn new(keys: Tensor<2>) -> Self {
         let [_, width] = keys.dims();
-        let keys = keys.into_data().convert::<f32>();
-        let mut vectors: Vec<f32> = keys.try_into_vec().unwrap_or_default();
+        let mut vectors = read(keys);
         let chunks = vectors.par_chunks_mut(ROWS * width);
         chunks.for_each(|rows| rows.chunks_exact_mut(width).for_each(normalize));
         Self {

@@ -7,15 +7,18 @@ mod config;
 mod encoder;
 mod error;
 mod flops;
+pub mod host;
 // LibTorch's backend is deprecated; this is the last release line that has it.
 #[cfg_attr(feature = "tch", allow(deprecated))]
 mod kernels;
 
 /// The model's fused operations, for the networks of reducers.
 pub mod fused {
+    pub use crate::kernels::decisions::{BestMatch, best_match, highest};
     pub use crate::kernels::{compiles_for_shapes, computes_here, layer_norm, linear, linear_gelu};
 }
 
+mod kept;
 mod keys;
 mod parts;
 mod patch_embedding;
@@ -23,6 +26,7 @@ mod precision;
 mod reducer;
 mod stem;
 mod token_batch;
+mod uniform;
 mod vit;
 mod weights;
 
@@ -32,12 +36,16 @@ pub use config::{Activation, Distillation, ImageSize, VitConfig, VitPreset};
 pub use encoder::{Encoded, ExecutionMode, LayerTrace, RunSettings};
 pub use error::VitError;
 pub use flops::{FlopsCount, block_flops, patch_embedding_flops, vit_flops};
+pub use kept::Kept;
 pub use keys::Keys;
 pub use patch_embedding::PatchEmbedding;
 pub use precision::Precision;
 pub use reducer::{Needs, Observation, Placement, Reduction, TokenReducer};
 pub use stem::{StandardizedConv, Stem, StemConfig, Unit};
 pub use token_batch::{Merge, Sequences, TokenBatch};
+pub use uniform::{
+    MergeWeights, UniformMerge, UniformObservation, UniformReducer, UniformReduction,
+};
 pub use vit::{Vit, VitOutput};
 pub use weights::{
     Checkpoint, CheckpointHead, CheckpointInfo, ExportDetails, ExportNaming, Exported,

@@ -78,7 +78,12 @@ impl PatchEmbedding {
         );
 
         let patches = kernels::patches(features, patch);
-        let dtype = patches.dtype();
+        let dtype = match self.precision {
+            Precision::Bf16 if kernels::keeps_tokens_short(&patches.device()) => {
+                self.precision.dtype().into()
+            }
+            _ => patches.dtype(),
+        };
         let patches = kernels::linear(&self.projection, self.precision.round(patches));
         let prefix = [Some(&self.cls_token), self.distillation_token.as_ref()];
         let prefix: Vec<Tensor<3>> = prefix.into_iter().flatten().map(Param::val).collect();
@@ -87,7 +92,7 @@ impl PatchEmbedding {
         let prefix = Tensor::cat(prefix, 1) + positions.clone().narrow(1, 0, first);
         let rest = positions.narrow(1, first, count - first);
         let table = Tensor::cat(vec![prefix, rest], 1).reshape([count, hidden]);
-        let tokens = kernels::assemble(cast(patches, dtype), table, first);
+        let tokens = kernels::assemble(cast(patches, dtype), cast(table, dtype), first);
         TokenBatch {
             tokens: self.dropout.forward(tokens),
             sequences: Sequences::full(batch, count).with_prefix(first),

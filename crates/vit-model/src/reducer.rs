@@ -1,6 +1,6 @@
 use burn::prelude::*;
 
-use crate::{Keys, Merge, Sequences};
+use crate::{Keys, Merge, Sequences, UniformReducer};
 
 /// Where in a block a reducer acts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,6 +88,12 @@ pub trait TokenReducer {
     /// [`Sequences::image`], alone. Batches may then run in parts, each on a thread of its own, and it observes
     /// each part by itself. None: it observes whole batches.
     fn by_image(&self) -> Option<&(dyn TokenReducer + Sync)> {
+        None
+    }
+
+    /// Itself, if it leaves the same number of tokens in every image of a batch and decides by tensor operations which.
+    /// A device of its own then runs the whole pass without waiting for the host. None: it decides on the host.
+    fn uniform(&self) -> Option<&dyn UniformReducer> {
         None
     }
 

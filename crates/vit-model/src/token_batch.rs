@@ -5,7 +5,9 @@ use std::sync::{Arc, LazyLock};
 use burn::prelude::*;
 use burn::tensor::IndexingUpdateOp;
 
+use crate::host::{upload, upload_places};
 use crate::kernels::{self, RowSums, Spans, filled_rows};
+use crate::precision::cast;
 
 /// Which tokens each image of a batch still has, and where they stand in the packed matrix.
 ///
@@ -359,14 +361,14 @@ impl TokenBatch {
         let [filled, _] = self.tokens.dims();
         let mut weights = merge.weights.clone();
         weights.resize(filled, 1.0);
-        let weights = Tensor::<1>::from_data(weights.as_slice(), &device);
+        let weights = upload(weights, [filled], &device);
+        let weights = cast(weights, self.tokens.dtype());
         let weighted = self.tokens.clone() * weights.unsqueeze_dim(1);
         if merged.is_empty() {
             self.tokens = weighted;
             return self;
         }
-        let targets: Vec<i64> = merged.iter().map(|&row| merge.into[row] as i64).collect();
-        let targets = Tensor::<1, Int>::from_data(targets.as_slice(), &device);
+        let targets = upload_places(merged.iter().map(|&row| merge.into[row]), &device);
         let values = select_rows(weighted.clone(), &merged);
         self.tokens = weighted.select_assign(0, targets, values, IndexingUpdateOp::Add);
         self
@@ -446,8 +448,7 @@ pub(crate) fn own_rows(matrix: Tensor<2>, sequences: &Sequences) -> Tensor<2> {
 /// The given rows of a matrix (or values of a vector), in the given order.
 pub(crate) fn select_rows<const D: usize>(matrix: Tensor<D>, rows: &[usize]) -> Tensor<D> {
     let device = matrix.device();
-    let rows: Vec<i64> = rows.iter().map(|&row| row as i64).collect();
-    matrix.select(0, Tensor::<1, Int>::from_data(rows.as_slice(), &device))
+    matrix.select(0, upload_places(rows.iter().copied(), &device))
 }
 
 #[cfg(test)]

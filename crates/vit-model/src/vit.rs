@@ -5,9 +5,10 @@ use burn::nn::{Initializer, LayerNorm, LayerNormConfig, Linear, LinearConfig};
 use burn::prelude::*;
 
 use crate::encoder::run_blocks;
+use crate::precision::widen;
 use crate::{
     Block, BlockConfig, Distillation, Encoded, LayerTrace, PatchEmbedding, Precision, RunSettings,
-    TokenBatch, VitConfig, kernels, parts,
+    TokenBatch, VitConfig, kernels, parts, uniform,
 };
 
 /// A pre-norm Vision Transformer (Dosovitskiy et al., "An Image is Worth 16x16 Words", 2021),
@@ -100,10 +101,16 @@ impl Vit {
 
     /// The class logits, `[batch, classes]`, after the last block.
     pub fn classify(&self, batch: &TokenBatch) -> Tensor<2> {
-        let logits = self.head.forward(self.norm.forward(batch.cls()));
+        self.logits_of(batch.cls(), || batch.after_cls())
+    }
+
+    /// The class logits of the CLS tokens, `[batch, hidden]`, and where there are two heads the tokens after them.
+    pub(crate) fn logits_of(&self, cls: Tensor<2>, after_cls: impl Fn() -> Tensor<2>) -> Tensor<2> {
+        let by = |head: &Linear, tokens| head.forward(self.norm.forward(widen(tokens)));
+        let logits = by(&self.head, cls);
         match &self.distillation_head {
             None => logits,
-            Some(head) => (logits + head.forward(self.norm.forward(batch.after_cls()))) / 2.0,
+            Some(head) => (logits + by(head, after_cls())) / 2.0,
         }
     }
 
@@ -114,10 +121,23 @@ impl Vit {
     /// - `images`: `[batch, 3, height, width]`
     /// - logits: `[batch, classes]`
     pub fn forward(&self, images: Tensor<4>, settings: RunSettings<'_>) -> VitOutput {
-        match parts::forward(self, &images, settings) {
-            Some(output) => output,
-            None => self.forward_from(images, 0, settings),
-        }
+        parts::forward(self, &images, settings)
+            .or_else(|| {
+                let enqueues = kernels::decides_on_device(&images.device());
+                let images = enqueues.then(|| images.clone())?;
+                self.forward_uniformly(images, settings)
+            })
+            .unwrap_or_else(|| self.forward_from(images, 0, settings))
+    }
+
+    /// As [`forward`](Self::forward), every decision made by tensor operations: nothing waits for the host. None where the
+    /// reducer decides on the host or leaves images different numbers of tokens, and in mask mode.
+    pub fn forward_uniformly(
+        &self,
+        images: Tensor<4>,
+        settings: RunSettings<'_>,
+    ) -> Option<VitOutput> {
+        uniform::forward(self, images, settings)
     }
 
     /// The same for images that stand in their batch from `first` on.

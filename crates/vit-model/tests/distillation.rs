@@ -65,7 +65,7 @@ fn both_tokens_stay_and_both_heads_speak() {
         };
         let (masked, dropped) = (run(ExecutionMode::Mask), run(ExecutionMode::Drop));
         for entry in &dropped.trace {
-            assert!(entry.kept.iter().all(|kept| kept[0] && kept[1]));
+            assert!(entry.kept.read().iter().all(|kept| kept[0] && kept[1]));
             assert!(step > 1 || entry.left == [2; 4]);
         }
         let masked = masked.logits.into_data();

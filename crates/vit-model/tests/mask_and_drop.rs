@@ -1,6 +1,9 @@
 //! Dropping a token gives the numbers that masking it gives, and the gradients.
 #![allow(clippy::unwrap_used)]
 
+#[path = "common/mod.rs"]
+mod common;
+
 use apt_vit_model::{
     ExecutionMode, ImageSize, Observation, Placement, Reduction, RunSettings, TokenReducer, Vit,
     VitConfig,
@@ -119,7 +122,7 @@ proptest! {
         (config, batch, pattern) in cases(),
         seed: u64,
     ) {
-        let device = Device::default().autodiff();
+        let device = common::device().autodiff();
         device.seed(seed);
         let mut vit = config.init(&device).unwrap();
         // The head starts at zero, and would let no gradient through.

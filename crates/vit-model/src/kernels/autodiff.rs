@@ -3,24 +3,27 @@
 
 use std::sync::Arc;
 
-use burn::backend::Autodiff;
 use burn::backend::autodiff::NodeId;
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind, unary};
-use burn::backend::tensor::FloatTensor;
+use burn::backend::tensor::{Device, FloatTensor};
+use burn::backend::{Autodiff, TensorMetadata};
 
 use super::{FusedOps, Kernels, Mask, RowSums, Spans, Then, composed, kernels_for};
 
 impl<B: FusedOps, C: CheckpointStrategy> FusedOps for Autodiff<B, C> {
+    const LENGTH_STEP: fn(&Device<Self>) -> usize = B::LENGTH_STEP;
+
     fn packed_attention(
         qkv: FloatTensor<Self>,
         spans: Arc<Spans>,
         num_heads: usize,
     ) -> FloatTensor<Self> {
         let Some(kernels) = kernels_for::<B>(qkv.primitive()) else {
-            return composed::attention::<Self>(qkv, None, &spans, num_heads, B::LENGTH_STEP);
+            let step = (B::LENGTH_STEP)(&qkv.device());
+            return composed::attention::<Self>(qkv, None, &spans, num_heads, step);
         };
         let (qkv, node) = qkv.into_parts();
         let forward = kernels.attention(&qkv, &spans, num_heads);
@@ -51,7 +54,7 @@ impl<B: FusedOps, C: CheckpointStrategy> FusedOps for Autodiff<B, C> {
         num_heads: usize,
     ) -> FloatTensor<Self> {
         let Some(kernels) = kernels_for::<B>(qkv.primitive()) else {
-            let step = B::LENGTH_STEP;
+            let step = (B::LENGTH_STEP)(&qkv.device());
             return composed::attention::<Self>(qkv, Some(key_mask), &spans, num_heads, step);
         };
         let [(qkv, a), (key_mask, b)] = [qkv, key_mask].map(|t| t.into_parts());

@@ -5,7 +5,8 @@ use burn::backend::tensor::{Device, FloatTensor, IntTensor};
 use burn::backend::{Backend, DType, FloatDType, TensorData, TensorMetadata};
 use burn::tensor::{Distribution, IndexingUpdateOp, Shape, Slice};
 
-use super::{RowSums, Spans};
+use super::{FusedOps, RowSums, Spans};
+use crate::host::wait;
 
 /// No weight is more than `e` to this times that of the highest score among the keys that count: a key
 /// of weight 0 may have any score.
@@ -17,7 +18,7 @@ const HIDDEN_SCORE: f32 = -3.0e4;
 /// One batched attention for each run of sequences of equal length; with a `step` above 1 a single one, for
 /// which all are padded to the longest, rounded up to a multiple of `step`, with rows that nobody attends
 /// to. Keys weigh what `key_mask`, `[rows]`, says.
-pub(super) fn attention<B: Backend>(
+pub(super) fn attention<B: FusedOps>(
     qkv: FloatTensor<B>,
     key_mask: Option<FloatTensor<B>>,
     spans: &Spans,
@@ -25,7 +26,6 @@ pub(super) fn attention<B: Backend>(
     step: usize,
 ) -> FloatTensor<B> {
     let hidden = qkv.shape()[1] / 3;
-    let width = hidden / num_heads;
     let device = qkv.device();
     // Rows after the last sequence are nobody's; anything may stand there.
     let spare = qkv.shape()[0] - spans.starts[spans.starts.len() - 1];
@@ -41,17 +41,10 @@ pub(super) fn attention<B: Backend>(
             Some(rows) => B::float_select(tensor.clone(), 0, indices::<B>(rows, &device)),
         };
         let group = of_run(&qkv);
-        let [query, key, value] = [0, 1, 2].map(|part| {
-            let columns = part * hidden..(part + 1) * hidden;
-            let rows = 0..count * tokens;
-            let part = B::float_slice(group.clone(), &[Slice::from(rows), Slice::from(columns)]);
-            let part = B::float_reshape(part, Shape::from([count, tokens, num_heads, width]));
-            B::float_swap_dims(part, 1, 2)
-        });
+        let [query, key, value] = heads_of::<B>(&group, count, tokens, num_heads);
         let bias = run.scores(spans).map(|scores| {
             let bias = TensorData::new(scores, [count, 1, 1, tokens]);
-            let bias = B::float_from_data(bias.convert_dtype(qkv.dtype()), &device);
-            B::float_expand(bias, Shape::from([count, num_heads, tokens, tokens]))
+            upload::<B>(bias, qkv.dtype(), &device)
         });
         let heads = match &key_mask {
             None => attend::<B>(query, key, value, bias),
@@ -84,9 +77,41 @@ pub(super) fn attention<B: Backend>(
     }
 }
 
+/// One batched attention of images that have `tokens` rows each; `bias`, `[images, tokens]`, is added to everyone's scores.
+pub(super) fn uniform_attention<B: FusedOps>(
+    qkv: FloatTensor<B>,
+    bias: Option<FloatTensor<B>>,
+    tokens: usize,
+    num_heads: usize,
+) -> FloatTensor<B> {
+    let (rows, hidden) = (qkv.shape()[0], qkv.shape()[1] / 3);
+    let images = rows / tokens;
+    let [query, key, value] = heads_of::<B>(&qkv, images, tokens, num_heads);
+    let bias = bias.map(|bias| B::float_reshape(bias, Shape::from([images, 1, 1, tokens])));
+    let heads = B::float_swap_dims(attend::<B>(query, key, value, bias), 1, 2);
+    B::float_reshape(heads, Shape::from([rows, hidden]))
+}
+
+/// Queries, keys and values, `[images, heads, tokens, width]`, of the first `images * tokens` rows.
+pub(super) fn heads_of<B: Backend>(
+    qkv: &FloatTensor<B>,
+    images: usize,
+    tokens: usize,
+    num_heads: usize,
+) -> [FloatTensor<B>; 3] {
+    let hidden = qkv.shape()[1] / 3;
+    [0, 1, 2].map(|part| {
+        let columns = part * hidden..(part + 1) * hidden;
+        let rows = 0..images * tokens;
+        let part = B::float_slice(qkv.clone(), &[Slice::from(rows), Slice::from(columns)]);
+        let shape = Shape::from([images, tokens, num_heads, hidden / num_heads]);
+        B::float_swap_dims(B::float_reshape(part, shape), 1, 2)
+    })
+}
+
 /// Attention of `[images, heads, tokens, width]`. With gradients its softmax is not fused, so
-/// that it is computed in 32-bit floats here; what is fused accumulates in them anyway.
-fn attend<B: Backend>(
+/// that it is computed in 32-bit floats here; what is fused accumulates in them anyway. `bias` is `[images, 1, 1, tokens]`.
+fn attend<B: FusedOps>(
     query: FloatTensor<B>,
     key: FloatTensor<B>,
     value: FloatTensor<B>,
@@ -94,7 +119,10 @@ fn attend<B: Backend>(
 ) -> FloatTensor<B> {
     let dtype = query.dtype();
     if dtype == DType::F32 || dtype == DType::F64 || !B::ad_enabled(&query.device()) {
-        return B::attention(query, key, value, None, bias, Default::default());
+        return match bias {
+            None => B::attention(query, key, value, None, None, Default::default()),
+            Some(bias) => B::attention_with_bias(query, key, value, bias),
+        };
     }
     let weights = B::softmax(scores::<B>(query, key, bias), 3);
     B::float_matmul(B::float_cast(weights, dtype.into()), value)
@@ -142,7 +170,13 @@ fn scores<B: Backend>(
     }
 }
 
+fn upload<B: Backend>(values: TensorData, dtype: DType, device: &Device<B>) -> FloatTensor<B> {
+    wait();
+    B::float_from_data(values.convert_dtype(dtype), device)
+}
+
 fn indices<B: Backend>(rows: &[usize], device: &Device<B>) -> IntTensor<B> {
+    wait();
     let rows: Vec<i32> = rows.iter().map(|&row| row as i32).collect();
     let count = rows.len();
     B::int_from_data(TensorData::new(rows, [count]), device)
@@ -252,7 +286,10 @@ pub(super) fn linear_add<B: Backend>(
 }
 
 /// Dropout with this probability, as Burn's module does it.
-fn drop_values<B: Backend>(tensor: FloatTensor<B>, dropout: Option<f64>) -> FloatTensor<B> {
+pub(super) fn drop_values<B: Backend>(
+    tensor: FloatTensor<B>,
+    dropout: Option<f64>,
+) -> FloatTensor<B> {
     let Some(probability) = dropout else {
         return tensor;
     };
@@ -358,8 +395,8 @@ pub(super) fn sum_rows<B: Backend>(
         true => selected,
         false => {
             let count = weights.len();
-            let weights = TensorData::new(weights, [count, 1]).convert_dtype(dtype);
-            B::float_mul(selected, B::float_from_data(weights, &device))
+            let weights = TensorData::new(weights, [count, 1]);
+            B::float_mul(selected, upload::<B>(weights, dtype, &device))
         }
     };
     if !sums_up {
@@ -371,9 +408,9 @@ pub(super) fn sum_rows<B: Backend>(
     });
     let mut results: Vec<usize> = results.collect();
     results.resize(rows.len(), 0);
-    let zeros = TensorData::zeros::<f32, _>([sums.results(), hidden]).convert_dtype(dtype);
+    let shape = Shape::from([sums.results(), hidden]);
     B::float_select_assign(
-        B::float_from_data(zeros, &device),
+        B::float_zeros(shape, &device, dtype.into()),
         0,
         indices::<B>(&results, &device),
         weighted,

@@ -9,20 +9,23 @@
 
 mod autodiff;
 mod composed;
+pub(crate) mod decisions;
 #[cfg(feature = "flex")]
 mod flex;
+#[cfg(feature = "tch")]
+mod libtorch;
 mod row_sums;
 
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use burn::backend::tensor::FloatTensor;
+use burn::backend::tensor::{Device as BackendDevice, FloatTensor};
 use burn::backend::{
     Backend, DType, Dispatch, DispatchDevice, DispatchTensor, TensorMetadata, backend_extension,
 };
 use burn::nn::{Dropout, LayerNorm, Linear};
 use burn::tensor::activation::gelu;
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, Shape, Tensor};
 
 use crate::Precision;
 use crate::precision::cast;
@@ -62,6 +65,25 @@ pub(crate) fn masked_attention(
     ))
 }
 
+/// As [`attention`], where every image has `tokens` rows. `bias`, `[images, tokens]`, is added to everyone's attention
+/// scores for each of them; no gradient reaches it.
+pub(crate) fn uniform_attention(
+    qkv: Tensor<2>,
+    bias: Option<Tensor<2>>,
+    tokens: usize,
+    num_heads: usize,
+) -> Tensor<2> {
+    let dtype = qkv.dtype();
+    let queries = qkv.into_dispatch();
+    fused(match bias {
+        None => Dispatch::uniform_attention(queries, tokens, num_heads),
+        Some(bias) => {
+            let bias = cast(bias, dtype).into_dispatch();
+            Dispatch::biased_attention(queries, bias, tokens, num_heads)
+        }
+    })
+}
+
 /// A linear layer, `[rows, inputs]` to `[rows, outputs]`.
 pub fn linear(layer: &Linear, input: Tensor<2>) -> Tensor<2> {
     match parts(layer, input.dtype()) {
@@ -85,6 +107,16 @@ pub(crate) fn prepack(mut layer: Linear, precision: Precision) -> Linear {
         layer.weight = layer.weight.map(prepacked);
     }
     layer
+}
+
+/// The norm in the floats of the tokens that it is applied to, where those are [short](keeps_tokens_short): for
+/// [`layer_norm`] alone.
+pub(crate) fn prepack_norm(mut norm: LayerNorm, precision: Precision) -> LayerNorm {
+    if precision == Precision::Bf16 && keeps_tokens_short(&norm.gamma.val().device()) {
+        norm.gamma = norm.gamma.map(|gamma| precision.round(gamma));
+        norm.beta = norm.beta.map(|beta| beta.map(|beta| precision.round(beta)));
+    }
+    norm
 }
 
 /// A linear layer, exact GELU, dropout, `[rows, inputs]` to `[rows, outputs]`.
@@ -198,16 +230,43 @@ pub(crate) fn cls_scores(qkv: Tensor<2>, cls_rows: Vec<usize>, num_heads: usize)
 
 /// Does the device compile kernels for shapes, so that it pays to give it few different ones?
 pub fn compiles_for_shapes(device: &Device) -> bool {
-    fn is_cube(device: &DispatchDevice) -> bool {
-        match device {
-            #[cfg(any(feature = "wgpu", feature = "cuda"))]
-            DispatchDevice::Cube(_) => true,
-            DispatchDevice::Autodiff(inner) => is_cube(inner),
-            #[allow(unreachable_patterns)] // with one backend there may be no other
-            _ => false,
-        }
+    match inner(device.as_dispatch()) {
+        #[cfg(any(feature = "wgpu", feature = "cuda"))]
+        DispatchDevice::Cube(_) => true,
+        #[allow(unreachable_patterns)] // with one backend there may be no other
+        _ => false,
     }
-    is_cube(device.as_dispatch())
+}
+
+/// Does the device work through a queue of its own, so that a pass should be enqueued as a whole?
+pub fn decides_on_device(device: &Device) -> bool {
+    match inner(device.as_dispatch()) {
+        #[cfg(any(feature = "wgpu", feature = "cuda"))]
+        DispatchDevice::Cube(_) => true,
+        #[cfg(feature = "tch")]
+        DispatchDevice::LibTorch(_) => true,
+        #[allow(unreachable_patterns)] // with one backend there may be no other
+        _ => false,
+    }
+}
+
+/// Are the tokens between blocks kept in the short floats that matrix products are computed in? LibTorch's norms
+/// compute in 32 bits whatever they are given, so that only the residual sums are rounded, as in its own models.
+pub(crate) fn keeps_tokens_short(device: &Device) -> bool {
+    match device.as_dispatch() {
+        #[cfg(feature = "tch")]
+        DispatchDevice::LibTorch(_) => true,
+        #[allow(unreachable_patterns)] // with one backend there may be no other
+        _ => false,
+    }
+}
+
+/// The device without what records for a backward pass.
+fn inner(device: &DispatchDevice) -> &DispatchDevice {
+    match device {
+        DispatchDevice::Autodiff(device) => inner(device),
+        device => device,
+    }
 }
 
 /// Does the device compute on this program's own threads and in its memory, and is nothing recorded for a backward pass?
@@ -267,7 +326,7 @@ pub(crate) trait FusedOps: Backend {
     const KERNELS: Option<&'static dyn Kernels<Self>> = None;
 
     /// Without kernels: above 1, all sequences are attended to together, padded to a multiple of this.
-    const LENGTH_STEP: usize = 1;
+    const LENGTH_STEP: fn(&BackendDevice<Self>) -> usize = |_| 1;
 
     /// Without kernels: how many rows there are to be instead of so many.
     const FILL: fn(usize) -> usize = |rows| rows;
@@ -280,7 +339,10 @@ pub(crate) trait FusedOps: Backend {
     ) -> FloatTensor<Self> {
         match kernels_for::<Self>(&qkv) {
             Some(kernels) => kernels.attention(&qkv, &spans, num_heads).0,
-            None => composed::attention::<Self>(qkv, None, &spans, num_heads, Self::LENGTH_STEP),
+            None => {
+                let step = (Self::LENGTH_STEP)(&qkv.device());
+                composed::attention::<Self>(qkv, None, &spans, num_heads, step)
+            }
         }
     }
 
@@ -298,10 +360,42 @@ pub(crate) trait FusedOps: Backend {
                     .0
             }
             None => {
-                let step = Self::LENGTH_STEP;
+                let step = (Self::LENGTH_STEP)(&qkv.device());
                 composed::attention::<Self>(qkv, Some(key_mask), &spans, num_heads, step)
             }
         }
+    }
+
+    /// Attention of `[images, heads, tokens, width]`, where `bias`, `[images, 1, 1, tokens]`, is added to the scores; no
+    /// gradient reaches it.
+    fn attention_with_bias(
+        query: FloatTensor<Self>,
+        key: FloatTensor<Self>,
+        value: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        let [images, heads, tokens, _] = query.shape().dims();
+        let bias = Self::float_expand(bias, Shape::from([images, heads, tokens, tokens]));
+        Self::attention(query, key, value, None, Some(bias), Default::default())
+    }
+
+    /// See [`uniform_attention`].
+    fn uniform_attention(
+        qkv: FloatTensor<Self>,
+        tokens: usize,
+        num_heads: usize,
+    ) -> FloatTensor<Self> {
+        composed::uniform_attention::<Self>(qkv, None, tokens, num_heads)
+    }
+
+    /// See [`uniform_attention`].
+    fn biased_attention(
+        qkv: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        tokens: usize,
+        num_heads: usize,
+    ) -> FloatTensor<Self> {
+        composed::uniform_attention::<Self>(qkv, Some(bias), tokens, num_heads)
     }
 
     /// See [`linear`].
@@ -426,12 +520,9 @@ pub(crate) trait FusedOps: Backend {
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
 impl FusedOps for burn::backend::Cube {
     // Each launch costs more than padding, and each new shape may cost a kernel.
-    const LENGTH_STEP: usize = 16;
+    const LENGTH_STEP: fn(&BackendDevice<Self>) -> usize = |_| 16;
     const FILL: fn(usize) -> usize = shared_shape;
 }
-
-#[cfg(feature = "tch")]
-impl FusedOps for burn::backend::LibTorch {}
 
 // The operations run on the server one by one.
 #[cfg(feature = "remote")]

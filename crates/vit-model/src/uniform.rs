@@ -1,0 +1,216 @@
+//! Passes in which every image of a batch keeps the same number of tokens: the host knows all shapes, the device
+//! decides which tokens stay, and nothing waits for the other.
+
+use burn::prelude::*;
+use burn::tensor::activation::softmax;
+
+use crate::kernels::decisions;
+use crate::precision::widen;
+use crate::{Block, ExecutionMode, Kept, LayerTrace, Placement, RunSettings, Vit, VitOutput};
+
+/// What a [`UniformReducer`] sees of a batch whose images all have the same number of tokens. Nothing of it is on the
+/// host, and nothing in it carries a gradient into the model.
+#[derive(Clone, Debug)]
+pub struct UniformObservation {
+    /// The block, 0-based.
+    pub layer: usize,
+    /// Tokens before the patches, which are never removed.
+    pub prefix: usize,
+    /// The tokens, `[batch, tokens, hidden]`, in the floats that the model keeps between its blocks.
+    pub hidden: Tensor<3>,
+    /// The CLS token's attention to each token, averaged over heads, `[batch, tokens]`; if asked for.
+    pub cls_attention: Option<Tensor<2>>,
+    /// The attention's keys, averaged over the heads, as unit vectors, `[batch, tokens, width]`; if asked for.
+    pub keys: Option<Tensor<3>>,
+    /// How many patches each token stands for, `[batch, tokens]`, where any were merged and that counts.
+    pub sizes: Option<Tensor<2>>,
+}
+
+/// What shall happen to the tokens of each image.
+#[derive(Clone, Debug)]
+pub struct UniformReduction {
+    /// Does the token stay? `[batch, tokens]`, the same number in each row, tokens before the patches included.
+    pub keep: Tensor<2, Bool>,
+    /// That number.
+    pub left: usize,
+    /// Who takes in what is removed; lost without it.
+    pub merge: Option<UniformMerge>,
+    /// What the decision was made from, `[batch * tokens, 2]` (keep, remove), where the reducer has such.
+    pub logits: Option<Tensor<2>>,
+}
+
+/// Which tokens take in which others.
+#[derive(Clone, Debug)]
+pub struct UniformMerge {
+    /// The token of the same image into which a removed one goes, `[batch, tokens]`; that one stays. What it says of
+    /// tokens that stay does not matter.
+    pub into: Tensor<2, Int>,
+    /// How they add up.
+    pub weights: MergeWeights,
+}
+
+/// What tokens weigh in the sums that merged tokens are.
+#[derive(Clone, Debug)]
+pub enum MergeWeights {
+    /// As many patches as each stands for, divided by their sum: the mean. The sums are the new sizes.
+    Sizes,
+    /// These, `[batch, tokens]`; sizes do not count.
+    Given(Tensor<2>),
+}
+
+/// A [`TokenReducer`](crate::TokenReducer) that leaves the same number of tokens in each image, and decides by tensor
+/// operations alone which those are.
+pub trait UniformReducer {
+    /// Decides. None: nothing happens in this block.
+    fn reduce_uniformly(&self, observation: &UniformObservation) -> Option<UniformReduction>;
+}
+
+/// The tokens of a batch between two blocks.
+struct Tokens {
+    /// `[batch * tokens, hidden]`
+    rows: Tensor<2>,
+    batch: usize,
+    count: usize,
+    prefix: usize,
+    sizes: Option<Tensor<2>>,
+    /// What each reduction so far kept of what it saw.
+    kept: Vec<Tensor<2, Bool>>,
+}
+
+/// See [`Vit::forward_uniformly`].
+pub(crate) fn forward(
+    vit: &Vit,
+    images: Tensor<4>,
+    settings: RunSettings<'_>,
+) -> Option<VitOutput> {
+    let acting = match (settings.mode, settings.reducer) {
+        (ExecutionMode::Dense, _) | (_, None) => None,
+        (ExecutionMode::Mask, Some(_)) => return None,
+        (ExecutionMode::Drop, Some(reducer)) => Some((reducer, reducer.uniform()?)),
+    };
+    let mut trace = Vec::new();
+    let mut tokens = Tokens::of(vit, images);
+    for (layer, block) in vit.blocks.iter().enumerate() {
+        let (rows, qkv) = tokens.attend(block);
+        tokens.rows = rows;
+        let acting = acting
+            .and_then(|(reducer, uniform)| Some((reducer, uniform, reducer.placement(layer)?)));
+        let seen = acting.map(|(reducer, ..)| {
+            let needs = reducer.needs(layer);
+            let qkv = qkv.without_autodiff();
+            let heads = block.attention.num_heads;
+            let attention = || tokens.cls_attention(&qkv, heads);
+            let keys = || decisions::unit_keys(qkv.clone(), tokens.batch, heads);
+            (needs.cls_attention.then(attention), needs.keys.then(keys))
+        });
+        let mut reduce = |tokens: &mut Tokens, here: Placement| {
+            let Some((_, uniform, placement)) = acting.filter(|acting| acting.2 == here) else {
+                return;
+            };
+            let (cls_attention, keys) = seen.clone().unwrap_or_default();
+            let reduction = uniform.reduce_uniformly(&UniformObservation {
+                layer,
+                prefix: tokens.prefix,
+                hidden: tokens.by_image().without_autodiff(),
+                cls_attention,
+                keys,
+                sizes: tokens.sizes.clone(),
+            });
+            let before = tokens.count;
+            let logits = reduction.and_then(|reduction| tokens.reduce(reduction));
+            trace.push(LayerTrace {
+                layer,
+                placement,
+                seen: vec![before; tokens.batch],
+                left: vec![tokens.count; tokens.batch],
+                kept: tokens.kept(vit),
+                logits,
+            });
+        };
+        reduce(&mut tokens, Placement::AfterAttention);
+        tokens.rows = block.feed_forward(tokens.rows);
+        reduce(&mut tokens, Placement::AfterBlock);
+    }
+    let first = |place| tokens.at(place);
+    Some(VitOutput {
+        logits: vit.logits_of(first(0), || first(1)),
+        trace,
+    })
+}
+
+impl Tokens {
+    fn of(vit: &Vit, images: Tensor<4>) -> Self {
+        let batch = vit.embed(images);
+        let sequences = &batch.sequences;
+        Self {
+            batch: sequences.batch(),
+            count: sequences.tokens_per_image(),
+            prefix: sequences.prefix(),
+            rows: batch.tokens,
+            sizes: None,
+            kept: Vec::new(),
+        }
+    }
+
+    /// `[batch, tokens, hidden]`
+    fn by_image(&self) -> Tensor<3> {
+        let [_, hidden] = self.rows.dims();
+        let shape = [self.batch, self.count, hidden];
+        self.rows.clone().reshape(shape)
+    }
+
+    /// Each image's token at `place`, `[batch, hidden]`.
+    fn at(&self, place: usize) -> Tensor<2> {
+        self.by_image().narrow(1, place, 1).squeeze_dim(1)
+    }
+
+    /// The attention half of a block, and its queries, keys and values.
+    fn attend(&self, block: &Block) -> (Tensor<2>, Tensor<2>) {
+        let bias = self.sizes.clone().map(Tensor::log);
+        block.attend_uniformly(self.rows.clone(), self.count, bias)
+    }
+
+    /// One part of `[rows, 3 * hidden]` head by head, `[batch, tokens, heads, width]`.
+    fn heads(&self, qkv: &Tensor<2>, part: usize, heads: usize) -> Tensor<4> {
+        let [_, columns] = qkv.dims();
+        let hidden = columns / 3;
+        let part = qkv.clone().narrow(1, part * hidden, hidden);
+        part.reshape([self.batch, self.count, heads, hidden / heads])
+    }
+
+    /// How much CLS attends to each token, averaged over the heads, `[batch, tokens]`.
+    fn cls_attention(&self, qkv: &Tensor<2>, heads: usize) -> Tensor<2> {
+        let query = self.heads(qkv, 0, heads).narrow(1, 0, 1).swap_dims(1, 2);
+        let keys = self.heads(qkv, 1, heads).swap_dims(1, 2);
+        let [.., width] = keys.dims();
+        let scores = widen(query.matmul(keys.swap_dims(2, 3))) / (width as f32).sqrt();
+        let scores: Tensor<3> = scores.squeeze_dim(2);
+        let scores = match &self.sizes {
+            Some(sizes) => scores + sizes.clone().log().unsqueeze_dim(1),
+            None => scores,
+        };
+        softmax(scores, 2).mean_dim(1).squeeze_dim(1)
+    }
+
+    /// Carries a reduction out. Returns its logits.
+    fn reduce(&mut self, reduction: UniformReduction) -> Option<Tensor<2>> {
+        let UniformReduction {
+            keep,
+            left,
+            merge,
+            logits,
+        } = reduction;
+        if left < self.count {
+            let (rows, sizes) = (self.rows.clone(), self.sizes.take());
+            (self.rows, self.sizes) = decisions::merge(rows, &keep, left, merge, sizes);
+            self.count = left;
+            self.kept.push(keep);
+        }
+        logits
+    }
+
+    fn kept(&self, vit: &Vit) -> Kept {
+        let [_, tokens, _] = vit.embedding.positions.dims();
+        Kept::on_device(self.batch, tokens, self.kept.clone())
+    }
+}
