@@ -152,9 +152,10 @@ impl PairAgent {
         observation: &UniformObservation,
         matches: &BestMatch,
     ) -> Tensor<2> {
-        let [batch, tokens, hidden] = observation.hidden.dims();
+        let rows = observation.hidden();
+        let [batch, tokens, hidden] = rows.dims();
         let [width, _] = self.output.dims();
-        let rows = observation.hidden.clone().reshape([batch * tokens, hidden]);
+        let rows = rows.reshape([batch * tokens, hidden]);
         let device = rows.device();
         let view = linear(&self.view, rows).cast(FloatDType::F32);
         let part = |index: usize| view.clone().narrow(1, index * width, width);

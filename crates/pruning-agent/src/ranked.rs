@@ -135,7 +135,7 @@ impl PruningAgents {
         observation: &UniformObservation,
         count: usize,
     ) -> Option<UniformReduction> {
-        let logits = self.judge_images(index, observation.hidden.clone())?;
+        let logits = self.judge_images(index, observation.hidden())?;
         let [batch, tokens, _] = logits.dims();
         let prefix = observation.prefix;
         let count = count.min(tokens - prefix);

@@ -6,6 +6,7 @@ use burn::nn::{
 use burn::prelude::*;
 use burn::tensor::activation::gelu_approximate;
 
+use crate::kernels::Rows;
 use crate::precision::cast;
 use crate::{Activation, Attention, AttentionConfig, Precision, Sequences, VitConfig, kernels};
 
@@ -127,36 +128,48 @@ impl Block {
         sequences: &Sequences,
         key_mask: Option<&Tensor<1>>,
     ) -> (Tensor<2>, Tensor<2>) {
-        self.attend_by(tokens, |attention, normed, tokens| {
-            attention.forward_onto(normed, sequences, key_mask, tokens)
-        })
-    }
-
-    /// As [`attend`](Self::attend), where every image has `count` tokens, each of which everyone's attention scores are
-    /// raised for by `bias`, `[images, tokens]`.
-    pub(crate) fn attend_uniformly(
-        &self,
-        tokens: Tensor<2>,
-        count: usize,
-        bias: Option<Tensor<2>>,
-    ) -> (Tensor<2>, Tensor<2>) {
-        self.attend_by(tokens, |attention, normed, tokens| {
-            attention.forward_uniformly_onto(normed, count, bias, tokens)
-        })
-    }
-
-    /// `attention` is given the norm's output, and where it can add its own to them, the tokens.
-    fn attend_by(
-        &self,
-        tokens: Tensor<2>,
-        attention: impl FnOnce(&Attention, Tensor<2>, Option<Tensor<2>>) -> (Tensor<2>, Tensor<2>),
-    ) -> (Tensor<2>, Tensor<2>) {
         let normed = self.normed(&self.attention_norm, &tokens);
         let Some(scale) = &self.attention_scale else {
-            return attention(&self.attention, normed, Some(tokens));
+            let residual = Some(tokens);
+            let attention = &self.attention;
+            return attention.forward_onto(normed, sequences, key_mask, residual);
         };
-        let (output, qkv) = attention(&self.attention, normed, None);
+        let (output, qkv) = self.attention.forward(normed, sequences, key_mask);
         (added(tokens, output, scale.val()), qkv)
+    }
+
+    /// As [`attend`](Self::attend), where every image has `count` tokens. `bias`, `[images, count]`, is added to everyone's
+    /// attention scores for each of them.
+    pub(crate) fn attend_uniformly(
+        &self,
+        rows: Rows,
+        count: usize,
+        bias: Option<Tensor<2>>,
+    ) -> (Rows, Tensor<2>) {
+        let (rows, normed) = rows.normed(&self.attention_norm, self.layer_norm_eps);
+        let normed = self.precision.round(normed);
+        let waits = rows.can_wait() || self.attention_scale.is_some();
+        let residual = (!waits).then(|| rows.tokens.clone());
+        let attention = &self.attention;
+        let (output, qkv) = attention.forward_uniformly_onto(normed, count, bias, residual);
+        let rows = if waits {
+            rows.plus(scaled_by(output, self.attention_scale.as_ref()))
+        } else {
+            Rows::new(output)
+        };
+        (rows, qkv)
+    }
+
+    /// As [`feed_forward`](Self::feed_forward), of tokens to which something may be still to be added.
+    pub(crate) fn feed_forward_uniformly(&self, rows: Rows) -> Rows {
+        let (rows, normed) = rows.normed(&self.mlp_norm, self.layer_norm_eps);
+        let normed = self.precision.round(normed);
+        if rows.can_wait() || self.mlp_scale.is_some() {
+            let output = scaled_by(self.mlp.forward(normed), self.mlp_scale.as_ref());
+            rows.plus(output)
+        } else {
+            Rows::new(self.mlp.forward_onto(normed, rows.tokens))
+        }
     }
 
     /// The MLP half, `x + mlp(norm(x))`, on `[rows, hidden]`.
@@ -172,9 +185,6 @@ impl Block {
     pub fn prepack(mut self) -> Self {
         self.attention.output = scaled(self.attention.output, self.attention_scale.take());
         self.mlp.contract = scaled(self.mlp.contract, self.mlp_scale.take());
-        let norm = |norm| kernels::prepack_norm(norm, self.precision);
-        self.attention_norm = norm(self.attention_norm);
-        self.mlp_norm = norm(self.mlp_norm);
         let prepack = |layer| kernels::prepack(layer, self.precision);
         self.attention.qkv = prepack(self.attention.qkv);
         self.attention.output = prepack(self.attention.output);
@@ -187,6 +197,17 @@ impl Block {
     fn normed(&self, norm: &LayerNorm, tokens: &Tensor<2>) -> Tensor<2> {
         let normed = kernels::layer_norm(norm, self.layer_norm_eps, tokens.clone());
         self.precision.round(normed)
+    }
+}
+
+/// `output * scale`, where there is a scale.
+fn scaled_by(output: Tensor<2>, scale: Option<&Param<Tensor<1>>>) -> Tensor<2> {
+    match scale {
+        Some(scale) => {
+            let scale = cast(scale.val(), output.dtype());
+            output * scale.unsqueeze()
+        }
+        None => output,
     }
 }
 

@@ -4,7 +4,8 @@
 use burn::prelude::*;
 use burn::tensor::activation::softmax;
 
-use crate::kernels::decisions;
+use crate::kernels::Rows;
+use crate::kernels::decisions::{self, Sizes};
 use crate::precision::widen;
 use crate::{Block, ExecutionMode, Kept, LayerTrace, Placement, RunSettings, Vit, VitOutput};
 
@@ -16,14 +17,24 @@ pub struct UniformObservation {
     pub layer: usize,
     /// Tokens before the patches, which are never removed.
     pub prefix: usize,
-    /// The tokens, `[batch, tokens, hidden]`, in the floats that the model keeps between its blocks.
-    pub hidden: Tensor<3>,
+    /// The tokens, `[batch * tokens, hidden]`.
+    rows: Rows,
+    batch: usize,
     /// The CLS token's attention to each token, averaged over heads, `[batch, tokens]`; if asked for.
     pub cls_attention: Option<Tensor<2>>,
     /// The attention's keys, averaged over the heads, as unit vectors, `[batch, tokens, width]`; if asked for.
     pub keys: Option<Tensor<3>>,
     /// How many patches each token stands for, `[batch, tokens]`, where any were merged and that counts.
     pub sizes: Option<Tensor<2>>,
+}
+
+impl UniformObservation {
+    /// The tokens, `[batch, tokens, hidden]`, in the floats that the model keeps between its blocks.
+    pub fn hidden(&self) -> Tensor<3> {
+        let rows = self.rows.sum().without_autodiff();
+        let [count, hidden] = rows.dims();
+        rows.reshape([self.batch, count / self.batch, hidden])
+    }
 }
 
 /// What shall happen to the tokens of each image.
@@ -68,11 +79,11 @@ pub trait UniformReducer {
 /// The tokens of a batch between two blocks.
 struct Tokens {
     /// `[batch * tokens, hidden]`
-    rows: Tensor<2>,
+    rows: Rows,
     batch: usize,
     count: usize,
     prefix: usize,
-    sizes: Option<Tensor<2>>,
+    sizes: Option<Sizes>,
     /// What each reduction so far kept of what it saw.
     kept: Vec<Tensor<2, Bool>>,
 }
@@ -111,10 +122,11 @@ pub(crate) fn forward(
             let reduction = uniform.reduce_uniformly(&UniformObservation {
                 layer,
                 prefix: tokens.prefix,
-                hidden: tokens.by_image().without_autodiff(),
+                rows: tokens.rows.clone(),
+                batch: tokens.batch,
                 cls_attention,
                 keys,
-                sizes: tokens.sizes.clone(),
+                sizes: tokens.sizes.as_ref().map(|sizes| sizes.counts.clone()),
             });
             let before = tokens.count;
             let logits = reduction.and_then(|reduction| tokens.reduce(reduction));
@@ -128,10 +140,11 @@ pub(crate) fn forward(
             });
         };
         reduce(&mut tokens, Placement::AfterAttention);
-        tokens.rows = block.feed_forward(tokens.rows);
+        tokens.rows = block.feed_forward_uniformly(tokens.rows);
         reduce(&mut tokens, Placement::AfterBlock);
     }
-    let first = |place| tokens.at(place);
+    let rows = tokens.rows.sum();
+    let first = |place| tokens.at(&rows, place);
     Some(VitOutput {
         logits: vit.logits_of(first(0), || first(1)),
         trace,
@@ -146,27 +159,23 @@ impl Tokens {
             batch: sequences.batch(),
             count: sequences.tokens_per_image(),
             prefix: sequences.prefix(),
-            rows: batch.tokens,
+            rows: Rows::new(batch.tokens),
             sizes: None,
             kept: Vec::new(),
         }
     }
 
-    /// `[batch, tokens, hidden]`
-    fn by_image(&self) -> Tensor<3> {
-        let [_, hidden] = self.rows.dims();
-        let shape = [self.batch, self.count, hidden];
-        self.rows.clone().reshape(shape)
-    }
-
     /// Each image's token at `place`, `[batch, hidden]`.
-    fn at(&self, place: usize) -> Tensor<2> {
-        self.by_image().narrow(1, place, 1).squeeze_dim(1)
+    fn at(&self, rows: &Tensor<2>, place: usize) -> Tensor<2> {
+        let [_, hidden] = rows.dims();
+        let by_image = rows.clone().reshape([self.batch, self.count, hidden]);
+        by_image.narrow(1, place, 1).squeeze_dim(1)
     }
 
     /// The attention half of a block, and its queries, keys and values.
-    fn attend(&self, block: &Block) -> (Tensor<2>, Tensor<2>) {
-        let bias = self.sizes.clone().map(Tensor::log);
+    fn attend(&self, block: &Block) -> (Rows, Tensor<2>) {
+        let sizes = self.sizes.as_ref();
+        let bias = sizes.map(|sizes| sizes.logarithms.clone());
         block.attend_uniformly(self.rows.clone(), self.count, bias)
     }
 
@@ -186,7 +195,7 @@ impl Tokens {
         let scores = widen(query.matmul(keys.swap_dims(2, 3))) / (width as f32).sqrt();
         let scores: Tensor<3> = scores.squeeze_dim(2);
         let scores = match &self.sizes {
-            Some(sizes) => scores + sizes.clone().log().unsqueeze_dim(1),
+            Some(sizes) => scores + widen(sizes.logarithms.clone()).unsqueeze_dim(1),
             None => scores,
         };
         softmax(scores, 2).mean_dim(1).squeeze_dim(1)
@@ -201,8 +210,8 @@ impl Tokens {
             logits,
         } = reduction;
         if left < self.count {
-            let (rows, sizes) = (self.rows.clone(), self.sizes.take());
-            (self.rows, self.sizes) = decisions::merge(rows, &keep, left, merge, sizes);
+            let sizes = self.sizes.take();
+            (self.rows, self.sizes) = decisions::merge(&self.rows, &keep, left, merge, sizes);
             self.count = left;
             self.kept.push(keep);
         }

@@ -3,6 +3,7 @@
 
 use burn::prelude::*;
 
+use super::Rows;
 use crate::precision::{cast, widen};
 use crate::{MergeWeights, UniformMerge};
 
@@ -110,24 +111,44 @@ pub fn highest(scores: Tensor<2>, prefix: usize, count: usize) -> Tensor<2, Bool
     ranks.lower_elem((prefix + count) as i64)
 }
 
+/// For how many patches tokens stand.
+#[derive(Clone, Debug)]
+pub(crate) struct Sizes {
+    /// `[batch, tokens]`
+    pub counts: Tensor<2>,
+    /// Their logarithms, which are added to attention scores ("proportional attention"; Bolya et al. 2023, section 3).
+    pub logarithms: Tensor<2>,
+}
+
+impl From<Tensor<2>> for Sizes {
+    fn from(counts: Tensor<2>) -> Self {
+        Self {
+            logarithms: counts.clone().log(),
+            counts,
+        }
+    }
+}
+
 /// The `left` tokens of each image that stay, each having taken in what goes into it, and their sizes where those count.
 /// `rows` is `[batch * tokens, hidden]`.
 ///
 /// Selecting rows and adding rows up are one matrix product: each row of the result is a weighted sum of the image's
 /// tokens.
 pub(crate) fn merge(
-    rows: Tensor<2>,
+    rows: &Rows,
     keep: &Tensor<2, Bool>,
     left: usize,
     merge: Option<UniformMerge>,
-    sizes: Option<Tensor<2>>,
-) -> (Tensor<2>, Option<Tensor<2>>) {
+    sizes: Option<Sizes>,
+) -> (Rows, Option<Sizes>) {
+    let counts = sizes.map(|sizes| sizes.counts);
     #[cfg(feature = "tch")]
     if let Some(merged) =
-        super::libtorch::gpu::merge(&rows, keep, left, merge.as_ref(), sizes.as_ref())
+        super::libtorch::gpu::merge(rows, keep, left, merge.as_ref(), counts.as_ref())
     {
         return merged;
     }
+    let rows = rows.sum();
     let [batch, tokens] = keep.dims();
     let [_, hidden] = rows.dims();
     // Where a kept token will stand; and then where each token goes.
@@ -144,30 +165,31 @@ pub(crate) fn merge(
     let results = results.reshape([1, left, 1]).expand(all);
     let goes = places.unsqueeze_dim::<3>(1).expand(all).equal(results);
     let sums = goes.float();
-    let of_kept = |sizes: Tensor<2>, sums: &Tensor<3>| {
-        let sizes = sizes * keep.clone().float();
-        let sizes = sums.clone() * sizes.unsqueeze_dim::<3>(1);
-        sizes.sum_dim(2).squeeze_dim(2)
-    };
-    let (sums, sizes) = match merge.map(|merge| merge.weights) {
-        None => {
-            let sizes = sizes.map(|sizes| of_kept(sizes, &sums));
-            (sums, sizes)
-        }
-        Some(MergeWeights::Given(weights)) => {
-            let sizes = sizes.map(|sizes| of_kept(sizes, &sums));
-            (sums * weights.unsqueeze_dim::<3>(1), sizes)
-        }
+    let (sums, counts) = match merge.map(|merge| merge.weights) {
         Some(MergeWeights::Sizes) => {
-            let weighted = match sizes {
-                Some(sizes) => sums * sizes.unsqueeze_dim::<3>(1),
+            let weighted = match counts {
+                Some(counts) => sums * counts.unsqueeze_dim::<3>(1),
                 None => sums,
             };
-            let sizes = weighted.clone().sum_dim(2);
-            (weighted / sizes.clone(), Some(sizes.squeeze_dim(2)))
+            let counts = weighted.clone().sum_dim(2);
+            (weighted / counts.clone(), Some(counts.squeeze_dim(2)))
+        }
+        weights => {
+            // A token keeps its size: others do not count.
+            let counts = counts.map(|counts| {
+                let of_kept = counts * keep.clone().float();
+                let of_kept = sums.clone() * of_kept.unsqueeze_dim::<3>(1);
+                of_kept.sum_dim(2).squeeze_dim(2)
+            });
+            let sums = match weights {
+                Some(MergeWeights::Given(weights)) => sums * weights.unsqueeze_dim::<3>(1),
+                _ => sums,
+            };
+            (sums, counts)
         }
     };
     let sums = cast(sums, rows.dtype());
     let rows = sums.matmul(rows.reshape([batch, tokens, hidden]));
-    (rows.reshape([batch * left, hidden]), sizes)
+    let rows = Rows::new(rows.reshape([batch * left, hidden]));
+    (rows, counts.map(Sizes::from))
 }

@@ -15,6 +15,7 @@ mod flex;
 #[cfg(feature = "tch")]
 mod libtorch;
 mod row_sums;
+mod rows;
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -31,6 +32,7 @@ use crate::Precision;
 use crate::precision::cast;
 
 pub(crate) use row_sums::RowSums;
+pub(crate) use rows::Rows;
 
 /// Attention within each image, heads side by side: `[rows, 3 * hidden]` (queries, keys and
 /// values) to `[rows, hidden]`.
@@ -107,16 +109,6 @@ pub(crate) fn prepack(mut layer: Linear, precision: Precision) -> Linear {
         layer.weight = layer.weight.map(prepacked);
     }
     layer
-}
-
-/// The norm in the floats of the tokens that it is applied to, where those are [short](keeps_tokens_short): for
-/// [`layer_norm`] alone.
-pub(crate) fn prepack_norm(mut norm: LayerNorm, precision: Precision) -> LayerNorm {
-    if precision == Precision::Bf16 && keeps_tokens_short(&norm.gamma.val().device()) {
-        norm.gamma = norm.gamma.map(|gamma| precision.round(gamma));
-        norm.beta = norm.beta.map(|beta| beta.map(|beta| precision.round(beta)));
-    }
-    norm
 }
 
 /// A linear layer, exact GELU, dropout, `[rows, inputs]` to `[rows, outputs]`.

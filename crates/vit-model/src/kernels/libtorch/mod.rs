@@ -2,6 +2,7 @@
 //! within the attention.
 
 pub(super) mod gpu;
+mod program;
 
 use burn::backend::LibTorch;
 use burn::backend::TensorMetadata;
@@ -76,6 +77,10 @@ impl FusedOps for LibTorch {
         beta: FloatTensor<Self>,
         epsilon: f64,
     ) -> FloatTensor<Self> {
+        let (x, gamma_, beta_) = (&input.tensor, &gamma.tensor, &beta.tensor);
+        if let Some((_, normed)) = gpu::add_norm(x, None, gamma_, beta_, epsilon) {
+            return new(normed);
+        }
         let like_input = |tensor: FloatTensor<Self>| tensor.tensor.to_kind(input.tensor.kind());
         let width = input.shape()[1] as i64;
         let (gamma, beta) = (like_input(gamma), like_input(beta));
