@@ -43,8 +43,9 @@ impl Place {
 }
 
 /// A batch before it becomes tensors, which happens on the thread that uses them.
-pub(crate) struct HostBatch {
-    pub pixels: Vec<f32>,
+pub(crate) struct HostBatch<T> {
+    /// The planes of its images, one after the other.
+    pub pixels: Vec<T>,
     /// Height and width.
     pub size: [usize; 2],
     pub targets: Vec<usize>,
@@ -52,14 +53,16 @@ pub(crate) struct HostBatch {
     pub place: Place,
 }
 
-impl HostBatch {
-    fn into_batch(self, device: &Device) -> Batch {
+/// Makes normalised images of such a shape.
+pub(crate) type Normalize<T> = Box<dyn Fn(Vec<T>, [usize; 4]) -> Tensor<4>>;
+
+impl<T> HostBatch<T> {
+    fn into_batch(self, normalize: &Normalize<T>, device: &Device) -> Batch {
         let count = self.targets.len();
         let [height, width] = self.size;
-        let shape = [count, 3, height, width];
         let labels: Vec<i64> = self.targets.iter().map(|&target| target as i64).collect();
         Batch {
-            images: Tensor::from_data(TensorData::new(self.pixels, shape), device),
+            images: normalize(self.pixels, [count, 3, height, width]),
             labels: Tensor::from_data(TensorData::new(labels, [count]), device),
             targets: self.targets,
             indices: self.indices,
@@ -69,8 +72,9 @@ impl HostBatch {
 }
 
 /// One epoch of a loader, or one pass of evaluation.
-pub(crate) struct BatchIterator {
-    pub batches: Prefetch<Result<HostBatch, DataError>>,
+pub(crate) struct BatchIterator<T> {
+    pub batches: Prefetch<Result<HostBatch<T>, DataError>>,
+    pub normalize: Normalize<T>,
     pub device: Device,
     pub batch_size: usize,
     /// Images of this epoch that have been handed out.
@@ -79,20 +83,20 @@ pub(crate) struct BatchIterator {
     pub total: usize,
 }
 
-impl Iterator for BatchIterator {
+impl<T: Send + 'static> Iterator for BatchIterator<T> {
     type Item = Result<Batch, DatasetError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         let batch = self.batches.next()?;
         self.processed = (self.processed + self.batch_size).min(self.total);
         Some(match batch {
-            Ok(batch) => Ok(batch.into_batch(&self.device)),
+            Ok(batch) => Ok(batch.into_batch(&self.normalize, &self.device)),
             Err(error) => Err(DatasetError::new(error)),
         })
     }
 }
 
-impl DataLoaderIterator<Batch> for BatchIterator {
+impl<T: Send + 'static> DataLoaderIterator<Batch> for BatchIterator<T> {
     fn progress(&self) -> Progress {
         Progress::new(self.processed, self.total, Some("images".into()))
     }

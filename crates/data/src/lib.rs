@@ -35,6 +35,7 @@ mod error;
 mod figure;
 mod folder;
 mod loader;
+mod normalize;
 mod order;
 mod prefetch;
 mod progress;

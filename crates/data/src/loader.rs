@@ -1,10 +1,13 @@
 //! Loaders that make the same batches for any number of threads, and from any point on.
 
-use crate::batch::{Batch, BatchIterator, HostBatch, Place};
+use crate::batch::{Batch, BatchIterator, HostBatch, Normalize, Place};
+use crate::normalize::{looked_up, takes_bytes, uploaded};
 use crate::order::Order;
-use crate::prefetch::Prefetch;
+use crate::prefetch::{AHEAD, Prefetch};
 use crate::seed::mix_seed;
-use crate::transform::{Normalization, TrainTransform, eval_image, train_image};
+use crate::transform::{
+    Normalization, Table, TrainTransform, UNCHANGED, push_eval_image, push_train_image,
+};
 use crate::{DataError, ImageDataset};
 use burn::data::dataloader::{DataLoader, DataLoaderIterator};
 use burn::tensor::Device;
@@ -80,18 +83,49 @@ impl TrainLoader {
         }
     }
 
+    /// Batches that so many workers may have made before they are asked for, one in each one's hands counted.
+    pub fn ahead(workers: usize) -> usize {
+        workers * (AHEAD + 1)
+    }
+
     fn epoch_end(&self, batch: u64) -> u64 {
         (batch / self.batches_per_epoch + 1) * self.batches_per_epoch
     }
 
+    /// The batches from `start` to the end of its epoch, their bytes turned by `table` and then by `normalize`.
+    fn epoch<T: Copy + Send + 'static>(
+        &self,
+        start: u64,
+        table: Table<T>,
+        normalize: Normalize<T>,
+    ) -> BatchIterator<T> {
+        let (dataset, settings) = (self.dataset.clone(), self.settings.clone());
+        let part = self.part.clone();
+        let batch_size = part.len();
+        let mut order = Order::new(dataset.len(), settings.seed);
+        let numbers = start..self.epoch_end(start);
+        let batches = Prefetch::new(numbers, settings.workers, move |number| {
+            Self::make(&dataset, &settings, &table, &part, &mut order, number)
+        });
+        BatchIterator {
+            batches,
+            normalize,
+            device: self.device.clone(),
+            batch_size,
+            processed: (start % self.batches_per_epoch) as usize * batch_size,
+            total: self.num_items(),
+        }
+    }
+
     /// Makes that part of batch `number`, given its order.
-    fn make(
+    fn make<T: Copy>(
         dataset: &ImageDataset,
         settings: &LoaderSettings,
+        table: &Table<T>,
         part: &Range<usize>,
         order: &mut Order,
         number: u64,
-    ) -> Result<HostBatch, DataError> {
+    ) -> Result<HostBatch<T>, DataError> {
         let start = number * settings.batch_size as u64;
         let images = (start + part.start as u64..start + part.end as u64)
             .map(|position| (order.at(position), position))
@@ -108,14 +142,8 @@ impl TrainLoader {
             },
             |i, image, out| {
                 let seed = mix_seed(&[settings.seed, TRANSFORM, images[i].1]);
-                train_image(
-                    image,
-                    settings.image_size,
-                    &settings.transform,
-                    &settings.normalization,
-                    seed,
-                    out,
-                );
+                let (size, transform) = (settings.image_size, &settings.transform);
+                push_train_image(image, size, transform, table, seed, out);
             },
         )
     }
@@ -127,22 +155,13 @@ impl DataLoader<Batch> for TrainLoader {
         let (Ok(start) | Err(start)) =
             self.next
                 .fetch_update(Ordering::Relaxed, Ordering::Relaxed, advance);
-        let end = self.epoch_end(start);
-
-        let (dataset, settings) = (self.dataset.clone(), self.settings.clone());
-        let part = self.part.clone();
-        let batch_size = part.len();
-        let mut order = Order::new(dataset.len(), settings.seed);
-        let batches = Prefetch::new(start..end, settings.workers, move |number| {
-            Self::make(&dataset, &settings, &part, &mut order, number)
-        });
-        Box::new(BatchIterator {
-            batches,
-            device: self.device.clone(),
-            batch_size,
-            processed: (start % self.batches_per_epoch) as usize * batch_size,
-            total: self.num_items(),
-        })
+        let (normalization, device) = (&self.settings.normalization, &self.device);
+        if takes_bytes(device) {
+            let normalize = looked_up(normalization, device);
+            Box::new(self.epoch(start, UNCHANGED, normalize))
+        } else {
+            Box::new(self.epoch(start, normalization.table(), uploaded(device)))
+        }
     }
 
     /// Images an epoch, which need not be the size of the dataset.
@@ -218,6 +237,37 @@ impl EvalLoader {
         }
     }
 
+    /// All batches, their bytes turned by `table` and then by `normalize`.
+    fn batches<T: Copy + Send + 'static>(
+        &self,
+        table: Table<T>,
+        normalize: Normalize<T>,
+    ) -> BatchIterator<T> {
+        let (dataset, range) = (self.dataset.clone(), self.range.clone());
+        let (batch_size, size) = (self.batch_size, self.image_size);
+        let count = range.len().div_ceil(batch_size) as u64;
+        let batches = Prefetch::new(0..count, self.workers, move |number| {
+            let start = range.start + number as usize * batch_size;
+            let indices: Vec<usize> = (start..range.end.min(start + batch_size)).collect();
+            let place = Place {
+                number,
+                part: 0..indices.len(),
+                whole: indices.len(),
+            };
+            host_batch(&dataset, indices, size, place, |_, image, out| {
+                push_eval_image(image, size, &table, out);
+            })
+        });
+        BatchIterator {
+            batches,
+            normalize,
+            device: self.device.clone(),
+            batch_size,
+            processed: 0,
+            total: self.num_items(),
+        }
+    }
+
     fn part(&self, range: Range<usize>, device: &Device) -> Arc<dyn DataLoader<Batch>> {
         Arc::new(Self {
             dataset: self.dataset.clone(),
@@ -233,29 +283,12 @@ impl EvalLoader {
 
 impl DataLoader<Batch> for EvalLoader {
     fn iter<'a>(&'a self) -> Box<dyn DataLoaderIterator<Batch> + 'a> {
-        let (dataset, range) = (self.dataset.clone(), self.range.clone());
-        let (batch_size, size) = (self.batch_size, self.image_size);
-        let normalization = self.normalization;
-        let count = range.len().div_ceil(batch_size) as u64;
-        let batches = Prefetch::new(0..count, self.workers, move |number| {
-            let start = range.start + number as usize * batch_size;
-            let indices: Vec<usize> = (start..range.end.min(start + batch_size)).collect();
-            let place = Place {
-                number,
-                part: 0..indices.len(),
-                whole: indices.len(),
-            };
-            host_batch(&dataset, indices, size, place, |_, image, out| {
-                eval_image(image, size, &normalization, out);
-            })
-        });
-        Box::new(BatchIterator {
-            batches,
-            device: self.device.clone(),
-            batch_size,
-            processed: 0,
-            total: self.num_items(),
-        })
+        let (normalization, device) = (&self.normalization, &self.device);
+        if takes_bytes(device) {
+            Box::new(self.batches(UNCHANGED, looked_up(normalization, device)))
+        } else {
+            Box::new(self.batches(normalization.table(), uploaded(device)))
+        }
     }
 
     fn num_items(&self) -> usize {
@@ -272,20 +305,19 @@ impl DataLoader<Batch> for EvalLoader {
     }
 }
 
-/// Decodes the images at `indices`, and has each written to its place by
-/// `write(place in the batch, image, out)`.
-fn host_batch(
+/// Decodes the images at `indices`, and has each added to the batch by
+/// `push(place in the batch, image, pixels)`.
+fn host_batch<T>(
     dataset: &ImageDataset,
     indices: Vec<usize>,
     size: [u32; 2],
     place: Place,
-    write: impl Fn(usize, &crate::RgbImage, &mut [f32]),
-) -> Result<HostBatch, DataError> {
+    push: impl Fn(usize, &crate::RgbImage, &mut Vec<T>),
+) -> Result<HostBatch<T>, DataError> {
     let size = size.map(|side| side as usize);
-    let length = 3 * size[0] * size[1];
-    let mut pixels = vec![0.0; indices.len() * length];
-    for (i, out) in pixels.chunks_exact_mut(length).enumerate() {
-        write(i, &*dataset.pixels(indices[i])?, out);
+    let mut pixels = Vec::with_capacity(indices.len() * 3 * size[0] * size[1]);
+    for (i, &index) in indices.iter().enumerate() {
+        push(i, &*dataset.pixels(index)?, &mut pixels);
     }
     Ok(HostBatch {
         pixels,

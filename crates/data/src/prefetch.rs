@@ -5,7 +5,7 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::JoinHandle;
 
 /// Results that a thread may have ready before they are asked for.
-const AHEAD: usize = 2;
+pub(crate) const AHEAD: usize = 2;
 
 /// Iterates over `job(number)` for a range of numbers. Worker `w` of `n` makes every `n`-th result
 /// from the `w`-th on, so that the order never depends on how fast the threads are.

@@ -55,6 +55,8 @@ pub enum DataSource {
 }
 
 mod default {
+    use crate::folder::HoldOut;
+
     pub fn size() -> u32 {
         32
     }
@@ -69,6 +71,13 @@ mod default {
 
     pub fn test_fraction() -> f64 {
         0.1
+    }
+
+    pub fn hold_out() -> HoldOut {
+        HoldOut {
+            fraction: test_fraction(),
+            seed: 0,
+        }
     }
 }
 
@@ -106,6 +115,19 @@ impl DataSource {
                 progress,
             )
         })
+    }
+
+    /// Loads whatever stands at `path`: CIFAR's official files, or image folders.
+    ///
+    /// # Errors
+    ///
+    /// If the files are missing or damaged.
+    pub fn load_any(path: &Path, progress: Progress) -> Result<Splits, DataError> {
+        let tree = Tree::open(path, progress)?;
+        match Cifar::find(&tree) {
+            Some((cifar, folder)) => cifar.load(&tree, &folder),
+            None => folder::load(tree, default::hold_out(), progress),
+        }
     }
 
     /// As [`load`](Self::load), with the way to CIFAR's official archive given.
@@ -173,13 +195,7 @@ fn load_cifar(
         (Cifar::Ten, Some((Cifar::Ten, folder)))
         | (Cifar::Hundred(_), Some((Cifar::Hundred(_), folder))) => dataset.load(&tree, &folder),
         (_, Some((found, _))) => Err(wrong_source(&path, found, dataset.source())),
-        (_, None) => {
-            let hold_out = HoldOut {
-                fraction: default::test_fraction(),
-                seed: 0,
-            };
-            folder::load(tree, hold_out, progress)
-        }
+        (_, None) => folder::load(tree, default::hold_out(), progress),
     }
 }
 
@@ -296,6 +312,19 @@ mod tests {
             load(&hundred, &cifar100(5, 5)).unwrap().train.num_classes(),
             20
         );
+    }
+
+    #[test]
+    fn any_files_are_loaded_as_what_they_are() {
+        let load = |files: &[(String, Vec<u8>)]| {
+            let folder = tempfile::tempdir().unwrap();
+            write_files(folder.path(), files);
+            DataSource::load_any(folder.path(), Progress::Hidden).unwrap()
+        };
+        assert_eq!(load(&cifar10(3)).train.num_classes(), 10);
+        assert_eq!(load(&cifar100(5, 5)).train.num_classes(), 100);
+        let images = class_folders(&["ant", "bee"], 5, 2);
+        assert_eq!(load(&images).train.class_names(), ["ant", "bee"]);
     }
 
     #[test]

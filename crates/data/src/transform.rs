@@ -31,12 +31,26 @@ impl Normalization {
     };
 
     /// The normalised value of each byte, by channel.
-    fn table(&self) -> [[f32; 256]; 3] {
+    pub(crate) fn table(&self) -> Table<f32> {
         std::array::from_fn(|c| {
             std::array::from_fn(|byte| (byte as f32 / 255.0 - self.mean[c]) / self.std[c])
         })
     }
 }
+
+/// What becomes of each byte, by channel.
+pub(crate) type Table<T> = [[T; 256]; 3];
+
+/// Bytes that stay what they are.
+pub(crate) const UNCHANGED: Table<u8> = {
+    let mut bytes = [0; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        bytes[byte] = byte as u8;
+        byte += 1;
+    }
+    [bytes; 3]
+};
 
 impl Default for Normalization {
     fn default() -> Self {
@@ -120,18 +134,9 @@ pub fn train_image(
     seed: u64,
     out: &mut [f32],
 ) {
-    let mut rng = seed::rng(&[seed]);
-    let (crop, shift) = if t.pad_crop > 0 {
-        let most = i64::from(t.pad_crop);
-        let shift = [0, 1].map(|_| rng.random_range(-most..=most));
-        (Crop::whole(img), shift)
-    } else {
-        (Crop::random(img, t, &mut rng), [0, 0])
-    };
-    let flip = t.flip && rng.random_bool(0.5);
-    with_resized(img, size, crop, |pixels| {
-        write_planes(pixels, size, shift, flip, n, out);
-    });
+    let mut planes = Vec::with_capacity(out.len());
+    push_train_image(img, size, t, &n.table(), seed, &mut planes);
+    out.copy_from_slice(&planes);
 }
 
 /// Resizes and normalises an image into `out`, `[3, height, width]`, `size` being height and width.
@@ -142,8 +147,43 @@ pub fn train_image(
 ///
 /// If `out` has another length, or the image's pixels do not fit its size.
 pub fn eval_image(img: &RgbImage, size: [u32; 2], n: &Normalization, out: &mut [f32]) {
+    let mut planes = Vec::with_capacity(out.len());
+    push_eval_image(img, size, &n.table(), &mut planes);
+    out.copy_from_slice(&planes);
+}
+
+/// As [`train_image`], to the end of `out`, by a table of what becomes of each byte.
+pub(crate) fn push_train_image<T: Copy>(
+    img: &RgbImage,
+    size: [u32; 2],
+    t: &TrainTransform,
+    table: &Table<T>,
+    seed: u64,
+    out: &mut Vec<T>,
+) {
+    let mut rng = seed::rng(&[seed]);
+    let (crop, shift) = if t.pad_crop > 0 {
+        let most = i64::from(t.pad_crop);
+        let shift = [0, 1].map(|_| rng.random_range(-most..=most));
+        (Crop::whole(img), shift)
+    } else {
+        (Crop::random(img, t, &mut rng), [0, 0])
+    };
+    let flip = t.flip && rng.random_bool(0.5);
+    with_resized(img, size, crop, |pixels| {
+        push_planes(pixels, size, shift, flip, table, out);
+    });
+}
+
+/// As [`eval_image`], to the end of `out`, by a table of what becomes of each byte.
+pub(crate) fn push_eval_image<T: Copy>(
+    img: &RgbImage,
+    size: [u32; 2],
+    table: &Table<T>,
+    out: &mut Vec<T>,
+) {
     with_resized(img, size, Crop::whole(img), |pixels| {
-        write_planes(pixels, size, [0, 0], false, n, out);
+        push_planes(pixels, size, [0, 0], false, table, out);
     });
 }
 
@@ -246,49 +286,55 @@ fn with_resized(
     });
 }
 
-/// Row-major RGB bytes to normalised planes, shifted and then flipped.
-fn write_planes(
+/// Row-major RGB bytes to planes, shifted and then flipped, to the end of `out`.
+fn push_planes<T: Copy>(
     pixels: &[u8],
     size: [u32; 2],
+    shift: [i64; 2],
+    flip: bool,
+    table: &Table<T>,
+    out: &mut Vec<T>,
+) {
+    push_plane::<0, T>(pixels, size, shift, flip, table, out);
+    push_plane::<1, T>(pixels, size, shift, flip, table, out);
+    push_plane::<2, T>(pixels, size, shift, flip, table, out);
+}
+
+/// The plane of channel `C`.
+fn push_plane<const C: usize, T: Copy>(
+    pixels: &[u8],
+    [height, width]: [u32; 2],
     [shift_x, shift_y]: [i64; 2],
     flip: bool,
-    n: &Normalization,
-    out: &mut [f32],
+    table: &Table<T>,
+    out: &mut Vec<T>,
 ) {
-    let [height, width] = size.map(|side| side as usize);
-    assert_eq!(
-        out.len(),
-        3 * height * width,
-        "a slice of 3 x {height} x {width}"
-    );
-    let table = n.table();
-    let source = |at: usize, shift: i64, size: usize| {
-        let at = at as i64 + shift;
-        (0..size as i64).contains(&at).then_some(at as usize)
-    };
-    for (plane, (channel, table)) in out
-        .chunks_exact_mut(height * width)
-        .zip(table.iter().enumerate())
-    {
-        for (y, row) in plane.chunks_exact_mut(width).enumerate() {
-            let Some(y) = source(y, shift_y, height) else {
-                row.fill(table[0]);
-                continue;
-            };
-            let bytes = &pixels[y * width * 3..][..width * 3];
-            if shift_x == 0 {
-                for (value, rgb) in row.iter_mut().zip(bytes.chunks_exact(3)) {
-                    *value = table[usize::from(rgb[channel])];
-                }
-            } else {
-                for (x, value) in row.iter_mut().enumerate() {
-                    let byte = source(x, shift_x, width).map_or(0, |x| bytes[x * 3 + channel]);
-                    *value = table[usize::from(byte)];
-                }
-            }
-            if flip {
-                row.reverse();
-            }
+    let (pixels, _) = pixels.as_chunks::<3>();
+    let (height, width) = (i64::from(height), width as usize);
+    let values = &table[C];
+    let value = |rgb: &[u8; 3]| values[usize::from(rgb[C])];
+    let black = |count: usize| std::iter::repeat_n(values[0], count);
+    // What the shift moves in is black, on one side of what is still seen.
+    let moved = (shift_x.unsigned_abs() as usize).min(width);
+    for y in 0..height {
+        if !(0..height).contains(&(y + shift_y)) {
+            out.extend(black(width));
+            continue;
+        }
+        let row = &pixels[(y + shift_y) as usize * width..][..width];
+        let (before, seen, after) = if shift_x < 0 {
+            (moved, &row[..width - moved], 0)
+        } else {
+            (0, &row[moved..], moved)
+        };
+        if flip {
+            out.extend(black(after));
+            out.extend(seen.iter().rev().map(value));
+            out.extend(black(before));
+        } else {
+            out.extend(black(before));
+            out.extend(seen.iter().map(value));
+            out.extend(black(after));
         }
     }
 }

@@ -1,4 +1,5 @@
 use super::*;
+use crate::eval_image;
 use crate::samples::{class_folders, picture, png, write_files};
 use crate::{DataSource, Progress};
 
