@@ -121,18 +121,11 @@ impl TrainerError {
 
     /// The error behind what a backend said when it failed.
     pub(crate) fn of_device(reason: &str, checkpoint: String) -> Self {
-        let text = reason.to_lowercase();
-        let marks = [
-            "out of memory",
-            "outofmemory",
-            "can't allocate",
-            "memory limit",
-            "buffer too big",
-            "buffertoobig",
-        ];
-        match marks.iter().any(|mark| text.contains(mark)) {
-            true => Self::OutOfMemory(reason.to_string()),
-            false => Self::Device {
+        // What LibTorch and CubeCL add goes over many lines, some of them quoted.
+        let mut lines = reason.split('\n').flat_map(|line| line.split("\\n"));
+        match lines.find(|line| is_about_memory(line)) {
+            Some(line) => Self::OutOfMemory(line.trim().to_string()),
+            None => Self::Device {
                 reason: reason.to_string(),
                 checkpoint,
             },
@@ -149,5 +142,80 @@ impl TrainerError {
             action,
             source,
         }
+    }
+}
+
+/// Does a backend say by this that memory ran out?
+fn is_about_memory(line: &str) -> bool {
+    let line = line.to_lowercase();
+    let marks = [
+        // CUDA's driver, LibTorch, wgpu.
+        "out of memory",
+        "out_of_memory",
+        "outofmemory",
+        "not enough memory",
+        "alloc_failed",
+        // CubeCL.
+        "out of device memory",
+        "can't allocate",
+        "memory limit",
+        "buffer too big",
+        "buffertoobig",
+    ];
+    marks.iter().any(|mark| line.contains(mark))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_backend_is_understood_when_memory_runs_out() {
+        for (said, kept) in [
+            // CubeCL on CUDA and Vulkan.
+            (
+                "called `Result::unwrap()` on an `Err` value: An IO error happened\nCaused by:\n  out of \
+                 device memory allocating 4294967296 bytes\nNo backtrace available",
+                "out of device memory allocating 4294967296 bytes",
+            ),
+            (
+                "can't allocate buffer of size: 17179869184\nNo backtrace available",
+                "can't allocate buffer of size: 17179869184",
+            ),
+            (
+                "Can't allocate 512 bytes: every page size the memory tracks still holds live allocations",
+                "Can't allocate 512 bytes: every page size the memory tracks still holds live allocations",
+            ),
+            // CUDA's driver.
+            (
+                "DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")",
+                "DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")",
+            ),
+            // wgpu.
+            ("wgpu error: Out of Memory", "wgpu error: Out of Memory"),
+            (
+                "In Device::create_buffer\n  Not enough memory left.",
+                "Not enough memory left.",
+            ),
+            // LibTorch, whose text is quoted when it is unwrapped.
+            (
+                "called `Result::unwrap()` on an `Err` value: Torch(\"CUDA out of memory. Tried to \
+                 allocate 20.00 GiB.\\nException raised from malloc\")",
+                "called `Result::unwrap()` on an `Err` value: Torch(\"CUDA out of memory. Tried to \
+                 allocate 20.00 GiB.",
+            ),
+            (
+                "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+                "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+            ),
+        ] {
+            match TrainerError::of_device(said, String::new()) {
+                TrainerError::OutOfMemory(reason) => assert_eq!(reason, kept),
+                other => panic!("{said}: {other}"),
+            }
+        }
+        let other =
+            TrainerError::of_device("an illegal memory access was encountered", String::new());
+        assert!(matches!(other, TrainerError::Device { .. }), "{other}");
     }
 }

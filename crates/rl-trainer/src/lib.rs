@@ -56,4 +56,6 @@ pub use report::{Report, ReportMetric};
 pub use run_folder::{Choice, RunDescription, RunFolder};
 pub use schedule::WarmupSchedule;
 pub use session::{Pause, StopRequest};
-pub use training::{Outcome, Summary, Throughput, TrainOptions, calibrate_budgets, resume, train};
+pub use training::{
+    Outcome, Summary, Throughput, TrainOptions, calibrate_budgets, resume, stepper, train,
+};

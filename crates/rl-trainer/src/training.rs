@@ -3,7 +3,7 @@ use std::path::{Path, PathBuf, absolute};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use apt_data::{EvalLoader, ImageDataset, LoaderSettings, Progress, Splits, TrainLoader};
+use apt_data::{Batch, EvalLoader, ImageDataset, LoaderSettings, Progress, Splits, TrainLoader};
 use apt_pruning_agent::Amount;
 use apt_vit_model::ExecutionMode;
 use burn::lr_scheduler::module_lr_scheduler::ModuleLrScheduler;
@@ -17,12 +17,13 @@ use burn::train::metric::store::{Aggregate, Direction, Split};
 use burn::train::renderer::MetricsRenderer;
 use burn::train::renderer::tui::TuiMetricsRendererWrapper;
 use burn::train::{
-    Learner, MetricEarlyStoppingStrategy, StoppingCondition, SupervisedTraining, TrainingError,
+    Learner, MetricEarlyStoppingStrategy, StoppingCondition, SupervisedTraining, TrainStep,
+    TrainingError,
 };
 use serde::Serialize;
 
 use crate::calibration::{Budget, calibrate};
-use crate::checkpoint::{CheckpointSet, is_readable};
+use crate::checkpoint::{CheckpointFolder, CheckpointSet, is_readable};
 use crate::config::ExperimentConfig;
 use crate::devices::{Devices, check_devices, check_memory};
 use crate::evaluation::{Evaluation, EvaluationSettings, LayerTokens, evaluate, sides};
@@ -34,7 +35,7 @@ use crate::report::ReportMetric;
 use crate::run_folder::{Choice, RunDescription, RunFolder, to_json};
 use crate::schedule::WarmupSchedule;
 use crate::session::{Pause, Session, StepSettings, StopRequest};
-use crate::{PruningVit, TrainerError, peak_memory};
+use crate::{PruningVit, Report, TrainerError, peak_memory};
 
 /// What a training needs beside its config.
 pub struct TrainOptions {
@@ -468,6 +469,41 @@ fn launch(
         }
         Err(payload) => Err(TrainerError::of_panic(&*payload, newest()?)),
     }
+}
+
+/// A training's own step, outside of its loop: each call learns from one batch, and nothing is logged or saved. It is
+/// there to be timed. `folder` is for the loss scale of `f16`.
+///
+/// # Errors
+///
+/// Where a budget cannot be met; of a step, where its loss or its gradients are no numbers.
+pub fn stepper(
+    config: &ExperimentConfig,
+    model: PruningVit,
+    folder: &Path,
+) -> Result<impl FnMut(Batch) -> Result<Report, TrainerError> + use<>, TrainerError> {
+    let session = Arc::new(Session::new(
+        StepSettings::new(config, &model)?,
+        CheckpointFolder::new(folder.to_path_buf(), config.train.steps_per_epoch),
+        StopRequest::default(),
+        None,
+        0,
+        LossScale::open(config.train.dtype, folder, 0)?,
+        model.devices().first().cloned().unwrap_or_default(),
+    ));
+    let mut optimizer = build_optimizer(&config.optimizer, &model);
+    let schedule = WarmupSchedule::new(&config.optimizer, &config.schedule, config.train.steps);
+    let mut rates = ModuleLrScheduler::new(schedule);
+    let mut model = model.with_session(session.clone());
+    Ok(move |batch| {
+        let output = TrainStep::step(&model, batch);
+        let learned = model.clone();
+        model = learned.optimize(&mut optimizer, rates.step(), output.grads);
+        match session.take_failure() {
+            Some(error) => Err(error),
+            None => Ok(output.item),
+        }
+    })
 }
 
 /// Fits the thresholds by which the run's agents meet its budgets, on images held out from training,

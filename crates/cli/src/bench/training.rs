@@ -1,55 +1,92 @@
-//! `aptvit bench train`: the parts of the published training step.
+//! `aptvit bench train`: the published training step in parts, and whole steps of any policy.
 
-use std::cell::RefCell;
-
-use apt_pruning_agent::RankedReducer;
-use apt_rl_trainer::counterfactual::{DensePass, choose_cuts, stream_0, stream_1, stream_2};
-use apt_rl_trainer::{OptimizerConfig, PruningVit, build_optimizer, clip_global_norm};
-use apt_vit_model::{ExecutionMode, RunSettings};
+use anyhow::Result;
 use burn::module::Module;
-use burn::optim::{GradientsParams, ModuleOptimizer};
-use burn::tensor::{Device, Tensor};
 use serde::Serialize;
 
-use super::clock::{self, Case};
-use super::{Subject, Timed, bench_bar, print_lines};
+use super::clock;
+use super::parts::{Step, WHOLE};
+use super::steps::{Scratch, trainings};
+use super::subject::{Subject, Timed, rates};
+use super::{bench_bar, print_lines};
 use crate::args::{Bench, Global};
+use crate::device;
 use crate::table::{percent, table};
-
-/// How many parts are timed.
-const PARTS: usize = 8;
 
 /// A line of the result.
 #[derive(Debug, Serialize)]
 struct Row {
     #[serde(flatten)]
     timed: Timed,
-    part: &'static str,
+    part: String,
+    /// Whose step it is; absent where it is a part of the published one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    policy: Option<String>,
+    /// The share of the dense FLOPs that it trains for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    target_flops: Option<f64>,
+    /// Counted: of the dense FLOPs, in the pass that the model learns from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    flops_share: Option<f64>,
     /// Of the time that a dense forward pass takes, the median of the ratios of each round.
     dense_passes: f64,
 }
 
-pub fn run(subject: &Subject, args: &Bench, global: &Global, device: &Device) {
-    let bar = bench_bar(args, PARTS);
+pub fn run(args: &Bench, global: &Global) -> Result<()> {
+    let device = device::open().autodiff();
+    let mut subject = Subject::new(args, global, &device)?;
+    // A run's model comes ready for inference.
+    subject.model = subject.model.train();
+    let published = subject.published(&device)?.train();
+    device.seed(args.seed);
+    let rates = rates(args, published.agents.layers.len())?;
+    let trainings = trainings(&subject);
+    let (batches, effort) = (args.batches(8), args.effort());
+    let parts = Step::number(args.whole);
+    let bar = bench_bar(&effort, batches.len() * (parts + trainings.len()));
+    let scratch = Scratch::new()?;
     let mut rows = Vec::new();
-    for &batch in &args.batch {
-        let step = Step::new(subject, batch, args.ragged, device);
-        let mut cases = step.cases();
-        let times = clock::time(&mut cases, args.warmup, args.repeats, &bar);
-        rows.extend(cases.iter().zip(&times).map(|(case, own)| Row {
-            timed: subject.timed(batch, own),
-            part: case.name,
-            dense_passes: times[0].speedup_over(own),
-        }));
+    for batch in batches {
+        let images = subject.images(batch, &device);
+        let step = Step::new(&published, &rates, args.ragged, images.clone(), &device);
+        let mut cases = step.cases(args.whole);
+        for training in &trainings {
+            cases.push(training.case(&subject.model, &images, scratch.path())?);
+        }
+        let times = clock::time(&mut cases, &effort, &bar)?;
+        let (of_parts, of_trainings) = times.split_at(parts);
+        for (case, own) in cases.iter().zip(of_parts) {
+            rows.push(Row {
+                timed: subject.timed(batch, own),
+                part: case.name.clone(),
+                policy: None,
+                target_flops: None,
+                flops_share: None,
+                dense_passes: times[0].speedup_over(own),
+            });
+        }
+        for (training, own) in trainings.iter().zip(of_trainings) {
+            rows.push(Row {
+                timed: subject.timed(batch, own),
+                part: WHOLE.to_string(),
+                policy: subject.policy.clone(),
+                target_flops: training.target_flops,
+                flops_share: training.flops_share(),
+                dense_passes: times[0].speedup_over(own),
+            });
+        }
     }
     bar.finish_and_clear();
-    match global.json {
-        true => print_lines(&rows),
-        false => print_table(subject, &rows),
+    if global.json {
+        print_lines(&rows);
+    } else {
+        let left = rates.iter().map(|&rate| f64::from(rate)).product();
+        print_table(&rows, left);
     }
+    Ok(())
 }
 
-fn print_table(subject: &Subject, rows: &[Row]) {
+fn print_table(rows: &[Row], left: f64) {
     let mut lines = table(&[
         "part",
         "batch",
@@ -59,8 +96,13 @@ fn print_table(subject: &Subject, rows: &[Row]) {
         "peak MiB",
     ]);
     for row in rows {
+        let policy = match (&row.policy, row.target_flops) {
+            (Some(policy), Some(share)) => format!(", {policy} at {share}"),
+            (Some(policy), None) => format!(", {policy}"),
+            _ => String::new(),
+        };
         lines.add_row([
-            row.part.to_string(),
+            format!("{}{policy}", row.part),
             row.timed.batch.to_string(),
             format!("{:.2}", row.timed.images_per_s),
             format!("{:.2}", row.timed.ms_per_image.median),
@@ -69,140 +111,11 @@ fn print_table(subject: &Subject, rows: &[Row]) {
         ]);
     }
     if let Some(row) = rows.first() {
-        let left = subject.rates.iter().map(|&rate| f64::from(rate)).product();
-        let title = row.timed.title();
-        println!("{title}, {} of the patches left in stream 1", percent(left));
+        println!(
+            "{}, {} of the patches left in stream 1",
+            row.timed.title(),
+            percent(left)
+        );
     }
     println!("{lines}");
-}
-
-/// A training step's parts and what they work on.
-struct Step<'a> {
-    subject: &'a Subject,
-    ragged: bool,
-    images: Tensor<4>,
-    targets: Vec<usize>,
-    seeds: Vec<u64>,
-    /// The model without autodiff.
-    frozen: PruningVit,
-    /// What stream 0 found, for those that time stream 2 alone.
-    dense: DensePass,
-    optimizer: RefCell<ModuleOptimizer>,
-}
-
-impl<'a> Step<'a> {
-    fn new(subject: &'a Subject, batch: usize, ragged: bool, device: &Device) -> Self {
-        let images = subject.images(batch, device);
-        let classes = subject.model.config().num_classes;
-        let targets: Vec<usize> = (0..batch).map(|image| image % classes).collect();
-        let frozen = subject.model.valid();
-        let plain = images.clone().inner();
-        let optimizer = build_optimizer(&OptimizerConfig::default(), &subject.model);
-        Self {
-            subject,
-            ragged,
-            seeds: (0..batch as u64).collect(),
-            dense: stream_0(
-                &frozen.vit,
-                frozen.config(),
-                &frozen.agents,
-                plain,
-                &targets,
-            ),
-            images,
-            targets,
-            optimizer: RefCell::new(optimizer),
-            frozen,
-        }
-    }
-
-    fn cases(&self) -> [Case<'_>; PARTS] {
-        [
-            Case::new("dense inference", || self.infer()),
-            Case::new("stream 0", || drop(self.observe(false))),
-            Case::new("stream 0 with a graph", || drop(self.observe(true))),
-            Case::new("stream 1", || {
-                drop(self.learn(ExecutionMode::Drop).backward())
-            }),
-            Case::new("stream 1 masked", || {
-                drop(self.learn(ExecutionMode::Mask).backward())
-            }),
-            Case::new("stream 2, all agents", || self.cut_and_learn()),
-            Case::new("stream 2 without shared blocks", || {
-                self.embed_for_each_agent();
-                self.cut_and_learn();
-            }),
-            Case::new("the whole step", || self.whole()),
-        ]
-    }
-
-    fn infer(&self) {
-        let images = self.images.clone().inner();
-        let output = self.frozen.vit.forward(images, RunSettings::DENSE);
-        output.logits.into_data();
-    }
-
-    /// Stream 0, or what it would be as part of a graph.
-    fn observe(&self, graph: bool) -> DensePass {
-        let (model, images) = match graph {
-            true => (&self.subject.model, self.images.clone()),
-            false => (&self.frozen, self.images.clone().inner()),
-        };
-        stream_0(
-            &model.vit,
-            model.config(),
-            &model.agents,
-            images,
-            &self.targets,
-        )
-    }
-
-    /// Stream 1 as far as its loss.
-    fn learn(&self, mode: ExecutionMode) -> Tensor<1> {
-        let reducer = RankedReducer {
-            agents: &self.frozen.agents,
-            kept: self.subject.kept(self.targets.len(), self.ragged),
-        };
-        let vit = &self.subject.model.vit;
-        stream_1(vit, &reducer, mode, self.images.clone(), &self.targets).loss
-    }
-
-    /// Stream 2 as far as its losses, one for each agent.
-    fn cut(&self, dense: &DensePass) -> impl Iterator<Item = Tensor<1>> {
-        let agents = &self.subject.model.agents;
-        dense.observed.iter().enumerate().map(|(index, observed)| {
-            let cuts = choose_cuts(observed, &self.seeds);
-            let vit = &self.frozen.vit;
-            stream_2(vit, agents, index, dense, &cuts, &self.targets, 0.0).loss
-        })
-    }
-
-    /// Stream 2 alone.
-    fn cut_and_learn(&self) {
-        let loss = self.cut(&self.dense).reduce(|all, loss| all + loss);
-        drop(loss.map(|loss| loss.backward()));
-    }
-
-    /// What stream 2 would compute anew for each agent if it shared nothing with stream 0.
-    fn embed_for_each_agent(&self) {
-        let vit = &self.frozen.vit;
-        for &layer in &self.frozen.agents.layers {
-            let batch = vit.embed(self.images.clone().inner());
-            let prefix = vit.run_blocks(batch, 0..layer + 1, RunSettings::DENSE);
-            prefix.batch.cls().into_data();
-        }
-    }
-
-    /// All streams, one backward pass, the clip and the optimiser. Every round updates the same
-    /// weights: those that the streams ran with.
-    fn whole(&self) {
-        let loss = self.learn(ExecutionMode::Drop);
-        let loss = self
-            .cut(&self.observe(false))
-            .fold(loss, |all, loss| all + loss);
-        let model = self.subject.model.clone();
-        let mut grads = GradientsParams::from_grads(loss.backward(), &model);
-        let (model, _) = clip_global_norm(model, &mut grads, 1.0, 1.0);
-        self.optimizer.borrow_mut().step(1e-3, model, grads);
-    }
 }
