@@ -1,95 +1,97 @@
 //! What a backend needs beside Rust: whether it is there, and how cargo and the program find it.
 
-use std::env;
-use std::ffi::OsString;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+mod cuda_version;
+mod libtorch;
+mod llvm;
 
-use anyhow::{Context, Result, bail};
+use std::ffi::OsString;
+
+use anyhow::{Result, bail};
 
 use crate::vulkan;
 
-/// The LibTorch that Burn's bindings are made for.
-const TORCH: &str = "2.9.0";
+/// An environment variable and its value.
+type Variable = (&'static str, OsString);
 
-/// Environment variables for building with `backends` (comma-separated) and for running what was
-/// built.
-pub fn environment(backends: &str) -> Result<Vec<(&'static str, OsString)>> {
-    let mut variables = Vec::new();
-    for backend in backends.split(',') {
-        match backend {
-            "flex" | "cuda" | "remote" => (),
-            "wgpu" => find_driver()?,
-            "tch" => variables = find_libtorch()?,
-            other => {
+/// What is set in the environment for backends.
+#[derive(Debug, Default)]
+pub struct Environment {
+    /// For cargo alone, which builds them.
+    build: Vec<Variable>,
+    /// For the program, and for cargo, which runs tests.
+    run: Vec<Variable>,
+}
+
+impl Environment {
+    /// Finds what building `backends` (comma-separated) needs.
+    pub fn find(backends: &str) -> Result<Self> {
+        for backend in backends.split(',') {
+            if !["flex", "wgpu", "tch", "cuda", "remote"].contains(&backend) {
                 bail!(
-                    "--backend {other}: expected flex, wgpu, tch or cuda, or several with commas; with \
-                     remote beside them, devices of other machines can be used"
-                )
+                    "--backend {backend}: expected flex, wgpu, tch or cuda, or several with commas; \
+                     with remote beside them, devices of other machines can be used"
+                );
             }
         }
-    }
-    Ok(variables)
-}
-
-fn find_libtorch() -> Result<Vec<(&'static str, OsString)>> {
-    if let Some(root) = env::var_os("LIBTORCH") {
-        let library = Path::new(&root).join("lib");
-        if !library.is_dir() {
-            bail!(
-                "LIBTORCH={}: it has no folder lib; unpack LibTorch {TORCH} there",
-                root.display()
-            );
+        let mut found = Self::default();
+        let wanted = |name| backends.split(',').any(|backend| backend == name);
+        if wanted("tch") {
+            libtorch::find(&mut found)?;
         }
-        return Ok(vec![library_path(&library)?]);
+        if wanted("cuda") {
+            llvm::find(&mut found)?;
+        }
+        if wanted("tch") || wanted("cuda") {
+            cuda_version::find(&mut found);
+        }
+        Ok(found)
     }
-    let python = match (cfg!(windows), env::var_os("VIRTUAL_ENV")) {
-        (true, _) => "python.exe",
-        (false, Some(_)) => "python",
-        (false, None) => "python3",
-    };
-    let ask = "import os, torch; print(torch.__version__); print(os.path.dirname(torch.__file__))";
-    let advice = format!(
-        "the backend tch needs LibTorch {TORCH}: install it with `{python} -m pip install \
-         torch=={TORCH}` (in a virtual environment that is active), or unpack LibTorch {TORCH} and \
-         set LIBTORCH to its folder"
-    );
-    let output = Command::new(python)
-        .args(["-c", ask])
-        .output()
-        .with_context(|| format!("{python} does not run; {advice}"))?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    let mut lines = text.lines();
-    let (Some(version), Some(folder), true) = (lines.next(), lines.next(), output.status.success())
-    else {
-        bail!("{python} has no torch; {advice}");
-    };
-    if version.split('+').next() != Some(TORCH) {
-        bail!("{python} has torch {version}; {advice}");
+
+    /// What cargo is started with.
+    pub fn for_cargo(&self) -> impl Iterator<Item = (&'static str, &OsString)> {
+        let all = self.build.iter().chain(&self.run);
+        all.map(|(name, value)| (*name, value))
     }
-    let library = PathBuf::from(folder).join("lib");
-    let use_python = ("LIBTORCH_USE_PYTORCH", OsString::from("1"));
-    Ok(vec![use_python, library_path(&library)?])
+
+    /// What the program is started with.
+    pub fn for_program(&self) -> impl Iterator<Item = (&'static str, &OsString)> {
+        self.run.iter().map(|(name, value)| (*name, value))
+    }
 }
 
-/// The variable by which the system finds libraries, with `folder` in front.
-fn library_path(folder: &Path) -> Result<(&'static str, OsString)> {
-    let name = match () {
-        () if cfg!(windows) => "PATH",
-        () if cfg!(target_os = "macos") => "DYLD_LIBRARY_PATH",
-        () => "LD_LIBRARY_PATH",
-    };
-    let before = env::var_os(name).unwrap_or_default();
-    let folders = std::iter::once(folder.to_path_buf()).chain(env::split_paths(&before));
-    Ok((name, env::join_paths(folders)?))
+/// Refuses what will find no device here, before it is built for minutes. (Other backends beside
+/// wgpu do without Vulkan.)
+pub fn check_devices(backends: &str) -> Result<()> {
+    let mut others = backends.split(',').filter(|backend| *backend != "remote");
+    if others.all(|backend| backend == "wgpu")
+        && let Some(problem) = vulkan::problem()
+    {
+        bail!("the backend wgpu finds no device here: {problem}");
+    }
+    Ok(())
 }
 
-fn find_driver() -> Result<()> {
-    if vulkan::has_driver() {
-        return Ok(());
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_backend_that_does_not_exist_is_refused_with_those_that_do() {
+        let message = Environment::find("flex,metal").unwrap_err().to_string();
+        assert!(message.contains("--backend metal"), "{message}");
+        assert!(message.contains("flex, wgpu, tch or cuda"), "{message}");
     }
-    bail!(
-        "the backend wgpu needs a Vulkan driver, and none is installed: install that of your GPU, or \
-         Mesa's, which has one for the CPU, too (`apt-get install mesa-vulkan-drivers`)"
-    )
+
+    #[test]
+    fn what_only_the_build_needs_does_not_reach_the_program() {
+        let found = Environment {
+            build: vec![("XDG_DATA_HOME", "data".into())],
+            run: vec![("LD_LIBRARY_PATH", "lib".into())],
+        };
+        let names = |(name, _)| name;
+        let cargo: Vec<_> = found.for_cargo().map(names).collect();
+        assert_eq!(cargo, ["XDG_DATA_HOME", "LD_LIBRARY_PATH"]);
+        let program: Vec<_> = found.for_program().map(names).collect();
+        assert_eq!(program, ["LD_LIBRARY_PATH"]);
+    }
 }

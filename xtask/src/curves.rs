@@ -9,6 +9,8 @@ use clap::Parser;
 use plotters::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use crate::backend::Environment;
+
 const MODEL: &str = "vit-s16";
 const KEEP_RATES: [f64; 10] = [1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1];
 const IMAGE_SIZES: [f64; 5] = [112.0, 160.0, 224.0, 320.0, 448.0];
@@ -55,7 +57,7 @@ pub fn run(args: &Curves) -> Result<ExitCode> {
     if !args.draw {
         fs::create_dir_all(&args.out)
             .with_context(|| format!("cannot create {}", args.out.display()))?;
-        let program = crate::build("flex")?;
+        let program = crate::build("flex", &Environment::default())?;
         let time = |path: &Path, xs: &[f64], batch: &str, keep: &dyn Fn(f64) -> [String; 4]| {
             let points = xs
                 .iter()

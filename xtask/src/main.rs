@@ -1,10 +1,14 @@
+#![cfg_attr(test, allow(clippy::unwrap_used))]
 //! `cargo xtask`: builds, runs and checks APT.
 
 mod backend;
 mod curves;
+mod gpu_bundle;
+mod python;
 #[path = "../../crates/cli/src/vulkan.rs"]
 mod vulkan;
 
+use std::ffi::OsString;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
@@ -12,46 +16,25 @@ use std::process::{Command, ExitCode, Stdio};
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 
+use self::backend::Environment;
+
 /// Builds, runs and checks APT.
 #[derive(Debug, Parser)]
-#[command(name = "cargo xtask", max_term_width = 100)]
+#[command(name = "cargo xtask", max_term_width = 100, after_help = OTHERS)]
 struct Args {
     #[command(subcommand)]
     task: Task,
 }
 
+const OTHERS: &str = "\
+Every other command is one of the program's: it is built, and gets the command with its arguments.
+  cargo xtask train                              the quick start
+  cargo xtask train --help                       what it takes
+  cargo xtask bench --backend flex,cuda          with other backends than flex built in
+`--backend` takes flex, wgpu, tch, cuda and remote, or several with commas; `serve` has remote anyway.";
+
 #[derive(Debug, Subcommand)]
 enum Task {
-    /// Build, and run `aptvit train`; without arguments, the quick start
-    #[command(disable_help_flag = true)]
-    Train(Rest),
-    /// Build, and run `aptvit eval`
-    #[command(disable_help_flag = true)]
-    Eval(Rest),
-    /// Build, and run `aptvit infer`
-    #[command(disable_help_flag = true)]
-    Infer(Rest),
-    /// Build, and run `aptvit bench`
-    #[command(disable_help_flag = true)]
-    Bench(Rest),
-    /// Build, and run `aptvit calibrate`
-    #[command(disable_help_flag = true)]
-    Calibrate(Rest),
-    /// Build, and run `aptvit sweep`
-    #[command(disable_help_flag = true)]
-    Sweep(Rest),
-    /// Build, and run `aptvit export`
-    #[command(disable_help_flag = true)]
-    Export(Rest),
-    /// Build, and run `aptvit fetch`
-    #[command(disable_help_flag = true)]
-    Fetch(Rest),
-    /// Build with remote devices beside the backend, and run `aptvit serve`
-    #[command(disable_help_flag = true)]
-    Serve(Rest),
-    /// Build, and run `aptvit info`
-    #[command(disable_help_flag = true)]
-    Info(Rest),
     /// Time ViT-S/16 against keep rate and image size, and draw both beside what FLOPs promise
     Curves(curves::Curves),
     /// Run every test: units, properties, golden values, the program itself, examples in docs
@@ -65,13 +48,11 @@ enum Task {
     },
     /// Check format, lints and docs, then test
     Ci,
-}
-
-#[derive(Debug, Parser)]
-struct Rest {
-    /// Arguments for `aptvit`, after an optional `--backend flex|wgpu|tch|cuda`
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-    rest: Vec<String>,
+    /// Pack programs, tests and data for a machine that has a GPU, and neither Rust nor a network
+    GpuBundle(gpu_bundle::GpuBundle),
+    /// A command of `aptvit`, with its arguments
+    #[command(external_subcommand)]
+    Aptvit(Vec<OsString>),
 }
 
 fn main() -> ExitCode {
@@ -86,16 +67,6 @@ fn main() -> ExitCode {
 
 fn run(task: Task) -> Result<ExitCode> {
     match task {
-        Task::Train(args) => aptvit("train", args.rest),
-        Task::Eval(args) => aptvit("eval", args.rest),
-        Task::Infer(args) => aptvit("infer", args.rest),
-        Task::Bench(args) => aptvit("bench", args.rest),
-        Task::Calibrate(args) => aptvit("calibrate", args.rest),
-        Task::Sweep(args) => aptvit("sweep", args.rest),
-        Task::Export(args) => aptvit("export", args.rest),
-        Task::Fetch(args) => aptvit("fetch", args.rest),
-        Task::Serve(args) => aptvit("serve", args.rest),
-        Task::Info(args) => aptvit("info", args.rest),
         Task::Curves(args) => curves::run(&args),
         Task::Test { backend, rest } => test(&backend, &rest),
         Task::Ci => {
@@ -112,26 +83,21 @@ fn run(task: Task) -> Result<ExitCode> {
             check(&["doc", "--release", "--workspace", "--no-deps"])?;
             test("flex", &[])
         }
+        Task::GpuBundle(args) => gpu_bundle::run(&args),
+        Task::Aptvit(args) => aptvit(args),
     }
 }
 
 /// Builds the program and runs it in the caller's folder. Ctrl-C reaches the program, which
 /// ends cleanly; its exit code is ours.
-fn aptvit(command: &str, mut rest: Vec<String>) -> Result<ExitCode> {
-    let mut backend = "flex".to_string();
-    if let Some(index) = rest.iter().position(|arg| arg == "--backend") {
-        if index + 1 >= rest.len() {
-            bail!("--backend: expected flex, wgpu, tch or cuda, or several with commas");
-        }
-        backend = rest.remove(index + 1);
-        rest.remove(index);
-    }
-    let backend = features(command, backend);
-    let program = build(&backend)?;
+fn aptvit(mut args: Vec<OsString>) -> Result<ExitCode> {
+    let backends = take_backends(&mut args)?;
+    backend::check_devices(&backends)?;
+    let environment = Environment::find(&backends)?;
+    let program = build(&backends, &environment)?;
     let mut child = Command::new(&program)
-        .arg(command)
-        .args(rest)
-        .envs(backend::environment(&backend)?)
+        .args(args)
+        .envs(environment.for_program())
         .spawn()
         .with_context(|| format!("cannot run {}", program.display()))?;
     let _ = ctrlc::set_handler(|| ());
@@ -139,16 +105,26 @@ fn aptvit(command: &str, mut rest: Vec<String>) -> Result<ExitCode> {
     Ok(ExitCode::from(status.code().map_or(1, |code| code as u8)))
 }
 
-/// What is built in: the backend, and for `serve` what lends devices.
-fn features(command: &str, backend: String) -> String {
-    match command == "serve" && !backend.split(',').any(|feature| feature == "remote") {
-        true => backend + ",remote",
-        false => backend,
+/// What is built in: what `--backend` says, which goes out of `args` (the command and its
+/// arguments), and for `serve` what lends devices.
+fn take_backends(args: &mut Vec<OsString>) -> Result<String> {
+    let mut backends = "flex".to_string();
+    if let Some(index) = args.iter().position(|arg| arg == "--backend") {
+        if index + 1 >= args.len() {
+            bail!("--backend: expected flex, wgpu, tch or cuda, or several with commas");
+        }
+        backends = args.remove(index + 1).to_string_lossy().into_owned();
+        args.remove(index);
     }
+    let serves = args.first().is_some_and(|command| command == "serve");
+    if serves && !backends.split(',').any(|feature| feature == "remote") {
+        backends += ",remote";
+    }
+    Ok(backends)
 }
 
 /// Builds the program. Returns where it is.
-fn build(backend: &str) -> Result<PathBuf> {
+fn build(backends: &str, environment: &Environment) -> Result<PathBuf> {
     let mut build = cargo();
     build.args([
         "build",
@@ -158,23 +134,31 @@ fn build(backend: &str) -> Result<PathBuf> {
         "--no-default-features",
         "--features",
     ]);
-    build.arg(backend).envs(backend::environment(backend)?);
+    build.arg(backends).envs(environment.for_cargo());
     if !build.status().context("cannot run cargo")?.success() {
         bail!("the build failed");
     }
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"),
-        Into::into,
-    );
     let name = format!("aptvit{}", std::env::consts::EXE_SUFFIX);
-    Ok(target.join("release").join(name))
+    Ok(target_folder().join("release").join(name))
+}
+
+/// Where cargo builds.
+fn target_folder() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), Into::into)
+}
+
+/// The workspace's folder.
+fn root() -> &'static Path {
+    let own = Path::new(env!("CARGO_MANIFEST_DIR"));
+    own.parent().unwrap_or(own)
 }
 
 /// Runs all tests and closes with one line that counts them.
 fn test(backend: &str, rest: &[String]) -> Result<ExitCode> {
     let mut command = cargo();
     command.args(["test", "--release", "--workspace", "--no-fail-fast"]);
-    command.envs(backend::environment(backend)?);
+    backend::check_devices(backend)?;
+    command.envs(Environment::find(backend)?.for_cargo());
     // Of several, the tests run on the first.
     let first = backend.split(',').next().unwrap_or(backend);
     command.env("BURN_DEVICE", first);
@@ -245,10 +229,29 @@ mod tests {
 
     #[test]
     fn only_serve_adds_the_remote_feature_and_only_once() {
-        let of = |command, backend: &str| features(command, backend.to_string());
-        assert_eq!(of("serve", "flex"), "flex,remote");
-        assert_eq!(of("serve", "cuda,remote"), "cuda,remote");
-        assert_eq!(of("train", "flex"), "flex");
+        let of = |args: &[&str]| take_backends(&mut args.iter().map(Into::into).collect()).unwrap();
+        assert_eq!(of(&["serve"]), "flex,remote");
+        assert_eq!(of(&["serve", "--backend", "cuda,remote"]), "cuda,remote");
+        assert_eq!(of(&["train"]), "flex");
+    }
+
+    #[test]
+    fn a_command_that_is_not_known_here_goes_to_the_program_whole() {
+        let args = [
+            "cargo xtask",
+            "optimise",
+            "--backend",
+            "tch",
+            "--help",
+            "-x",
+        ];
+        let Task::Aptvit(mut rest) = Args::try_parse_from(args).unwrap().task else {
+            panic!("taken for a task");
+        };
+        assert_eq!(take_backends(&mut rest).unwrap(), "tch");
+        assert_eq!(rest, ["optimise", "--help", "-x"]);
+        let mut rest = vec!["train".into(), "--backend".into()];
+        assert!(take_backends(&mut rest).is_err());
     }
 
     #[test]

@@ -1,5 +1,10 @@
 //! Which device computes: what was built in, what is there, what was asked for.
 
+#[cfg(feature = "cuda")]
+mod libdevice;
+#[cfg(any(feature = "cuda", feature = "tch"))]
+mod nvidia;
+
 use std::fmt;
 use std::str::FromStr;
 use std::sync::OnceLock;
@@ -51,13 +56,13 @@ impl Backend {
             #[cfg(feature = "cuda")]
             Self::Cuda => numbered(count(burn::tensor::DeviceType::Cuda)).collect(),
             #[cfg(feature = "wgpu")]
-            Self::Wgpu if !crate::vulkan::has_driver() => Vec::new(),
+            Self::Wgpu if crate::vulkan::problem().is_some() => Vec::new(),
             #[cfg(feature = "wgpu")]
             Self::Wgpu => numbered(count(burn::tensor::DeviceType::Wgpu)).collect(),
             #[cfg(feature = "tch")]
             Self::Tch => {
-                // The CPU is one of them.
-                let gpus = count(burn::tensor::DeviceType::LibTorch).saturating_sub(1);
+                // Burn lists its GPUs alone.
+                let gpus = count(burn::tensor::DeviceType::LibTorch);
                 let gpus = (0..gpus).map(|index| (true, index));
                 gpus.chain([(false, 0)]).collect()
             }
@@ -71,6 +76,49 @@ impl Backend {
         };
         found.into_iter().map(selected).collect()
     }
+
+    /// Why it finds no device or, for LibTorch, no GPU; and what to do.
+    fn why_none(self) -> Option<String> {
+        #[cfg(feature = "cuda")]
+        if self == Self::Cuda {
+            let driver = nvidia::Driver::ask();
+            return driver.problem().or_else(|| driver.too_old());
+        }
+        #[cfg(feature = "wgpu")]
+        if self == Self::Wgpu {
+            return crate::vulkan::problem();
+        }
+        #[cfg(feature = "tch")]
+        if self == Self::Tch {
+            return Some(why_no_gpu_for_libtorch(&nvidia::Driver::ask(), has_cuda()));
+        }
+        None
+    }
+}
+
+/// Is LibTorch's part for CUDA in this program?
+#[cfg(feature = "tch")]
+fn has_cuda() -> bool {
+    // Elsewhere than on Linux, its absence is not seen.
+    let loaded = std::fs::read_to_string("/proc/self/maps");
+    loaded.map_or(true, |files| files.contains("libtorch_cuda"))
+}
+
+#[cfg(feature = "tch")]
+fn why_no_gpu_for_libtorch(driver: &nvidia::Driver, has_cuda: bool) -> String {
+    if !has_cuda {
+        return "this LibTorch computes on the CPU alone: install torch with CUDA, and build again"
+            .to_string();
+    }
+    let driver_is_fine = match driver {
+        nvidia::Driver::Ready { version, .. } => format!(
+            "NVIDIA's driver has a GPU and knows CUDA {}, but LibTorch does not take it: it may be made \
+             for a newer CUDA, which a newer driver knows; torch.cuda.is_available() in Python says more",
+            nvidia::dotted(*version)
+        ),
+        _ => String::new(),
+    };
+    driver.problem().unwrap_or(driver_is_fine)
 }
 
 /// How many devices a backend finds. One that finds no driver panics.
@@ -295,15 +343,28 @@ impl Selected {
     /// The first that is there, the fastest backend first.
     fn fastest() -> Result<Self> {
         let named = std::env::var("BURN_DEVICE").ok();
-        let mut backends = Backend::built_in()
+        let backends = Backend::built_in()
             .filter(|backend| named.as_deref().is_none_or(|name| name == backend.name()));
-        let first = backends.find_map(|backend| backend.present().into_iter().next());
-        first.with_context(|| {
-            format!(
-                "no device is there for what is built in ({}); `aptvit info` lists both",
-                names(Backend::built_in())
-            )
-        })
+        let mut reasons = String::new();
+        for backend in backends {
+            let Some(first) = backend.present().into_iter().next() else {
+                if let Some(why) = backend.why_none() {
+                    reasons += &format!("\n{}: {why}", backend.name());
+                }
+                continue;
+            };
+            match first.why_unusable() {
+                None => return Ok(first),
+                Some(why) => {
+                    eprintln!("warning: {first} is not used: {why}");
+                    reasons += &format!("\n{first}: {why}");
+                }
+            }
+        }
+        bail!(
+            "no device is there for what is built in ({}); `aptvit info` lists both{reasons}",
+            names(Backend::built_in())
+        );
     }
 
     /// Is it built in and there?
@@ -326,18 +387,26 @@ impl Selected {
                     .collect::<Vec<_>>()
                     .join(", "),
             };
-            bail!(
-                "--device {self} is not there; found: {found}.{}",
-                match backend {
-                    Backend::Wgpu =>
-                        " It needs a Vulkan, Metal or DX12 driver; on Linux, mesa-vulkan-drivers \
-                         has one for the CPU",
-                    Backend::Cuda | Backend::Tch => " A GPU needs NVIDIA's driver",
-                    Backend::Flex => "",
-                }
-            );
+            // With others there, the number is wrong.
+            let none = !present.iter().any(|device| device.gpu == self.gpu);
+            let why = backend.why_none().filter(|_| none);
+            let why = why.map_or(String::new(), |why| format!(": {why}"));
+            bail!("--device {self} is not there (found: {found}){why}");
+        }
+        if let Some(why) = self.why_unusable() {
+            bail!("--device {self} cannot be used: {why}");
         }
         Ok(())
+    }
+
+    /// Why the device, which is there, cannot compute; and what to do.
+    fn why_unusable(self) -> Option<String> {
+        #[cfg(feature = "cuda")]
+        if self.backend == Backend::Cuda {
+            let too_old = nvidia::Driver::ask().too_old();
+            return too_old.or_else(libdevice::problem);
+        }
+        None
     }
 
     /// Opens it, without autodiff.
@@ -480,8 +549,9 @@ mod tests {
             .filter(|backend| !backend.is_built_in())
             .map(|backend| (backend.name().to_string(), backend.name()))
             .collect();
-        if let (Some(first), false) = (Backend::built_in().next(), cfg!(feature = "remote")) {
-            missing.push((format!("{},remote:host:3000", first.name()), "flex,remote"));
+        let first = Backend::built_in().flat_map(Backend::present).last();
+        if let (Some(first), false) = (first, cfg!(feature = "remote")) {
+            missing.push((format!("{first},remote:host:3000"), "flex,remote"));
         }
         for (text, feature) in missing {
             let choice: DeviceChoice = text.parse().unwrap();
@@ -489,6 +559,21 @@ mod tests {
             let command = format!("cargo xtask train --backend {feature}");
             assert!(message.contains(&command), "{message}");
         }
+    }
+
+    #[cfg(feature = "tch")]
+    #[test]
+    fn a_gpu_that_libtorch_does_not_take_is_explained() {
+        use nvidia::Driver;
+
+        let version = 12_040;
+        let ready = Driver::Ready { gpus: 1, version };
+        let cpu_only = why_no_gpu_for_libtorch(&ready, false);
+        assert!(cpu_only.contains("install torch with CUDA"), "{cpu_only}");
+        let no_driver = why_no_gpu_for_libtorch(&Driver::Missing, true);
+        assert!(no_driver.contains("driver is not installed"), "{no_driver}");
+        let too_old = why_no_gpu_for_libtorch(&ready, true);
+        assert!(too_old.contains("CUDA 12.4"), "{too_old}");
     }
 
     #[test]

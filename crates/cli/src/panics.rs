@@ -5,8 +5,17 @@ use std::sync::Mutex;
 
 use apt_rl_trainer::TrainerError;
 
-/// Where the last panic was.
-static PLACE: Mutex<String> = Mutex::new(String::new());
+/// The last panic that is not a mere consequence of another.
+static LAST: Mutex<Panic> = Mutex::new(Panic {
+    place: String::new(),
+    message: String::new(),
+});
+
+#[derive(Clone, Default)]
+struct Panic {
+    place: String,
+    message: String,
+}
 
 /// Panics are logged (`--log debug` shows them), not printed. A reader that has seen enough, as in
 /// `aptvit info | head`, ends the program without a word.
@@ -15,30 +24,83 @@ pub fn watch() {
 }
 
 fn report(panic: &PanicHookInfo<'_>) {
-    let message = panic.payload_as_str().unwrap_or_default();
+    let message = panic.payload_as_str().unwrap_or_default().to_string();
     if message.starts_with("failed printing to stdout") {
         std::process::exit(141); // 128 + SIGPIPE
     }
     let place = panic.location().map_or(String::new(), ToString::to_string);
     let trace = std::backtrace::Backtrace::capture();
     tracing::debug!("panic at {place}: {message}\n{trace}");
-    if let Ok(mut last) = PLACE.lock() {
-        *last = place;
+    if let (Ok(mut last), false) = (LAST.lock(), is_consequence(&message)) {
+        *last = Panic { place, message };
     }
+}
+
+/// A device works on a thread of its own. Where that panics, the caller panics, too: it sees that the
+/// thread is gone, and not why.
+fn is_consequence(message: &str) -> bool {
+    ["RecvError", "SendError", "CallError"]
+        .iter()
+        .any(|mark| message.contains(mark))
 }
 
 /// Runs `command`; a panic in it becomes an error.
 pub fn caught<T>(command: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
-    panic::catch_unwind(AssertUnwindSafe(command)).unwrap_or_else(|payload| {
-        match TrainerError::of_panic(&*payload, String::new()) {
-            TrainerError::Device { reason, .. } => {
-                let place = PLACE.lock().map(|place| place.clone()).unwrap_or_default();
-                Err(anyhow::anyhow!(
-                    "something that should not happen did, at {place}: {reason}\nplease report it, \
-                     with the command and what it needs"
-                ))
-            }
-            memory => Err(memory.into()),
+    let result = panic::catch_unwind(AssertUnwindSafe(command));
+    let last = LAST.lock().map(|last| last.clone()).unwrap_or_default();
+    match result {
+        Ok(Ok(done)) => Ok(done),
+        Ok(Err(error)) => {
+            let cause = error
+                .downcast_ref()
+                .and_then(|error| cause(error, &last.message));
+            Err(cause.map_or(error, Into::into))
         }
-    })
+        Err(payload) => {
+            let error = TrainerError::of_panic(&*payload, String::new());
+            match cause(&error, &last.message).unwrap_or(error) {
+                TrainerError::Device { reason, .. } => Err(anyhow::anyhow!(
+                    "something that should not happen did, at {}: {reason}\nplease report it, with the \
+                     command and what it needs",
+                    last.place
+                )),
+                memory => Err(memory.into()),
+            }
+        }
+    }
+}
+
+/// Of an error that only says that a device's thread is gone: what that thread said, `last`.
+fn cause(error: &TrainerError, last: &String) -> Option<TrainerError> {
+    match error {
+        TrainerError::Device { reason, checkpoint } if is_consequence(reason) => {
+            Some(TrainerError::of_panic(last, checkpoint.clone()))
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_whose_thread_is_gone_says_why() {
+        let gone = |reason: &str| {
+            let reason = reason.to_string();
+            let checkpoint = "step-7".to_string();
+            TrainerError::Device { reason, checkpoint }
+        };
+        let reason = "called `Result::unwrap()` on an `Err` value: RecvError";
+        let memory = "wgpu error: Out of Memory".to_string();
+        let found = cause(&gone(reason), &memory);
+        assert!(matches!(found, Some(TrainerError::OutOfMemory(_))));
+        let symbol = "Missing symbol cuDeviceGet".to_string();
+        let message = cause(&gone(reason), &symbol).unwrap().to_string();
+        assert!(
+            message.contains(&symbol) && message.contains("step-7"),
+            "{message}"
+        );
+        assert!(cause(&gone("an illegal memory access"), &memory).is_none());
+    }
 }
