@@ -124,8 +124,8 @@ fn merge_uniformly(
 ) -> Option<UniformReduction> {
     let prefix = observation.prefix;
     let matches = best_match(observation.keys.clone()?, prefix)?;
-    let tokens = matches.seeks.len();
-    let left = prefix + count.max(tokens - prefix - matches.seekers());
+    let [_, tokens] = matches.similarity.dims();
+    let left = prefix + count.max(tokens - prefix - matches.seekers);
     if left >= tokens {
         return None;
     }
@@ -283,6 +283,7 @@ fn into_nearest(sequences: &Sequences, keep: &[bool], keys: &Keys) -> Merge {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use burn::prelude::*;
 
     #[test]
     fn a_batch_shares_its_patches_by_score_and_no_prefix_goes() {

@@ -62,8 +62,8 @@ impl UniformReducer for TomeReducer {
     fn reduce_uniformly(&self, observation: &UniformObservation) -> Option<UniformReduction> {
         let count = of_layer(&self.layers, observation.layer)?;
         let matches = best_match(observation.keys.clone()?, observation.prefix)?;
-        let count = count.min(matches.seekers());
-        let tokens = matches.seeks.len();
+        let count = count.min(matches.seekers);
+        let [_, tokens] = matches.similarity.dims();
         Some(UniformReduction {
             keep: highest(matches.similarity, 0, count).bool_not(),
             left: tokens - count,

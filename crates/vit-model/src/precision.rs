@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 /// Precision Training", 2018).
 ///
 /// Weights, the tokens between the blocks, norms, the logits and the loss are 32-bit floats in
-/// each. In the two short ones, the linear layers of the blocks and the patch projection and the
+/// each; in inference LibTorch keeps the tokens in bfloat16 where products are in it. In the two short ones, the linear layers of the blocks and the patch projection and the
 /// attention get their inputs and weights rounded; the softmax is computed in 32 bits wherever
 /// gradients are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]

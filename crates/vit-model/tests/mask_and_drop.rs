@@ -9,7 +9,7 @@ use apt_vit_model::{
     VitConfig,
 };
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
-use burn::tensor::{DType, Device, Distribution, Gradients, Tensor, TensorData, Tolerance};
+use burn::tensor::{DType, Distribution, Gradients, Tensor, TensorData, Tolerance};
 use proptest::prelude::*;
 
 /// Removes what a fixed pattern says: for each layer, placement and token position of each image.

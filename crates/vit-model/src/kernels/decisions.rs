@@ -14,8 +14,8 @@ pub struct BestMatch {
     pub similarity: Tensor<2>,
     /// The place of the other token, `[batch, tokens]`.
     pub into: Tensor<2, Int>,
-    /// Does the token at a place seek? The same in each image.
-    pub seeks: Vec<bool>,
+    /// How many tokens of an image seek.
+    pub seekers: usize,
 }
 
 /// Keys averaged over the heads, as unit vectors: `[batch * tokens, 3 * hidden]` to `[batch, tokens, width]`.
@@ -37,10 +37,7 @@ pub(crate) fn unit_keys(qkv: Tensor<2>, batch: usize, heads: usize) -> Tensor<3>
 /// are unit vectors, `[batch, tokens, width]`. None where nobody seeks or nobody is there to be found.
 pub fn best_match(keys: Tensor<3>, prefix: usize) -> Option<BestMatch> {
     let [batch, tokens, _] = keys.dims();
-    let seeks: Vec<bool> = (0..tokens)
-        .map(|place| place >= prefix && place % 2 == 0)
-        .collect();
-    let seekers = seeks.iter().filter(|seeks| **seeks).count();
+    let seekers = (prefix..tokens).filter(|place| place % 2 == 0).count();
     if seekers == 0 || seekers + prefix == tokens {
         return None;
     }
@@ -49,13 +46,14 @@ pub fn best_match(keys: Tensor<3>, prefix: usize) -> Option<BestMatch> {
         return Some(BestMatch {
             similarity,
             into,
-            seeks,
+            seekers,
         });
     }
     let places = Tensor::<1, Int>::arange(0..tokens as i64, &keys.device());
     let odd = places.clone().remainder_scalar(2).equal_elem(1);
-    let found = places.greater_equal_elem(prefix as i64).bool_and(odd);
-    let idle = idle(&seeks, prefix, &keys.device());
+    let is_patch = places.greater_equal_elem(prefix as i64);
+    let found = is_patch.clone().bool_and(odd.clone());
+    let idle = is_patch.bool_not().bool_or(odd);
     let similarities = keys.clone().matmul(keys.swap_dims(1, 2));
     let all = [batch, tokens, tokens];
     let aside = found.bool_not().reshape([1, 1, tokens]).expand(all);
@@ -66,22 +64,8 @@ pub fn best_match(keys: Tensor<3>, prefix: usize) -> Option<BestMatch> {
     Some(BestMatch {
         similarity: similarity.mask_fill(idle, f32::NEG_INFINITY),
         into: into.squeeze_dim(2),
-        seeks,
+        seekers,
     })
-}
-
-impl BestMatch {
-    /// How many tokens of an image seek.
-    pub fn seekers(&self) -> usize {
-        self.seeks.iter().filter(|seeks| **seeks).count()
-    }
-}
-
-/// Which places do not seek, `[tokens]`, from arithmetic on the device.
-fn idle(seeks: &[bool], prefix: usize, device: &Device) -> Tensor<1, Bool> {
-    let places = Tensor::<1, Int>::arange(0..seeks.len() as i64, device);
-    let odd = places.clone().remainder_scalar(2).equal_elem(1);
-    places.lower_elem(prefix as i64).bool_or(odd)
 }
 
 /// The first `prefix` tokens of each image and the `count` others that score highest, the first of equals.
