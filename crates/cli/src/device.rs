@@ -343,8 +343,15 @@ impl Selected {
     /// The first that is there, the fastest backend first.
     fn fastest() -> Result<Self> {
         let named = std::env::var("BURN_DEVICE").ok();
-        let backends = Backend::built_in()
-            .filter(|backend| named.as_deref().is_none_or(|name| name == backend.name()));
+        let mut backends: Vec<Backend> = Backend::built_in()
+            .filter(|backend| named.as_deref().is_none_or(|name| name == backend.name()))
+            .collect();
+        // On NVIDIA's GPUs LibTorch is faster than CubeCL, and compiles nothing for minutes.
+        let has_torch_gpu = |backend: &Backend| {
+            let first = || backend.present().into_iter().next();
+            *backend == Backend::Tch && first().is_some_and(|first| first.gpu)
+        };
+        backends.sort_by_key(|backend| !has_torch_gpu(backend));
         let mut reasons = String::new();
         for backend in backends {
             let Some(first) = backend.present().into_iter().next() else {

@@ -71,7 +71,7 @@ pub fn caught<T>(command: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<
 }
 
 /// Of an error that only says that a device's thread is gone: what that thread said, `last`.
-fn cause(error: &TrainerError, last: &String) -> Option<TrainerError> {
+fn cause(error: &TrainerError, last: &(dyn std::any::Any + Send)) -> Option<TrainerError> {
     match error {
         TrainerError::Device { reason, checkpoint } if is_consequence(reason) => {
             Some(TrainerError::of_panic(last, checkpoint.clone()))

@@ -1,5 +1,5 @@
 use apt_vit_model::fused::computes_here;
-use apt_vit_model::host::read;
+use apt_vit_model::host::{read, upload};
 use apt_vit_model::{
     FlopsCount, LayerTrace, Needs, Observation, Placement, Reduction, TokenReducer, VitConfig,
 };
@@ -117,7 +117,9 @@ impl PruningAgentsConfig {
 /// A layer with the same values that learns on its own.
 fn copy(linear: &Linear) -> Linear {
     fn copy<const D: usize>(param: &Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let tensor = Tensor::from_data(param.val().into_data(), &param.lazy_device());
+        let values = param.val();
+        let shape = values.dims();
+        let tensor = upload(read(values), shape, &param.lazy_device());
         param.clone().transform_for_load(tensor, ParamId::new())
     }
     Linear {

@@ -45,14 +45,14 @@ impl PairAgentConfig {
                 .with_bias(bias)
                 .init(device)
         };
-        let prior = Tensor::<1>::from_data(PRIOR.as_slice(), device);
+        let prior = upload(PRIOR.to_vec(), [HINTS, 1], device);
         PairAgent {
             view: LinearConfig::new(hidden, 3 * width).init(device),
             difference: linear(width, false),
             hints: linear(HINTS, false),
             output: Param::from_tensor(Tensor::zeros([width, 1], device)),
             bias: Param::from_tensor(Tensor::zeros([1], device)),
-            prior: Param::from_tensor(prior.reshape([HINTS, 1])),
+            prior: Param::from_tensor(prior),
         }
     }
 }

@@ -64,8 +64,7 @@ impl TokenPredictorConfig {
             output: layer(width / 4, 2),
             prior: self.hints.map(|preference| {
                 let prior = preference.prior().concat();
-                let prior = Tensor::<1>::from_data(prior.as_slice(), device).reshape([HINTS, 2]);
-                Param::from_tensor(prior)
+                Param::from_tensor(upload(prior, [HINTS, 2], device))
             }),
             hints: self.hints.is_some(),
         }

@@ -1,5 +1,5 @@
 //! Decisions on the device are those of the host, and so is what becomes of the tokens.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::disallowed_methods, clippy::unwrap_used)]
 
 #[path = "../../vit-model/tests/common/mod.rs"]
 mod common;

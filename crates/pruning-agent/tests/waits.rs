@@ -1,5 +1,5 @@
 //! A pruned pass with uniform counts does not cross between host and device.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::disallowed_methods, clippy::unwrap_used)]
 
 use apt_pruning_agent::{
     AgentNetwork, Amount, KeepRate, KeptCounts, Merging, PolicyConfig, PolicyKind,

@@ -1,5 +1,5 @@
 //! The halves of a block, forwards and backwards.
-#![allow(missing_docs)]
+#![allow(clippy::disallowed_methods, missing_docs)]
 
 use apt_vit_model::{Block, BlockConfig, TokenBatch, VitError, VitPreset};
 use burn::tensor::{Device, Distribution, Tensor};

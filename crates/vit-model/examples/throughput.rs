@@ -1,5 +1,6 @@
 //! Images per second, dense and with half of the tokens dropped after a third of the blocks:
 //! `cargo run --release -p apt-vit-model --example throughput -- [preset] [batch]`.
+#![allow(clippy::disallowed_methods)]
 
 use std::time::Instant;
 

@@ -61,6 +61,7 @@ pub struct UniformMerge {
 }
 
 /// What tokens weigh in the sums that merged tokens are.
+#[allow(clippy::large_enum_variant)] // one for a block, not many
 #[derive(Clone, Debug)]
 pub enum MergeWeights {
     /// As many patches as each stands for, divided by their sum: the mean. The sums are the new sizes.

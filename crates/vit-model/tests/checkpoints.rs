@@ -1,5 +1,5 @@
 //! Weights that do not fit are refused by the tensor's name.
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, missing_docs)]
 
 use std::path::{Path, PathBuf};
 

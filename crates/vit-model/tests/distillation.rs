@@ -1,5 +1,5 @@
 //! A distillation token is never removed, and mask and drop agree beside it.
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, missing_docs)]
 
 use apt_vit_model::{
     Distillation, ExecutionMode, ImageSize, Observation, Placement, Reduction, RunSettings,

@@ -1,5 +1,5 @@
 //! Dropout in training. Alone in its file: the backend's random numbers are the process's.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::disallowed_methods, clippy::unwrap_used)]
 
 use apt_vit_model::{RunSettings, VitConfig, VitPreset};
 use burn::module::Module;

@@ -1,5 +1,5 @@
 //! What was loaded leaves again under the same names, and is loaded again as the same model.
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, missing_docs)]
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

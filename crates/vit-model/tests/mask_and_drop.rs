@@ -1,5 +1,5 @@
 //! Dropping a token gives the numbers that masking it gives, and the gradients.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::disallowed_methods, clippy::unwrap_used)]
 
 #[path = "common/mod.rs"]
 mod common;
