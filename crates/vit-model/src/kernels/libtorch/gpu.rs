@@ -101,7 +101,7 @@ pub(crate) fn merge(
     let mean = merge.is_some_and(|merge| matches!(merge.weights, MergeWeights::Sizes));
     // Sizes that neither count nor are there to be selected.
     let is_theirs = mean || counts.is_none();
-    if hidden % 4 != 0 || left > count || !is_theirs {
+    if !hidden.is_multiple_of(4) || left > count || !is_theirs {
         return None;
     }
     let removed = count - left;
@@ -228,7 +228,7 @@ pub(crate) fn add_norm(
 
 /// The program, if its norm is for such rows.
 fn norms(tokens: &Torch, hidden: usize) -> Option<std::sync::Arc<Program>> {
-    let is_theirs = hidden % 8 == 0 && hidden <= WIDEST_ROW;
+    let is_theirs = hidden.is_multiple_of(8) && hidden <= WIDEST_ROW;
     let kind = [Kind::Float, Kind::BFloat16, Kind::Half].contains(&tokens.kind());
     if is_theirs && kind {
         Program::any(tokens)
