@@ -5,8 +5,8 @@
 mod common;
 
 use apt_pruning_agent::{
-    AgentNetwork, Amount, KeepRate, KeptCounts, Merging, PolicyConfig, PolicyKind, PruningAgents,
-    PruningAgentsConfig, RankedReducer,
+    AgentNetwork, Amount, EvitReducer, KeepRate, KeptCounts, Merging, PolicyConfig, PolicyKind,
+    PruningAgents, PruningAgentsConfig, RankedReducer,
 };
 use apt_vit_model::{
     Distillation, ExecutionMode, RunSettings, TokenReducer, Vit, VitConfig, VitOutput, VitPreset,
@@ -125,6 +125,15 @@ fn heuristics_decide_alike_on_host_and_device() {
             setting.check_policy(&format!("{kind:?}"), policy, &agents);
         }
     }
+}
+
+#[test]
+fn a_single_token_that_goes_is_weighed_alike_on_host_and_device() {
+    let setting = Setting::new(None);
+    let patches = setting.config.num_patches();
+    let all_but_one = KeepRate::new((patches - 1) as f64 / patches as f64).unwrap();
+    let layers = vec![(1, all_but_one)];
+    setting.check("evit, one goes", &EvitReducer { layers });
 }
 
 #[test]

@@ -210,7 +210,8 @@ impl Tokens {
             merge,
             logits,
         } = reduction;
-        if left < self.count {
+        // A token alone that is merged may be weighed all the same.
+        if left < self.count || merge.is_some() {
             let sizes = self.sizes.take();
             (self.rows, self.sizes) = decisions::merge(&self.rows, &keep, left, merge, sizes);
             self.count = left;

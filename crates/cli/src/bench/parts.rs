@@ -121,9 +121,10 @@ impl<'a> Step<'a> {
 
     /// Stream 0, or what it would be as part of a graph.
     fn observe(&self, graph: bool) -> DensePass {
-        let (model, images) = match graph {
-            true => (self.model, self.images.clone()),
-            false => (&self.frozen, self.images.clone().inner()),
+        let (model, images) = if graph {
+            (self.model, self.images.clone())
+        } else {
+            (&self.frozen, self.images.clone().inner())
         };
         stream_0(
             &model.vit,
