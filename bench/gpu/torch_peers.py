@@ -68,16 +68,16 @@ def dense_model(name, device):
 
 
 def merge(tokens, sizes, keys, count, prefix=1):
-    """`count` tokens of each image go into the tokens most like them; those become means, weighed by sizes.
+    """`count` tokens of each image go into the tokens most similar to them; those become means, weighed by sizes.
 
     tokens [batch, n, width]; sizes [batch, n, 1]: for how many patches each stands; keys [batch, n, k]: what tells how
-    much alike two are. What stands before the patches, `prefix` tokens, never goes.
+    similar two are. What stands before the patches, `prefix` tokens, never goes.
     """
     keys = F.normalize(keys, dim=-1)
     seekers, found = keys[:, 0::2], keys[:, 1::2]
-    likeness = seekers @ found.transpose(1, 2)
-    likeness[:, : (prefix + 1) // 2] = -torch.inf
-    best, into = likeness.max(dim=-1)
+    similarity = seekers @ found.transpose(1, 2)
+    similarity[:, : (prefix + 1) // 2] = -torch.inf
+    best, into = similarity.max(dim=-1)
     order = best.argsort(dim=-1, descending=True)
     going = order[:, :count]
     # In the order of their places, so that CLS stays first.
@@ -455,8 +455,8 @@ def merge_one_by_one(tokens, sizes, keys, count):
     unit = keys / keys.norm(dim=-1, keepdim=True)
     pairs = []
     for seeker in places[2::2]:
-        likeness, into = max((float(unit[seeker] @ unit[other]), -other) for other in places[1::2])
-        pairs.append((likeness, seeker, -into))
+        similarity, into = max((float(unit[seeker] @ unit[other]), -other) for other in places[1::2])
+        pairs.append((similarity, seeker, -into))
     pairs.sort(reverse=True)
     sums = {place: tokens[place] * sizes[place] for place in places}
     totals = {place: float(sizes[place]) for place in places}

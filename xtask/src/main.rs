@@ -31,7 +31,7 @@ Every other command is one of the program's: it is built, and gets the command w
   cargo xtask train                              the quick start
   cargo xtask train --help                       what it takes
   cargo xtask bench --backend flex,cuda          with other backends than flex built in
-`--backend` takes flex, wgpu, tch, cuda and remote, or several with commas; `serve` has remote anyway.";
+`--backend` takes flex, wgpu, tch, cuda and remote, or several with commas; `lend` has remote anyway.";
 
 #[derive(Debug, Subcommand)]
 enum Task {
@@ -106,7 +106,7 @@ fn aptvit(mut args: Vec<OsString>) -> Result<ExitCode> {
 }
 
 /// What is built in: what `--backend` says, which goes out of `args` (the command and its
-/// arguments), and for `serve` what lends devices.
+/// arguments), and for `lend` what lends devices.
 fn take_backends(args: &mut Vec<OsString>) -> Result<String> {
     let mut backends = "flex".to_string();
     if let Some(index) = args.iter().position(|arg| arg == "--backend") {
@@ -116,8 +116,8 @@ fn take_backends(args: &mut Vec<OsString>) -> Result<String> {
         backends = args.remove(index + 1).to_string_lossy().into_owned();
         args.remove(index);
     }
-    let serves = args.first().is_some_and(|command| command == "serve");
-    if serves && !backends.split(',').any(|feature| feature == "remote") {
+    let lends = args.first().is_some_and(|command| command == "lend");
+    if lends && !backends.split(',').any(|feature| feature == "remote") {
         backends += ",remote";
     }
     Ok(backends)
@@ -187,9 +187,10 @@ fn test(backend: &str, rest: &[String]) -> Result<ExitCode> {
     println!("\n{passed} passed, {failed} failed, {skipped} skipped");
     // Where nothing ran, something is wrong, unless it was only to be built.
     let enough = passed > 0 || rest.iter().any(|arg| arg == "--no-run");
-    Ok(match success && failed == 0 && enough {
-        true => ExitCode::SUCCESS,
-        false => ExitCode::FAILURE,
+    Ok(if success && failed == 0 && enough {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
     })
 }
 
@@ -230,8 +231,8 @@ mod tests {
     #[test]
     fn only_serve_adds_the_remote_feature_and_only_once() {
         let of = |args: &[&str]| take_backends(&mut args.iter().map(Into::into).collect()).unwrap();
-        assert_eq!(of(&["serve"]), "flex,remote");
-        assert_eq!(of(&["serve", "--backend", "cuda,remote"]), "cuda,remote");
+        assert_eq!(of(&["lend"]), "flex,remote");
+        assert_eq!(of(&["lend", "--backend", "cuda,remote"]), "cuda,remote");
         assert_eq!(of(&["train"]), "flex");
     }
 

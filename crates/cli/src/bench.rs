@@ -1,8 +1,10 @@
 //! `aptvit bench`
 
+mod args;
 mod clock;
 mod data;
 mod inference;
+mod output;
 mod parts;
 mod policies;
 mod steps;
@@ -10,13 +12,11 @@ mod subject;
 mod training;
 
 use anyhow::{Result, bail};
-use indicatif::ProgressBar;
-use serde::Serialize;
 
-use self::clock::Effort;
+pub use self::args::Bench;
+use self::args::Benched;
 use crate::End;
-use crate::args::{Bench, Benched, Global};
-use crate::eval::progress_bar;
+use crate::global::Global;
 
 pub fn run(args: &Bench, global: &Global) -> Result<End> {
     check(args)?;
@@ -48,36 +48,4 @@ fn check(args: &Bench) -> Result<()> {
         }
     }
     Ok(())
-}
-
-impl Bench {
-    /// Images of a batch.
-    fn batches(&self, default: usize) -> Vec<usize> {
-        if self.batch.is_empty() {
-            vec![default]
-        } else {
-            self.batch.clone()
-        }
-    }
-
-    fn effort(&self) -> Effort {
-        Effort {
-            warmup: self.warmup,
-            repeats: self.repeats,
-            time: self.seconds.unwrap_or_default(),
-        }
-    }
-}
-
-/// One JSON object a line.
-fn print_lines<T: Serialize>(rows: &[T]) {
-    for row in rows {
-        println!("{}", serde_json::json!(row));
-    }
-}
-
-/// For so many cases in all, each of which takes the rounds that the effort says.
-fn bench_bar(effort: &Effort, cases: usize) -> ProgressBar {
-    let rounds = effort.warmup + effort.repeats;
-    progress_bar((rounds * cases) as u64, "passes")
 }

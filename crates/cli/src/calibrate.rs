@@ -1,52 +1,96 @@
 //! `aptvit calibrate`
 
+use std::path::PathBuf;
+
 use anyhow::{Result, bail};
 use apt_data::Progress;
-use apt_pruning_agent::Amount;
-use apt_rl_trainer::{Budget, EvaluationSettings, calibrate, held_out_images};
+use apt_inference::{Budget, Model, OpenOptions};
+use apt_pruning_agent::Selection;
+use apt_rl_trainer::{EvaluationSettings, RunFolder, calibrate, held_out_images};
+use clap::Parser;
 use indicatif::ProgressBar;
 use serde_json::json;
 
-use crate::args::{Calibrate, Global};
-use crate::eval::in_words;
+use crate::global::Global;
+use crate::model_args::Which;
+use crate::selection::in_words;
 use crate::table::{percent, table};
-use crate::{End, device, open_run};
+use crate::values::{at_least_one, share};
+use crate::{End, device};
+
+const EXAMPLES: &str = "\
+Examples:
+  aptvit calibrate --run runs/mine --flops 0.7,0.5
+  aptvit eval --run runs/mine --flops 0.5
+  aptvit infer --run runs/mine --flops 0.5 cat.jpg
+
+Nothing is trained: least scores are fitted on the training images that the run held out, and kept in
+its budgets.json. A policy that counts tokens (all without agents, and those with policy.adaptive = false) needs
+none: its --flops works at once.";
+
+#[derive(Debug, Parser)]
+#[command(after_help = EXAMPLES)]
+pub struct Calibrate {
+    /// The run's folder
+    #[arg(long, value_name = "DIR")]
+    pub run: PathBuf,
+    /// Shares of the dense model's FLOPs, the policy's own included
+    #[arg(long, required = true, value_name = "SHARE,..", value_delimiter = ',', value_parser = share)]
+    pub flops: Vec<f64>,
+    /// Which checkpoint
+    #[arg(long, value_enum, default_value_t)]
+    pub checkpoint: Which,
+    /// Data file or folder [default: the run's]
+    #[arg(long, value_name = "PATH")]
+    pub data: Option<PathBuf>,
+    /// Use only the first so many held-out images
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    pub limit: Option<usize>,
+}
 
 pub fn run(args: &Calibrate, global: &Global) -> Result<End> {
     let device = device::open();
-    let run = open_run(&args.run, global)?;
-    let checkpoint = run.checkpoint(args.checkpoint.into())?;
-    let model = run.load_model(&checkpoint, &device)?.prepack();
-    let images = held_out_images(&run, args.data.as_deref(), Progress::Bar)?;
-    let limit = args.limit.unwrap_or(images.len());
-    let images = images.take(limit);
-    if model.counts_tokens() {
+    let run = RunFolder::open(&args.run)?;
+    let options = OpenOptions {
+        checkpoint: args.checkpoint.into(),
+        precision: global.dtype,
+    };
+    let model = Model::open_with(&args.run, options, &device)?;
+    if model.pruning().counts_tokens() {
         bail!(
-            "{}: its policy keeps a number of tokens that is counted, not fitted; any --target-flops works at once",
+            "{}: its policy keeps a number of tokens that is counted, not fitted; any --flops works at once",
             args.run.display()
         );
     }
-    let kind = match run.config.budget.flops.is_empty() {
-        true => Amount::Threshold {
-            threshold: run.description.threshold,
-        },
-        false => Amount::Scores { scores: Vec::new() },
+    let images = held_out_images(&run, args.data.as_deref(), Progress::Bar)?;
+    let images = images.take(args.limit.unwrap_or(images.len()));
+    let kind = if run.config.flops.is_empty() {
+        run.config.policy.policy.without_budget()
+    } else {
+        Selection::All
     };
     let settings = EvaluationSettings::of(&run, kind);
     let mut budgets: Vec<Budget> = Vec::new();
-    for &target in &args.target_flops {
+    for &target in &args.flops {
         let bar = ProgressBar::new_spinner();
-        let found = calibrate(&model, &images, target, &settings, &device, |share| {
-            bar.set_message(format!(
-                "looking for {} of the FLOPs: {}",
-                percent(target),
-                percent(share)
-            ));
-            bar.tick();
-        });
+        let found = calibrate(
+            model.pruning(),
+            &images,
+            target,
+            &settings,
+            &device,
+            |share| {
+                bar.set_message(format!(
+                    "looking for {} of the FLOPs: {}",
+                    percent(target),
+                    percent(share)
+                ));
+                bar.tick();
+            },
+        );
         bar.finish_and_clear();
         let budget = Budget {
-            checkpoint: checkpoint.folder_name(),
+            checkpoint: model.checkpoint().to_string(),
             ..found?
         };
         run.save_budget(budget.clone())?;
@@ -60,7 +104,7 @@ pub fn run(args: &Calibrate, global: &Global) -> Result<End> {
     for budget in &budgets {
         rows.add_row([
             percent(budget.target_flops),
-            in_words(&budget.amount),
+            in_words(&budget.selection),
             percent(budget.flops_share),
             percent(budget.accuracy),
         ]);
@@ -69,12 +113,12 @@ pub fn run(args: &Calibrate, global: &Global) -> Result<End> {
     println!(
         "on {} images held out from training, checkpoint of {}",
         images.len(),
-        checkpoint.folder_name()
+        model.checkpoint()
     );
     println!(
-        "use it: aptvit eval --run {} --target-flops {}",
+        "use it: aptvit eval --run {} --flops {}",
         args.run.display(),
-        args.target_flops[0]
+        args.flops[0]
     );
     Ok(End::Done)
 }

@@ -1,252 +1,19 @@
 //! Which device computes: what was built in, what is there, what was asked for.
 
+mod backend;
+mod choice;
 #[cfg(feature = "cuda")]
 mod libdevice;
 #[cfg(any(feature = "cuda", feature = "tch"))]
 mod nvidia;
 
-use std::fmt;
-use std::str::FromStr;
 use std::sync::OnceLock;
 
 use anyhow::{Context, Result, bail};
 use burn::tensor::Device;
 
-/// A backend by its cargo feature's name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Backend {
-    Cuda,
-    Wgpu,
-    Tch,
-    Flex,
-}
-
-impl Backend {
-    /// Every backend, the fastest first.
-    const ALL: [Self; 4] = [Self::Cuda, Self::Tch, Self::Wgpu, Self::Flex];
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Cuda => "cuda",
-            Self::Wgpu => "wgpu",
-            Self::Tch => "tch",
-            Self::Flex => "flex",
-        }
-    }
-
-    pub fn is_built_in(self) -> bool {
-        match self {
-            Self::Cuda => cfg!(feature = "cuda"),
-            Self::Wgpu => cfg!(feature = "wgpu"),
-            Self::Tch => cfg!(feature = "tch"),
-            Self::Flex => cfg!(feature = "flex"),
-        }
-    }
-
-    pub fn built_in() -> impl Iterator<Item = Self> {
-        Self::ALL
-            .into_iter()
-            .filter(|backend| backend.is_built_in())
-    }
-
-    /// Its devices that are present, as `--device` takes them.
-    pub fn present(self) -> Vec<Selected> {
-        let numbered = |count: usize| (0..count).map(move |index| (false, index));
-        let found: Vec<(bool, usize)> = match self {
-            #[cfg(feature = "cuda")]
-            Self::Cuda => numbered(count(burn::tensor::DeviceType::Cuda)).collect(),
-            #[cfg(feature = "wgpu")]
-            Self::Wgpu if crate::vulkan::problem().is_some() => Vec::new(),
-            #[cfg(feature = "wgpu")]
-            Self::Wgpu => numbered(count(burn::tensor::DeviceType::Wgpu)).collect(),
-            #[cfg(feature = "tch")]
-            Self::Tch => {
-                // Burn lists its GPUs alone.
-                let gpus = count(burn::tensor::DeviceType::LibTorch);
-                let gpus = (0..gpus).map(|index| (true, index));
-                gpus.chain([(false, 0)]).collect()
-            }
-            backend if backend.is_built_in() => numbered(1).collect(),
-            _ => Vec::new(),
-        };
-        let selected = |(gpu, index)| Selected {
-            backend: self,
-            gpu,
-            index,
-        };
-        found.into_iter().map(selected).collect()
-    }
-
-    /// Why it finds no device or, for LibTorch, no GPU; and what to do.
-    fn why_none(self) -> Option<String> {
-        #[cfg(feature = "cuda")]
-        if self == Self::Cuda {
-            let driver = nvidia::Driver::ask();
-            return driver.problem().or_else(|| driver.too_old());
-        }
-        #[cfg(feature = "wgpu")]
-        if self == Self::Wgpu {
-            return crate::vulkan::problem();
-        }
-        #[cfg(feature = "tch")]
-        if self == Self::Tch {
-            return Some(why_no_gpu_for_libtorch(&nvidia::Driver::ask(), has_cuda()));
-        }
-        None
-    }
-}
-
-/// Is LibTorch's part for CUDA in this program?
-#[cfg(feature = "tch")]
-fn has_cuda() -> bool {
-    // Elsewhere than on Linux, its absence is not seen.
-    let loaded = std::fs::read_to_string("/proc/self/maps");
-    loaded.map_or(true, |files| files.contains("libtorch_cuda"))
-}
-
-#[cfg(feature = "tch")]
-fn why_no_gpu_for_libtorch(driver: &nvidia::Driver, has_cuda: bool) -> String {
-    if !has_cuda {
-        return "this LibTorch computes on the CPU alone: install torch with CUDA, and build again"
-            .to_string();
-    }
-    let driver_is_fine = match driver {
-        nvidia::Driver::Ready { version, .. } => format!(
-            "NVIDIA's driver has a GPU and knows CUDA {}, but LibTorch does not take it: it may be made \
-             for a newer CUDA, which a newer driver knows; torch.cuda.is_available() in Python says more",
-            nvidia::dotted(*version)
-        ),
-        _ => String::new(),
-    };
-    driver.problem().unwrap_or(driver_is_fine)
-}
-
-/// How many devices a backend finds. One that finds no driver panics.
-#[cfg(any(feature = "cuda", feature = "wgpu", feature = "tch"))]
-fn count(kind: burn::tensor::DeviceType) -> usize {
-    use std::panic::AssertUnwindSafe;
-
-    let report = std::panic::take_hook();
-    std::panic::set_hook(Box::new(|_| ()));
-    let found = std::panic::catch_unwind(AssertUnwindSafe(|| {
-        Device::enumerate(kind).into_vec().len()
-    }));
-    std::panic::set_hook(report);
-    found.unwrap_or(0)
-}
-
-/// What `--device` says.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum DeviceChoice {
-    /// The fastest that is there.
-    #[default]
-    Auto,
-    /// These, in this order.
-    Of(Vec<Wanted>),
-}
-
-/// A device that was asked for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Wanted {
-    /// Of this machine.
-    Local(Selected),
-    /// What another process, maybe on another machine, serves.
-    Remote(RemoteDevice),
-}
-
-/// One device of this machine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Selected {
-    pub backend: Backend,
-    /// With LibTorch: a GPU, not the CPU.
-    pub gpu: bool,
-    pub index: usize,
-}
-
-/// One of the devices that `aptvit serve` serves somewhere.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RemoteDevice {
-    /// `HOST:PORT`
-    pub address: String,
-    pub index: usize,
-}
-
-impl fmt::Display for Selected {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let index = match self.index {
-            0 => String::new(),
-            index => format!(":{index}"),
-        };
-        let gpu = if self.gpu { ":cuda" } else { "" };
-        write!(f, "{}{gpu}{index}", self.backend.name())
-    }
-}
-
-impl fmt::Display for Wanted {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Local(selected) => selected.fmt(f),
-            Self::Remote(RemoteDevice { address, index: 0 }) => write!(f, "remote:{address}"),
-            Self::Remote(RemoteDevice { address, index }) => write!(f, "remote:{address}/{index}"),
-        }
-    }
-}
-
-impl FromStr for DeviceChoice {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "auto" => Ok(Self::Auto),
-            text => text
-                .split(',')
-                .map(str::parse)
-                .collect::<Result<_, _>>()
-                .map(Self::Of),
-        }
-    }
-}
-
-impl FromStr for Wanted {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || {
-            "expected auto, flex, wgpu, wgpu:N, tch, tch:cuda, tch:cuda:N, cuda, cuda:N or \
-             remote:HOST:PORT, or several with commas"
-                .to_string()
-        };
-        if let Some(place) = text.strip_prefix("remote:") {
-            let (address, index) = place.split_once('/').unwrap_or((place, "0"));
-            let port = address
-                .rsplit_once(':')
-                .map(|(host, port)| (host, port.parse::<u16>()));
-            if !matches!(port, Some((host, Ok(_))) if !host.is_empty()) {
-                return Err(wrong());
-            }
-            return Ok(Self::Remote(RemoteDevice {
-                address: address.to_string(),
-                index: index.parse().map_err(|_| wrong())?,
-            }));
-        }
-        let (backend, gpu, index) = match text.split(':').collect::<Vec<_>>().as_slice() {
-            ["flex"] => (Backend::Flex, false, "0"),
-            ["wgpu"] => (Backend::Wgpu, false, "0"),
-            ["wgpu", index] => (Backend::Wgpu, false, *index),
-            ["tch"] => (Backend::Tch, false, "0"),
-            ["tch", "cuda"] => (Backend::Tch, true, "0"),
-            ["tch", "cuda", index] => (Backend::Tch, true, *index),
-            ["cuda"] => (Backend::Cuda, false, "0"),
-            ["cuda", index] => (Backend::Cuda, false, *index),
-            _ => return Err(wrong()),
-        };
-        Ok(Self::Local(Selected {
-            backend,
-            gpu,
-            index: index.parse().map_err(|_| wrong())?,
-        }))
-    }
-}
+pub use self::backend::{Backend, Selected};
+pub use self::choice::{DeviceChoice, RemoteDevice, Wanted};
 
 impl DeviceChoice {
     /// The devices of this machine and those of others, if they are built in and there. The first
@@ -320,13 +87,13 @@ impl RemoteDevice {
         use burn::tensor::remote::RemoteHost;
 
         let mut host = RemoteHost::websocket(&format!("ws://{}", self.address));
-        if let Some(token) = crate::serve::token() {
+        if let Some(token) = crate::token::token() {
             host = host.with_credential(token);
         }
         let options = Device::remote_options(&host).device_index(self.index);
         options.init().with_context(|| {
             format!(
-                "--device {}: cannot connect; is `aptvit serve` running there, built from the same \
+                "--device {}: cannot connect; is `aptvit lend` running there, built from the same \
                  version?",
                 Wanted::Remote(self.clone())
             )
@@ -461,7 +228,7 @@ static CHOSEN: OnceLock<Chosen> = OnceLock::new();
 pub fn choose(choice: &DeviceChoice, may_be_several: bool) -> Result<()> {
     let chosen = choice.select()?;
     if !chosen.others.is_empty() && !may_be_several {
-        bail!("--device: only `train` and `serve` take several devices");
+        bail!("--device: only `train` and `lend` take several devices");
     }
     // What Burn makes without being told where, as a resumed optimiser's state, has to be on the
     // same backend.
@@ -508,48 +275,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn devices_are_written_as_they_are_read() {
-        for text in [
-            "flex",
-            "wgpu",
-            "wgpu:2",
-            "tch",
-            "tch:cuda",
-            "tch:cuda:1",
-            "cuda",
-            "cuda:3",
-            "remote:gpu-7:3000",
-            "remote:10.0.0.2:3000/1",
-            "cuda,cuda:1,remote:[::1]:3000",
-        ] {
-            match text.parse() {
-                Ok(DeviceChoice::Of(wanted)) => {
-                    let written: Vec<String> = wanted.iter().map(ToString::to_string).collect();
-                    assert_eq!(written.join(","), text);
-                }
-                other => panic!("{text}: {other:?}"),
-            }
-        }
-        assert_eq!("auto".parse(), Ok(DeviceChoice::Auto));
-        for text in [
-            "gpu",
-            "wgpu:x",
-            "tch:1",
-            "cuda:0:1",
-            "",
-            "flex,",
-            "remote:",
-            "remote:host",
-            "remote::3000",
-            "remote:host:x",
-            "remote:host:3000/x",
-            "auto,flex",
-        ] {
-            assert!(text.parse::<DeviceChoice>().is_err(), "{text}");
-        }
-    }
-
-    #[test]
     fn what_is_not_built_in_names_the_command_that_builds_it() {
         let mut missing: Vec<(String, &str)> = Backend::ALL
             .into_iter()
@@ -566,21 +291,6 @@ mod tests {
             let command = format!("cargo xtask train --backend {feature}");
             assert!(message.contains(&command), "{message}");
         }
-    }
-
-    #[cfg(feature = "tch")]
-    #[test]
-    fn a_gpu_that_libtorch_does_not_take_is_explained() {
-        use nvidia::Driver;
-
-        let version = 12_040;
-        let ready = Driver::Ready { gpus: 1, version };
-        let cpu_only = why_no_gpu_for_libtorch(&ready, false);
-        assert!(cpu_only.contains("install torch with CUDA"), "{cpu_only}");
-        let no_driver = why_no_gpu_for_libtorch(&Driver::Missing, true);
-        assert!(no_driver.contains("driver is not installed"), "{no_driver}");
-        let too_old = why_no_gpu_for_libtorch(&ready, true);
-        assert!(too_old.contains("CUDA 12.4"), "{too_old}");
     }
 
     #[test]

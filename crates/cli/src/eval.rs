@@ -1,100 +1,173 @@
 //! `aptvit eval`
 
-use std::io::IsTerminal;
+use std::collections::BTreeSet;
+use std::path::PathBuf;
 
-use anyhow::{Result, bail};
-use apt_data::Progress;
-use apt_pruning_agent::{Amount, PolicyKind};
-use apt_rl_trainer::{Evaluation, EvaluationSettings, PruningVit, RunFolder, evaluate};
+use anyhow::{Context, Result, bail};
+use apt_data::{CifarLabels, DataSource, ImageDataset, Progress};
+use apt_inference::ModelSource;
+use apt_rl_trainer::{Evaluation, EvaluationSettings, RunFolder, evaluate};
 use apt_vit_model::ExecutionMode;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use clap::{Parser, ValueEnum};
 use serde_json::{Value, json};
 
-use crate::args::{Eval, Global};
+use crate::global::Global;
+use crate::model_args::ModelArgs;
+use crate::progress_bar::progress_bar;
+use crate::selection::in_words;
 use crate::table::{count, percent, table};
-use crate::{End, device, open_run};
+use crate::values::at_least_one;
+use crate::{End, device};
+
+/// Images of a forward pass, where no run says it.
+const BATCH: usize = 64;
+
+const EXAMPLES: &str = "\
+Examples:
+  aptvit eval --run runs/mine
+  aptvit eval --run runs/mine --mode drop --json
+  aptvit eval --run runs/mine --flops 0.5
+  aptvit eval --run runs/apt --threshold 0.4               the published agents have a threshold
+  aptvit eval --run exported --data pets/                  an exported folder, on your own images
+  aptvit eval --run deit.safetensors --policy tome --flops 0.6 --data imagenet/val";
+
+#[derive(Debug, Parser)]
+#[command(after_help = EXAMPLES)]
+pub struct Eval {
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// What happens to removed tokens [default: dense and drop, in turn]
+    #[arg(long, value_enum)]
+    pub mode: Option<Mode>,
+    /// Data file or folder: its test split, else its validation split, else all of it; classes are compared by name
+    /// [default: the run's]
+    #[arg(long, value_name = "PATH")]
+    pub data: Option<PathBuf>,
+    /// Images of a forward pass [default: the run's]
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    pub batch_size: Option<usize>,
+    /// Measure only the first so many test images
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    pub limit: Option<usize>,
+}
+
+/// What happens to removed tokens.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Mode {
+    /// Nothing is removed
+    Dense,
+    /// They stay, but nothing attends to them
+    Mask,
+    /// They leave the tensor
+    Drop,
+}
+
+impl From<Mode> for ExecutionMode {
+    fn from(mode: Mode) -> Self {
+        match mode {
+            Mode::Dense => Self::Dense,
+            Mode::Mask => Self::Mask,
+            Mode::Drop => Self::Drop,
+        }
+    }
+}
 
 pub fn run(args: &Eval, global: &Global) -> Result<End> {
     let device = device::open();
-    let run = open_run(&args.run, global)?;
-    let checkpoint = run.checkpoint(args.checkpoint.into())?;
-    let model = run.load_model(&checkpoint, &device)?.prepack();
-    let data = args.data.as_deref().or(run.description.data.as_deref());
-    let test = run.config.data.load(data, Progress::Bar)?.test;
-    let limit = args
-        .limit
-        .or(run.config.input.test_images)
-        .unwrap_or(test.len());
-    let test = test.take(limit);
+    let model = args.model.open(global)?;
+    let path = &args.model.run;
+    let run = match model.source() {
+        ModelSource::Run => Some(RunFolder::open(path)?),
+        ModelSource::Export | ModelSource::Weights => None,
+    };
+    // CIFAR-100 has labels of two kinds; a model of 20 classes knows the coarse ones.
+    let labels = if model.class_names().len() == 20 {
+        CifarLabels::Coarse
+    } else {
+        CifarLabels::Fine
+    };
+    let (test, from) = test_images(args, run.as_ref(), labels)?;
+    let test = test
+        .with_classes(&args.model.class_names(&model)?)
+        .with_context(|| from.clone())?;
     let modes = match args.mode {
         Some(mode) => vec![mode.into()],
         None => vec![ExecutionMode::Dense, ExecutionMode::Drop],
     };
-    let name = checkpoint.folder_name();
-    let amount = amount(&run, &model, args.threshold, args.target_flops, &name)?;
-    let mut settings = EvaluationSettings::of(&run, amount);
-    settings.batch_size = args.batch_size.unwrap_or(settings.batch_size);
+    let usual = run
+        .as_ref()
+        .map_or(BATCH, |run| run.config.train.eval_batch_size);
+    let batch_size = args.batch_size.unwrap_or(usual);
+    let settings = EvaluationSettings::for_model(&model, model.selection().clone(), batch_size);
     let bar = progress_bar(test.len() as u64, "images");
     let done = |images: usize| bar.set_position(images as u64);
-    let evaluations = evaluate(&model, &test, &modes, &settings, &device, done)?;
+    let evaluations = evaluate(model.pruning(), &test, &modes, &settings, &device, done)?;
     bar.finish_and_clear();
 
     if global.json {
         let mut result = json!({
-            "run": args.run,
-            "checkpoint": name,
+            "run": path,
+            "checkpoint": model.checkpoint(),
+            "policy": model.description().policy.name(),
             "batch_size": settings.batch_size,
+            "data": from,
+            "images": test.len(),
             "evaluations": evaluations,
         });
         // "threshold", "scores" or "kept".
-        if let (Some(fields), Value::Object(amount)) =
-            (result.as_object_mut(), json!(settings.amount))
-        {
-            fields.extend(amount);
+        if let (Some(fields), Ok(Value::Object(selection))) = (
+            result.as_object_mut(),
+            serde_json::to_value(&settings.selection),
+        ) {
+            fields.extend(selection);
         }
         println!("{result}");
     } else {
+        let checkpoint = match model.checkpoint() {
+            "" => String::new(),
+            name => format!(", checkpoint of {name}"),
+        };
+        let policy = model.description().policy.name();
+        let removed = in_words(&settings.selection);
+        println!("{}{checkpoint}, {policy}, {removed}", path.display());
         println!(
-            "{}, checkpoint of {name}, {}",
-            args.run.display(),
-            in_words(&settings.amount)
+            "{} images of {} of its {} classes, from {from}",
+            test.len(),
+            shown_classes(&test),
+            test.num_classes()
         );
         print(&evaluations);
     }
     Ok(End::Done)
 }
 
-/// How much is removed: what was asked for, or the run's own.
-pub fn amount(
-    run: &RunFolder,
-    model: &PruningVit,
-    threshold: Option<f64>,
-    target_flops: Option<f64>,
-    checkpoint: &str,
-) -> Result<Amount> {
-    match threshold {
-        Some(_) if model.policy().kind != PolicyKind::Agents => {
-            bail!("--threshold: this run's policy has none; use --target-flops")
+/// The test images of the run, or what the user gives, and where they are.
+fn test_images(
+    args: &Eval,
+    run: Option<&RunFolder>,
+    labels: CifarLabels,
+) -> Result<(ImageDataset, String)> {
+    let (test, from) = match (run, &args.data) {
+        (_, Some(data)) => DataSource::load_to_measure(data, labels, Progress::Bar)?,
+        (Some(run), None) => {
+            let data = run.description().data.as_deref();
+            let test = run.config.data.load(data, Progress::Bar)?.test;
+            let limit = run.config.input.test_images.unwrap_or(test.len());
+            let from = data.map_or("the run's data".into(), |data| data.display().to_string());
+            (test.take(limit), format!("{from}, its test images"))
         }
-        Some(threshold) => Ok(Amount::Threshold { threshold }),
-        None => Ok(run.amount(model, target_flops, checkpoint)?),
-    }
+        (None, None) => {
+            bail!("--data: only a run knows which images to measure on; say where they are")
+        }
+    };
+    let limit = args.limit.unwrap_or(test.len());
+    Ok((test.take(limit), from))
 }
 
-/// How much is removed, for people.
-pub fn in_words(amount: &Amount) -> String {
-    let list = |numbers: &[String]| numbers.join(" / ");
-    match amount {
-        Amount::Threshold { threshold } => format!("threshold {threshold:.4}"),
-        Amount::Scores { scores } => {
-            let scores: Vec<String> = scores.iter().map(|score| format!("{score:.3}")).collect();
-            format!("least scores {}", list(&scores))
-        }
-        Amount::Kept { kept } | Amount::KeptOfBatch { kept } => {
-            let kept: Vec<String> = kept.iter().map(usize::to_string).collect();
-            format!("patches kept {}", list(&kept))
-        }
-    }
+/// How many of the classes have an image.
+fn shown_classes(images: &ImageDataset) -> usize {
+    let labels: BTreeSet<usize> = (0..images.len()).map(|image| images.label(image)).collect();
+    labels.len()
 }
 
 fn print(evaluations: &[Evaluation]) {
@@ -134,7 +207,8 @@ fn print(evaluations: &[Evaluation]) {
     let mut header = vec!["class", "images"];
     header.extend(evaluations.iter().map(|evaluation| evaluation.mode));
     let mut rows = table(&header);
-    for (index, class) in evaluations[0].per_class.iter().enumerate() {
+    let classes = evaluations[0].per_class.iter().enumerate();
+    for (index, class) in classes.filter(|(_, class)| class.images > 0) {
         let mut row = vec![class.class.clone(), class.images.to_string()];
         let accuracies = evaluations
             .iter()
@@ -143,18 +217,4 @@ fn print(evaluations: &[Evaluation]) {
         rows.add_row(row);
     }
     println!("{rows}");
-}
-
-/// A bar with an estimate on stderr; hidden where that is no terminal.
-pub fn progress_bar(total: u64, unit: &str) -> ProgressBar {
-    let bar = ProgressBar::new(total);
-    if !std::io::stderr().is_terminal() {
-        bar.set_draw_target(ProgressDrawTarget::hidden());
-    }
-    if let Ok(style) =
-        ProgressStyle::with_template(&format!("{{bar:40}} {{pos}}/{{len}} {unit}, left {{eta}}"))
-    {
-        bar.set_style(style);
-    }
-    bar
 }

@@ -1,29 +1,81 @@
 //! `aptvit export`
 
+use std::path::PathBuf;
+
 use anyhow::Result;
-use apt_rl_trainer::export_model;
+use apt_inference::{Budgets, Description, Export as Exported, Run, export_model};
+use apt_vit_model::ExportNaming;
+use clap::{Parser, ValueEnum};
 use serde_json::json;
 
-use crate::args::{Export, Global};
-use crate::{End, device, open_run};
+use crate::global::Global;
+use crate::model_args::Which;
+use crate::{End, device};
+
+const EXAMPLES: &str = "\
+Examples:
+  aptvit export --run runs/mine --out exported
+  aptvit export --run runs/mine --out exported --naming hugging-face
+
+The folder has `model.safetensors` and `config.json` for the other framework, and `aptvit.json` and
+`policy.safetensors` beside them, so that `aptvit infer` and `eval` run it pruned again.";
+
+#[derive(Debug, Parser)]
+#[command(after_help = EXAMPLES)]
+pub struct Export {
+    /// The run's folder
+    #[arg(long, value_name = "DIR")]
+    pub run: PathBuf,
+    /// The folder to write into
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Whose names the tensors get
+    #[arg(long, value_enum, default_value_t)]
+    pub naming: Names,
+    /// Which checkpoint
+    #[arg(long, value_enum, default_value_t)]
+    pub checkpoint: Which,
+}
+
+/// Whose names an exported model gets.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub enum Names {
+    /// timm's VisionTransformer
+    #[default]
+    Timm,
+    /// transformers' ViT, DeiT or, with LayerScale, DINOv2
+    HuggingFace,
+}
+
+impl From<Names> for ExportNaming {
+    fn from(names: Names) -> Self {
+        match names {
+            Names::Timm => Self::Timm,
+            Names::HuggingFace => Self::HuggingFace,
+        }
+    }
+}
 
 pub fn run(args: &Export, global: &Global) -> Result<End> {
-    let run = open_run(&args.run, global)?;
-    let checkpoint = run.checkpoint(args.checkpoint.into())?;
+    let run = Run::open(&args.run)?;
+    let checkpoint = run.checkpoints().choose(args.checkpoint.into())?;
     let model = run.load_model(&checkpoint, &device::open())?;
-    export_model(&model, &run.description, args.naming.into(), &args.out)?;
-    let checkpoint = checkpoint.folder_name();
+    let name = checkpoint.name();
+    let exported = Exported {
+        // Where the data was is nobody else's business.
+        description: Description {
+            data: None,
+            ..run.description.clone()
+        },
+        budgets: Budgets::read(run.path())?.of(&name),
+        checkpoint: name.clone(),
+    };
+    export_model(&model, &exported, args.naming.into(), &args.out)?;
     if global.json {
-        println!(
-            "{}",
-            json!({ "folder": args.out, "checkpoint": checkpoint })
-        );
+        println!("{}", json!({ "folder": args.out, "checkpoint": name }));
     } else {
-        println!(
-            "{checkpoint} of {} is in {}",
-            args.run.display(),
-            args.out.display()
-        );
+        let (run, out) = (args.run.display(), args.out.display());
+        println!("{name} of {run} is in {out}");
     }
     Ok(End::Done)
 }

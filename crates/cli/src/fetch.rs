@@ -6,11 +6,12 @@ use anyhow::{Result, bail};
 use apt_data::{Checksum, CifarLabels, DataSource, Progress, cache_folder, download};
 use apt_rl_trainer::fetch_checkpoint;
 use apt_vit_model::{KNOWN_CHECKPOINTS, KnownCheckpoint};
+use clap::Parser;
 use comfy_table::CellAlignment;
 use serde_json::json;
 
 use crate::End;
-use crate::args::{Fetch, Global};
+use crate::global::Global;
 use crate::table::table;
 
 /// Name, what it is, publisher, licence, megabytes.
@@ -30,6 +31,25 @@ const DATA_SETS: [(&str, &str, &str, &str, u32); 2] = [
         169,
     ),
 ];
+
+const EXAMPLES: &str = "\
+Examples:
+  aptvit fetch                  what there is, with sizes and licences
+  aptvit fetch cifar10
+  aptvit fetch vit-b16-in21k
+  aptvit fetch https://example.org/model.safetensors
+
+A broken transfer goes on where it stopped. Where no checksum is published, that of the first
+download is recorded beside the file and holds from then on. APT_CACHE names another cache folder,
+HF_ENDPOINT a mirror of Hugging Face, HTTPS_PROXY a proxy.";
+
+#[derive(Debug, Parser)]
+#[command(after_help = EXAMPLES)]
+pub struct Fetch {
+    /// A name from the list, or an address of a weights file [default: print the list]
+    #[arg(value_name = "NAME|URL")]
+    pub what: Option<String>,
+}
 
 pub fn run(args: &Fetch, global: &Global) -> Result<End> {
     let Some(what) = &args.what else {

@@ -3,32 +3,48 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use apt_data::{RgbImage, eval_image};
-use apt_vit_model::ExecutionMode;
-use burn::tensor::activation::softmax;
-use burn::tensor::{Tensor, TensorData};
+use apt_data::RgbImage;
+use apt_inference::Answer;
+use clap::Parser;
 use serde_json::json;
 
-use crate::args::{Global, Infer};
-use crate::eval::{amount, progress_bar};
+use crate::End;
+use crate::global::Global;
+use crate::model_args::ModelArgs;
 use crate::picture;
+use crate::progress_bar::progress_bar;
 use crate::table::percent;
-use crate::{End, device, open_run};
+use crate::values::at_least_one;
 
 /// Images of a forward pass.
 const BATCH: usize = 16;
 
+const EXAMPLES: &str = "\
+Examples:
+  aptvit infer --run runs/mine cat.jpg dog.png
+  aptvit infer --run runs/mine photos/ --visualize pictures/ --top 3
+  aptvit infer --run exported --flops 0.5 cat.jpg
+  aptvit infer --run deit.safetensors --flops 0.6 photos/    published weights, merging by ToMe";
+
+#[derive(Debug, Parser)]
+#[command(after_help = EXAMPLES)]
+pub struct Infer {
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// Pictures (PNG, JPEG), or folders of them
+    #[arg(required = true, value_name = "PATH")]
+    pub paths: Vec<PathBuf>,
+    /// Classes to show
+    #[arg(long, value_name = "N", default_value = "3", value_parser = at_least_one)]
+    pub top: usize,
+    /// Write a picture for each image with the removed patches dimmed, layer by layer
+    #[arg(long, value_name = "DIR")]
+    pub visualize: Option<PathBuf>,
+}
+
 pub fn run(args: &Infer, global: &Global) -> Result<End> {
-    let device = device::open();
-    let run = open_run(&args.run, global)?;
-    let checkpoint = run.checkpoint(args.checkpoint.into())?;
-    let model = run.load_model(&checkpoint, &device)?.prepack();
+    let model = args.model.open(global)?;
     let paths = pictures(&args.paths)?;
-    let description = &run.description;
-    let name = checkpoint.folder_name();
-    let amount = amount(&run, &model, args.threshold, args.target_flops, &name)?;
-    let size = description.model.image_size;
-    let sides = [size.height as u32, size.width as u32];
     if let Some(folder) = &args.visualize {
         if folder.is_file() {
             bail!(
@@ -39,79 +55,25 @@ pub fn run(args: &Infer, global: &Global) -> Result<End> {
         std::fs::create_dir_all(folder)
             .with_context(|| format!("{}: cannot create the folder", folder.display()))?;
     }
-
     let bar = progress_bar(paths.len() as u64, "images");
     let mut results = Vec::new();
     for paths in paths.chunks(BATCH) {
-        let mut values = vec![0.0; paths.len() * 3 * size.area()];
-        for (path, values) in paths.iter().zip(values.chunks_exact_mut(3 * size.area())) {
-            let image = RgbImage::open(path)?;
-            eval_image(&image, sides, &description.normalization, values);
-        }
-        let data = TensorData::new(values, [paths.len(), 3, size.height, size.width]);
-        let images = Tensor::<4>::from_data(data, &device);
-        let seeds: Vec<u64> = (0..paths.len() as u64).collect();
-        let output = model.run(images, ExecutionMode::Drop, &amount, &seeds);
-        let probabilities: Vec<f32> = softmax(output.logits, 1)
-            .into_data()
-            .iter::<f32>()
-            .collect();
-        let classes = description.class_names.len();
-        for (image, path) in paths.iter().enumerate() {
-            let row = &probabilities[image * classes..(image + 1) * classes];
-            let mut order: Vec<usize> = (0..classes).collect();
-            order.sort_by(|&a, &b| row[b].total_cmp(&row[a]));
-            let picture = match &args.visualize {
-                Some(folder) => Some(picture::write(
-                    folder,
-                    path,
-                    &description.model,
-                    &output.trace,
-                    image,
-                )?),
-                None => None,
-            };
-            let top: Vec<(&str, f32)> = order[..args.top.min(classes)]
-                .iter()
-                .map(|&class| (description.class_names[class].as_str(), row[class]))
-                .collect();
-            let tokens: Vec<(usize, usize)> = output
-                .trace
-                .iter()
-                .map(|entry| (entry.layer, entry.left[image]))
-                .collect();
-            let (flops, share) = model.flops(&output.trace, image);
+        let images = paths.iter().map(|path| RgbImage::open(path));
+        let images = images.collect::<Result<Vec<RgbImage>, _>>()?;
+        let answers = model.classify(&images, args.top);
+        for ((path, image), answer) in paths.iter().zip(&images).zip(answers) {
+            let drawn = args.visualize.as_ref().map(|folder| {
+                let config = model.pruning().config();
+                let size = [config.image_size.height, config.image_size.width];
+                let size = size.map(|side| side as u32);
+                let seen = model.description().transform.part(image, size);
+                picture::write(folder, path, seen, config, &answer.layers)
+            });
+            let drawn = drawn.transpose()?;
             if global.json {
-                results.push(json!({
-                    "image": path,
-                    "classes": top.iter().map(|(class, p)| json!({ "class": class, "probability": p })).collect::<Vec<_>>(),
-                    "tokens": description.model.num_tokens(),
-                    "tokens_per_layer": tokens.iter().map(|(_, left)| left).collect::<Vec<_>>(),
-                    "flops": flops,
-                    "flops_share": share,
-                    "picture": picture,
-                }));
+                results.push(in_json(path, &answer, drawn));
             } else {
-                let top: Vec<String> = top
-                    .iter()
-                    .map(|(class, p)| format!("{class} {}", percent(f64::from(*p))))
-                    .collect();
-                let tokens: Vec<String> = tokens
-                    .iter()
-                    .map(|(layer, left)| format!("{left} after block {layer}"))
-                    .collect();
-                bar.suspend(|| {
-                    println!("{}: {}", path.display(), top.join(", "));
-                    println!(
-                        "  tokens: {}, then {}; FLOPs, agents included: {} of dense",
-                        description.model.num_tokens(),
-                        tokens.join(", "),
-                        percent(share)
-                    );
-                    if let Some(picture) = picture {
-                        println!("  picture: {}", picture.display());
-                    }
-                });
+                bar.suspend(|| print(path, &answer, drawn));
             }
         }
         bar.inc(paths.len() as u64);
@@ -121,6 +83,44 @@ pub fn run(args: &Infer, global: &Global) -> Result<End> {
         println!("{}", json!(results));
     }
     Ok(End::Done)
+}
+
+fn in_json(path: &Path, answer: &Answer, picture: Option<PathBuf>) -> serde_json::Value {
+    let tokens: Vec<usize> = answer.layers.iter().map(|layer| layer.tokens).collect();
+    json!({
+        "image": path,
+        "classes": answer.classes,
+        "tokens": answer.tokens,
+        "tokens_per_layer": tokens,
+        "flops": answer.flops,
+        "flops_share": answer.flops_share,
+        "picture": picture,
+    })
+}
+
+fn print(path: &Path, answer: &Answer, picture: Option<PathBuf>) {
+    let classes = answer.classes.iter();
+    let classes: Vec<String> = classes
+        .map(|class| format!("{} {}", class.class, percent(f64::from(class.probability))))
+        .collect();
+    println!("{}: {}", path.display(), classes.join(", "));
+    let layers = answer.layers.iter();
+    let layers: Vec<String> = layers
+        .map(|layer| format!("{} after block {}", layer.tokens, layer.layer))
+        .collect();
+    let layers = match layers.as_slice() {
+        [] => "all of them to the end".to_string(),
+        [first, .., last] if layers.len() > 4 => format!("then {first} .. {last}"),
+        all => format!("then {}", all.join(", ")),
+    };
+    println!(
+        "  tokens: {}, {layers}; FLOPs, the policy's own included: {} of dense",
+        answer.tokens,
+        percent(answer.flops_share)
+    );
+    if let Some(picture) = picture {
+        println!("  picture: {}", picture.display());
+    }
 }
 
 /// The files that are named, and the pictures in the folders that are named.

@@ -1,22 +1,60 @@
 //! `aptvit info`
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
-use apt_pruning_agent::{PruningAgentsConfig, agent_flops};
+use anyhow::{Context, Result};
+use apt_pruning_agent::{AptSettings, Policy, PolicySettings};
 use apt_rl_trainer::RunFolder;
 use apt_vit_model::{
     Checkpoint, CheckpointHead, Distillation, LayerTrace, Placement, VitPreset, vit_flops,
 };
 use burn::tensor::Device;
+use clap::Parser;
 use serde_json::json;
 
 use crate::End;
-use crate::args::{Global, Info, keep_rates};
 use crate::device::Backend;
+use crate::global::Global;
+use crate::policies;
 use crate::table::{count, percent, table};
+use crate::values::keep_rates;
+
+const EXAMPLES: &str = "\
+Examples:
+  aptvit info
+  aptvit info --model vit-b16 --keep 0.7,0.7,0.7
+  aptvit info model.safetensors
+  aptvit info --run runs/mine
+  aptvit info --policies";
+
+#[derive(Debug, Parser)]
+#[command(after_help = EXAMPLES)]
+pub struct Info {
+    /// A weights file, or a folder as Hugging Face lays one out: what it is, and whether it fits
+    #[arg(value_name = "FILE", conflicts_with_all = ["model", "run"])]
+    pub file: Option<PathBuf>,
+    /// A model preset, as in vit-b16
+    #[arg(long, value_name = "PRESET", conflicts_with = "run")]
+    pub model: Option<String>,
+    /// Layer keep rates of agents, as in 0.7,0.7,0.7; one rate is for all
+    #[arg(long, value_name = "RATES", requires = "model", value_delimiter = ',')]
+    pub keep: Vec<f64>,
+    /// Blocks (0-based) after which an agent acts [default: 2,5,8, or what is as far through a model of fewer blocks]
+    #[arg(long, value_name = "BLOCKS", requires = "keep", value_delimiter = ',')]
+    pub layers: Vec<usize>,
+    /// A run's folder
+    #[arg(long, value_name = "DIR")]
+    pub run: Option<PathBuf>,
+    /// List the policies, their settings and the algorithms by which they learn
+    #[arg(long, conflicts_with_all = ["file", "model", "run"])]
+    pub policies: bool,
+}
 
 pub fn run(args: &Info, global: &Global) -> Result<End> {
+    if args.policies {
+        policies::list(global);
+        return Ok(End::Done);
+    }
     if let Some(path) = &args.file {
         return weights(path, global);
     }
@@ -60,27 +98,18 @@ fn backends(global: &Global) {
 fn model(name: &str, args: &Info, global: &Global) -> Result<End> {
     let config = VitPreset::from_name(name)?.config();
     let keep = &args.keep;
-    let mut layers = args.layers.clone();
-    if layers.is_empty() {
-        layers = PruningAgentsConfig::default().layers;
-    }
+    let settings = AptSettings {
+        layers: (!args.layers.is_empty()).then(|| args.layers.clone()),
+        ..Default::default()
+    };
+    let agents = settings
+        .init(&config, &Device::default())
+        .context("--layers")?;
+    let layers = agents.blocks().to_vec();
     let rates = match keep.as_slice() {
         [] => Vec::new(),
         keep => keep_rates(keep, layers.len())?,
     };
-    if let Some(layer) = layers
-        .iter()
-        .find(|&&layer| !keep.is_empty() && layer >= config.num_layers)
-    {
-        bail!(
-            "{name} has blocks 0 to {}, and none numbered {layer}; say with --layers after which \
-             blocks an agent acts",
-            config.num_layers - 1
-        );
-    }
-    if !layers.is_sorted_by(|a, b| a < b) {
-        bail!("--layers {layers:?}: expected ascending block numbers");
-    }
     let after: Vec<String> = layers.iter().map(usize::to_string).collect();
     let mut patches = config.num_patches();
     let mut trace = Vec::new();
@@ -88,7 +117,7 @@ fn model(name: &str, args: &Info, global: &Global) -> Result<End> {
     for (rate, layer) in rates.into_iter().zip(layers) {
         let seen = config.num_prefix_tokens() + patches;
         patches = rate.of(patches);
-        flops += agent_flops(config.hidden_size, seen);
+        flops += agents.flops(&config, seen, config.num_prefix_tokens() + patches);
         trace.push(LayerTrace {
             layer,
             placement: Placement::AfterBlock,
@@ -242,7 +271,7 @@ fn describe(run: &RunFolder, global: &Global) -> Result<End> {
         .checkpoints()
         .all()?
         .iter()
-        .map(|set| set.folder_name())
+        .map(|set| set.name())
         .collect();
     let summary = std::fs::read(run.path().join("summary.json")).ok();
     let summary: Option<serde_json::Value> =
@@ -252,7 +281,7 @@ fn describe(run: &RunFolder, global: &Global) -> Result<End> {
             "{}",
             json!({
                 "config": run.config,
-                "run": run.description,
+                "run": run.description(),
                 "checkpoints": checkpoints,
                 "summary": summary,
             })
@@ -260,7 +289,7 @@ fn describe(run: &RunFolder, global: &Global) -> Result<End> {
         return Ok(End::Done);
     }
     println!("{}", run.config.to_toml()?);
-    println!("classes: {}", run.description.class_names.join(", "));
+    println!("classes: {}", run.description().class_names.join(", "));
     println!("checkpoints: {}", checkpoints.join(", "));
     match &summary {
         None => println!("not finished: continue it with aptvit train --resume"),

@@ -1,31 +1,84 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 //! `aptvit`: train, evaluate and run Vision Transformers with pruning agents.
 
-mod args;
 mod bench;
 mod calibrate;
 mod device;
 mod eval;
 mod export;
 mod fetch;
+mod global;
 mod infer;
 mod info;
+mod lend;
 mod memory;
+mod model_args;
 mod panics;
 mod picture;
-mod serve;
+mod policies;
+mod progress_bar;
+mod selection;
 mod sweep;
 mod table;
+mod token;
 mod train;
+mod values;
 #[cfg(feature = "wgpu")]
 mod vulkan;
 
-use std::path::Path;
 use std::process::ExitCode;
 
-use apt_rl_trainer::RunFolder;
-use args::{Args, Command, Global};
-use clap::{CommandFactory, Parser};
+use clap::{CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
+use global::Global;
+
+/// Trains Vision Transformers together with policies that prune their tokens, and runs them.
+#[derive(Debug, Parser)]
+#[command(name = "aptvit", version, about, max_term_width = 100, after_help = EXAMPLES)]
+struct Args {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  aptvit train                                         the quick start: generated images
+  aptvit train --config configs/cifar10-small.toml     CIFAR-10, downloaded
+  aptvit train --resume runs/cifar10-small             go on after an interruption
+  aptvit eval --run runs/cifar10-small --mode drop     accuracy and throughput, pruned
+  aptvit infer --run runs/cifar10-small cat.jpg        what is in a picture
+  aptvit export --run runs/cifar10-small --out out     the model for timm to load";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Train a model and its policy, or go on with a training
+    Train(train::Train),
+    /// Measure a model on test images, dense and pruned
+    Eval(eval::Eval),
+    /// Classify pictures, and show what the policy removed
+    Infer(infer::Infer),
+    /// Find what a trained policy has to remove to meet a compute budget
+    Calibrate(calibrate::Calibrate),
+    /// Compare policies at several budgets, each trained from one start
+    Sweep(sweep::Args),
+    /// Time a model, dense and pruned, its training step, or the loading of images
+    Bench(bench::Bench),
+    /// Write a trained model for timm or Hugging Face to load, its policy beside it
+    Export(export::Export),
+    /// Lend this machine's devices to trainings on other machines
+    Lend(lend::Lend),
+    /// Download a data set or published weights into the cache
+    Fetch(fetch::Fetch),
+    /// Show backends and devices, policies, a model's size and cost, or a run
+    Info(info::Info),
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+}
 
 /// What a command ended with; errors end with 1, and wrong usage with 2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,19 +116,10 @@ fn main() -> ExitCode {
     }
 }
 
-/// A run's folder, its model to be computed in the floats that were asked for.
-fn open_run(folder: &Path, global: &Global) -> anyhow::Result<RunFolder> {
-    let mut run = RunFolder::open(folder)?;
-    if let Some(dtype) = global.dtype {
-        run.config.train.dtype = dtype;
-    }
-    Ok(run)
-}
-
 fn run(args: &Args) -> anyhow::Result<End> {
     match args.command {
         Command::Fetch(_) | Command::Info(_) | Command::Completions { .. } => (),
-        Command::Train(_) | Command::Serve(_) => device::choose(&args.global.device, true)?,
+        Command::Train(_) | Command::Lend(_) => device::choose(&args.global.device, true)?,
         _ => device::choose(&args.global.device, false)?,
     }
     if let Some(threads) = args.global.threads {
@@ -91,7 +135,7 @@ fn run(args: &Args) -> anyhow::Result<End> {
         Command::Sweep(sweep) => sweep::run(sweep, &args.global),
         Command::Bench(bench) => bench::run(bench, &args.global),
         Command::Export(export) => export::run(export, &args.global),
-        Command::Serve(serve) => serve::run(serve, &args.global),
+        Command::Lend(lend) => lend::run(lend, &args.global),
         Command::Fetch(fetch) => fetch::run(fetch, &args.global),
         Command::Info(info) => info::run(info, &args.global),
         Command::Completions { shell } => {
@@ -103,5 +147,15 @@ fn run(args: &Args) -> anyhow::Result<End> {
             );
             Ok(End::Done)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Args::command().debug_assert();
     }
 }

@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use apt_vit_model::{LayerTrace, VitConfig};
+use apt_inference::LayerAnswer;
+use apt_vit_model::VitConfig;
 use image::{Rgb, RgbImage, imageops};
 
 /// Longer side of each panel, in pixels, at least.
@@ -11,38 +12,33 @@ const PANEL: u32 = 224;
 /// Between panels, in pixels.
 const GAP: u32 = 8;
 
-/// Writes `<name>.png` into `folder`: the image, and beside it the image after each agent with
-/// the removed patches dimmed. Returns where.
+/// Writes `<name>.png` into `folder`: the image, and beside it the image after each block of the policy with
+/// the removed patches dimmed. `seen` is the part of the image that the model sees. Returns where.
 pub fn write(
     folder: &Path,
     source: &Path,
+    seen: apt_data::RgbImage,
     model: &VitConfig,
-    trace: &[LayerTrace],
-    image: usize,
+    layers: &[LayerAnswer],
 ) -> Result<PathBuf> {
-    let original = image::ImageReader::open(source)
-        .and_then(image::ImageReader::with_guessed_format)
-        .with_context(|| format!("{}: cannot read the picture", source.display()))?
-        .decode()
-        .with_context(|| format!("{}: cannot read the picture", source.display()))?
-        .to_rgb8();
+    let original = RgbImage::from_raw(seen.width, seen.height, seen.pixels)
+        .with_context(|| format!("{}: its pixels do not fit its size", source.display()))?;
     let [rows, columns] = model.grid();
     let patch = PANEL.div_ceil(rows.max(columns) as u32);
     let [height, width] = [rows, columns].map(|patches| patch * patches as u32);
     let base = imageops::resize(&original, width, height, imageops::FilterType::Triangle);
-    let panels = 1 + trace.len() as u32;
+    let panels = 1 + layers.len() as u32;
     let mut picture = RgbImage::from_pixel(
         panels * width + (panels - 1) * GAP,
         height,
         Rgb([255, 255, 255]),
     );
     imageops::replace(&mut picture, &base, 0, 0);
-    for (index, entry) in trace.iter().enumerate() {
-        let kept = entry.kept.read();
+    for (index, layer) in layers.iter().enumerate() {
         let mut panel = base.clone();
         for (x, y, pixel) in panel.enumerate_pixels_mut() {
             let place = (y / patch) as usize * columns + (x / patch) as usize;
-            if !kept[image][model.num_prefix_tokens() + place] {
+            if !layer.kept[place] {
                 pixel.0 = pixel
                     .0
                     .map(|value| (u32::from(value) * 15 / 100 + 20) as u8);

@@ -1,17 +1,87 @@
 //! `aptvit sweep`
 
-use std::path::absolute;
-use std::time::Instant;
+use std::path::{PathBuf, absolute};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use apt_data::Progress;
+use apt_pruning_agent::policies;
 use apt_rl_trainer::sweep::{Cell, CellFolder, DENSE, MeasuredOn, Stage, Sweep, SweptPolicy};
 use apt_rl_trainer::{Devices, RunFolder, StopRequest, TrainOptions, duration};
+use clap::Parser;
 use serde_json::json;
 
-use crate::args::{Global, Sweep as Args};
+use crate::global::Global;
 use crate::table::percent;
+use crate::values::{at_least_one, duration as parse_duration, share};
 use crate::{End, device};
+
+const EXAMPLES: &str = "\
+Examples:
+  aptvit sweep --start runs/cifar10-small --out sweep --passes 64000
+  aptvit sweep --start runs/mine --policies dense,tome,attentive --flops 0.5 --seeds 1,2,3
+  aptvit sweep --start runs/mine --policies 'attentive,attentive-ppo:policy.algorithm=ppo'
+  aptvit sweep --out sweep --report-only --reference tome
+
+Each policy is trained with each seed from the start's best dense checkpoint, and measured on the test
+images at each budget. What is done is kept: run the same command again to go on; another start or other
+settings need another --out. In --out there are rows.csv and rows.json, summary.md with paired comparisons,
+plots (SVG, PNG), cells/, runs/ and sweep.json.
+Policies: those of `aptvit info --policies`; with :KEY=VALUE;.. behind a name, its config says that, too, and the name may be
+longer: tome-slow:optimizer.learning_rate=1e-5 is tome with another learning rate. Where the start's policy says
+in which blocks it acts (policy.layers), the others act there, too.";
+
+#[derive(Debug, Parser)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// The run that all start from; its config is theirs, except for what the policy says
+    #[arg(long, value_name = "DIR", required_unless_present = "report_only")]
+    pub start: Option<PathBuf>,
+    /// The sweep's folder
+    #[arg(long, value_name = "DIR", default_value = "sweep")]
+    pub out: PathBuf,
+    /// Who is compared
+    #[arg(long, value_name = "NAME,..", default_value_t = all_policies())]
+    pub policies: String,
+    /// Shares of the dense model's FLOPs
+    #[arg(long, value_name = "SHARE,..", value_delimiter = ',', default_value = "0.7,0.5,0.35", value_parser = share)]
+    pub flops: Vec<f64>,
+    /// The seeds of the trainings
+    #[arg(
+        long,
+        value_name = "N,..",
+        value_delimiter = ',',
+        default_value = "1,2,3"
+    )]
+    pub seeds: Vec<u64>,
+    /// Images that each training learns from
+    #[arg(long, value_name = "N", default_value = "64000", value_parser = at_least_one)]
+    pub passes: usize,
+    /// Override a config key in all of them, as in optimizer.learning_rate=2e-4; repeatable
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub overrides: Vec<String>,
+    /// Data file or folder [default: the start's]
+    #[arg(long, value_name = "PATH")]
+    pub data: Option<PathBuf>,
+    /// Measure on images that the start held out from training instead of the test images: to choose by. The start
+    /// must have held out more than the 2,000 that budgets are met by (input.val_images)
+    #[arg(long)]
+    pub held_out: bool,
+    /// Whom the others are compared with in summary.md [default: the first of the policies but dense]
+    #[arg(long, value_name = "NAME")]
+    pub reference: Option<String>,
+    /// Stop after so long, to go on later, as in 90s, 30m or 2h
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub time_limit: Option<Duration>,
+    /// Only write the tables and plots of what is done
+    #[arg(long)]
+    pub report_only: bool,
+}
+
+fn all_policies() -> String {
+    let names: Vec<&str> = policies().iter().map(|entry| entry.name).collect();
+    names.join(",")
+}
 
 pub fn run(args: &Args, global: &Global) -> Result<End> {
     let folder = CellFolder::new(&args.out);
@@ -23,18 +93,19 @@ pub fn run(args: &Args, global: &Global) -> Result<End> {
             check_reference(args, &policies, &folder)?;
             let data = match &args.data {
                 Some(data) => Some(data.clone()),
-                None => RunFolder::open(start)?.description.data,
+                None => RunFolder::open(start)?.description().data.clone(),
             };
             let sweep = Sweep {
                 start: absolute(start)?,
                 policies,
-                budgets: args.budgets.clone(),
+                flops: args.flops.clone(),
                 seeds: args.seeds.clone(),
                 passes: args.passes,
-                overrides: args.overrides.clone(),
-                measured_on: match args.held_out {
-                    true => MeasuredOn::HeldOut,
-                    false => MeasuredOn::Test,
+                overrides: overrides(args, global),
+                measured_on: if args.held_out {
+                    MeasuredOn::HeldOut
+                } else {
+                    MeasuredOn::Test
                 },
             };
             train(&sweep, &folder, data, args)?
@@ -61,10 +132,16 @@ pub fn run(args: &Args, global: &Global) -> Result<End> {
     if !done {
         eprintln!("stopped; the same command goes on");
     }
-    Ok(match done {
-        true => End::Done,
-        false => End::Interrupted,
-    })
+    Ok(if done { End::Done } else { End::Interrupted })
+}
+
+/// What all trainings' configs say beside the start's.
+fn overrides(args: &Args, global: &Global) -> Vec<String> {
+    let mut overrides = args.overrides.clone();
+    if let Some(dtype) = global.dtype {
+        overrides.push(format!("train.dtype={}", dtype.name()));
+    }
+    overrides
 }
 
 /// Refuses a reference that the sweep will not have, before anything is trained.
@@ -114,12 +191,7 @@ fn split(text: &str) -> Vec<String> {
     parts
 }
 
-fn train(
-    sweep: &Sweep,
-    folder: &CellFolder,
-    data: Option<std::path::PathBuf>,
-    args: &Args,
-) -> Result<bool> {
+fn train(sweep: &Sweep, folder: &CellFolder, data: Option<PathBuf>, args: &Args) -> Result<bool> {
     if let Some(path) = data.as_deref().filter(|path| !path.exists()) {
         bail!(
             "{}: there is no such data file or folder; say where it is with --data",
@@ -185,7 +257,6 @@ fn train(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::Parser;
 
     #[test]
     fn a_reference_that_will_not_be_there_is_refused_before_training() {
@@ -213,14 +284,10 @@ mod tests {
 
     #[test]
     fn commas_within_brackets_do_not_part_policies() {
-        let parts = split("tome,a:agents.layers=[0, 2];policy.merge=nearest,random");
+        let parts = split("tome,a:policy.layers=[0, 2];policy.merge=true,random");
         assert_eq!(
             parts,
-            [
-                "tome",
-                "a:agents.layers=[0, 2];policy.merge=nearest",
-                "random"
-            ]
+            ["tome", "a:policy.layers=[0, 2];policy.merge=true", "random"]
         );
     }
 }

@@ -2,6 +2,7 @@
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use apt_data::Progress;
@@ -9,21 +10,73 @@ use apt_rl_trainer::{
     Devices, ExperimentConfig, Outcome, Pause, Plan, StopRequest, Summary, TrainOptions,
     available_memory, duration, known_classes, plan, resume, train,
 };
+use clap::Parser;
 use serde_json::json;
 
-use crate::args::{Global, Train};
+use crate::global::Global;
 use crate::table::{count, percent, table};
+use crate::values::duration as parse_duration;
 use crate::{End, device};
 
 const QUICKSTART: &str = include_str!("../../../configs/quickstart.toml");
 
+const EXAMPLES: &str = "\
+Examples:
+  aptvit train
+  aptvit train --config configs/cifar10-small.toml --data cifar10.tgz --out runs/mine
+  aptvit train --config configs/quickstart.toml --set train.steps=3000 --set optimizer.learning_rate=5e-4
+  aptvit train --config configs/cifar10-apt.toml --dry-run
+  aptvit train --resume runs/mine --time-limit 30m
+  aptvit train --device cuda,cuda:1 --dtype bf16
+  aptvit train --device flex,remote:10.0.0.2:3000
+
+Ctrl-C saves a checkpoint and stops; a second Ctrl-C stops at once.
+Exit code: 0 done, 1 error, 2 wrong usage, 130 interrupted.";
+
+#[derive(Debug, Parser)]
+#[command(after_help = EXAMPLES)]
+pub struct Train {
+    /// The experiment's TOML file [default: the quick start]
+    #[arg(long, value_name = "FILE", conflicts_with = "resume")]
+    pub config: Option<PathBuf>,
+    /// Override a config key, as in train.steps=1000; repeatable
+    #[arg(long = "set", value_name = "KEY=VALUE", conflicts_with = "resume")]
+    pub overrides: Vec<String>,
+    /// Data file or folder [default: generated or downloaded; with --resume, the run's]
+    #[arg(long, value_name = "PATH")]
+    pub data: Option<PathBuf>,
+    /// The run's folder [default: runs/ and the config's name, numbered where there is one]
+    #[arg(long, value_name = "DIR", conflicts_with = "resume")]
+    pub out: Option<PathBuf>,
+    /// Everything random derives from it [default: the config's]
+    #[arg(long, value_name = "N", conflicts_with = "resume")]
+    pub seed: Option<u64>,
+    /// Go on with the run in this folder
+    #[arg(long, value_name = "DIR")]
+    pub resume: Option<PathBuf>,
+    /// Show parameters, FLOPs, memory, steps and a time estimate, and stop
+    #[arg(long, conflicts_with = "resume")]
+    pub dry_run: bool,
+    /// Save a checkpoint and stop after so long, as in 90s, 30m or 2h; without a unit, seconds
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub time_limit: Option<Duration>,
+    /// Plain lines instead of the dashboard, also on a terminal
+    #[arg(long)]
+    pub plain: bool,
+    /// With several CUDA devices: sum gradients by Burn's collective operations
+    /// on all of them, instead of on the first
+    #[arg(long)]
+    pub collective: bool,
+}
+
 pub fn run(args: &Train, global: &Global) -> Result<End> {
     if args.dry_run {
         let mut config = config(args, global)?;
-        match config.model.is_at_hand() {
-            true => config.model.complete()?,
+        if config.model.is_at_hand() {
+            config.model.complete()?;
+        } else {
             // What a training would download first; the preset has its sizes.
-            false => config.model.pretrained = None,
+            config.model.pretrained = None;
         }
         if let Some(path) = args.data.as_deref().filter(|path| !path.exists()) {
             bail!("--data {}: there is no such file or folder", path.display());
@@ -148,8 +201,13 @@ fn print_plan(plan: &Plan, config: &ExperimentConfig, global: &Global) {
     }
     let mut rows = table(&["plan", ""]);
     rows.add_row(["model", &config.model.preset]);
+    let policy = &config.policy;
+    rows.add_row(["policy", policy.policy.name()]);
+    if let Some(algorithm) = &policy.algorithm {
+        rows.add_row(["learned by", algorithm.entry().name]);
+    }
     rows.add_row([
-        "parameters, agents included",
+        "parameters, policy included",
         &count(plan.parameters as f64),
     ]);
     if plan.trained_parameters < plan.parameters {
@@ -158,9 +216,13 @@ fn print_plan(plan: &Plan, config: &ExperimentConfig, global: &Global) {
     }
     rows.add_row(["FLOPs of an image, dense", &count(plan.dense_flops as f64)]);
     rows.add_row([
-        "FLOPs of an image in training, at most",
+        "FLOPs of an image in training",
         &count(plan.step_flops as f64),
     ]);
+    if plan.learning_flops > 0 {
+        let learning = count(plan.learning_flops as f64);
+        rows.add_row(["  of that, what the policy learns from", &learning]);
+    }
     rows.add_row(["memory, about", &gibibytes(plan.memory)]);
     if let Some(available) = available_memory() {
         rows.add_row(["memory that is free here", &gibibytes(available)]);
@@ -172,7 +234,7 @@ fn print_plan(plan: &Plan, config: &ExperimentConfig, global: &Global) {
         "time of a step here",
         &format!("{:.2} s", plan.seconds_per_step),
     ]);
-    let seconds = std::time::Duration::from_secs_f64(plan.seconds);
+    let seconds = Duration::from_secs_f64(plan.seconds);
     rows.add_row(["time of all steps here, about", &duration(seconds)]);
     println!("{rows}");
 }
@@ -193,15 +255,11 @@ fn print_summary(summary: &Summary, folder: &Path, global: &Global) -> Result<()
         percent(summary.dense_accuracy),
         percent(summary.pruned_accuracy),
     ]);
-    let tokens: Vec<String> = summary
-        .tokens_per_layer
-        .iter()
-        .map(|tokens| format!("{tokens:.1}"))
-        .collect();
+    let tokens = tokens_in_short(&summary.tokens_per_layer);
     rows.add_row([
-        "tokens after each agent".into(),
+        "tokens after each block of the policy".into(),
         "all".into(),
-        tokens.join(" / "),
+        tokens,
     ]);
     rows.add_row([
         "FLOPs (counted)".into(),
@@ -221,7 +279,7 @@ fn print_summary(summary: &Summary, folder: &Path, global: &Global) -> Result<()
         .and_then(|last| last.foreground_kept.zip(last.background_kept));
     if let Some((foreground, background)) = known {
         println!(
-            "the agents kept {} of the foreground patches and {} of the background",
+            "the policy kept {} of the foreground patches and {} of the background",
             percent(foreground),
             percent(background)
         );
@@ -230,7 +288,7 @@ fn print_summary(summary: &Summary, folder: &Path, global: &Global) -> Result<()
         "{} test images, checkpoint of {}, {} in all{}; saved {} of the FLOPs",
         summary.test_images,
         summary.checkpoint,
-        duration(std::time::Duration::from_secs_f64(summary.seconds)),
+        duration(Duration::from_secs_f64(summary.seconds)),
         summary.peak_memory.map_or(String::new(), |peak| format!(
             ", {} of memory at most",
             gibibytes(peak)
@@ -239,4 +297,17 @@ fn print_summary(summary: &Summary, folder: &Path, global: &Global) -> Result<()
     );
     println!("try it: aptvit infer --run {} PICTURE", folder.display());
     Ok(())
+}
+
+/// How many tokens are left, block by block; of many blocks, the first and the last.
+fn tokens_in_short(per_block: &[f64]) -> String {
+    let shown: Vec<String> = per_block
+        .iter()
+        .map(|tokens| format!("{tokens:.1}"))
+        .collect();
+    match shown.as_slice() {
+        [] => "all".into(),
+        [first, .., last] if shown.len() > 4 => format!("{first} .. {last}"),
+        all => all.join(" / "),
+    }
 }

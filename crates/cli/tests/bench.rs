@@ -3,7 +3,7 @@
 
 mod common;
 
-use apt_rl_trainer::sweep::SweptPolicy;
+use apt_pruning_agent::policies;
 use serde_json::Value;
 
 use common::{TINY, aptvit, refusal, stdout, text};
@@ -99,7 +99,7 @@ fn bench_takes_another_image_size() {
 
 #[test]
 fn bench_times_every_policy_by_its_sweep_name_at_its_budgets() {
-    for name in SweptPolicy::known() {
+    for name in policies().into_iter().map(|entry| entry.name) {
         // Six blocks: the usual layers of twelve do not fit.
         let rows = tiny(&["--policy", name, "--flops", "0.8,0.6", "--batch", "2"]);
         let shares: &[f64] = if name == "dense" {
@@ -132,7 +132,7 @@ fn bench_times_ragged_batches_of_policies_that_make_them() {
 #[test]
 fn bench_times_the_runs_own_policy() {
     let folder = tempfile::tempdir().unwrap();
-    let run = run_of(folder.path(), &["policy.kind=tome", "budget.flops=[0.7]"]);
+    let run = run_of(folder.path(), &["policy=tome", "flops=[0.7]"]);
     let rows_of = |more: &[&str]| rows(&[&["--run", &run, "--batch", "2"], more].concat());
     let own = rows_of(&[]);
     assert_eq!(own.len(), 2);
@@ -182,7 +182,7 @@ fn bench_times_the_parts_of_a_training_step() {
     let rows = tiny(&["train", "--layers", "0,2", "--batch", "2"]);
     let parts: Vec<&str> = rows.iter().map(|row| text_of(row, "part")).collect();
     assert_eq!(parts[0], "dense inference");
-    assert!(parts.contains(&"stream 1 masked") && parts.contains(&"the whole step"));
+    assert!(parts.contains(&"the pruned pass, masked") && parts.contains(&"the whole step"));
     assert!(
         rows.iter()
             .all(|row| number(&row["ms_per_image"], "median") > 0.0)
@@ -191,7 +191,7 @@ fn bench_times_the_parts_of_a_training_step() {
 
 #[test]
 fn bench_times_the_trainers_own_step_of_any_policy() {
-    for name in SweptPolicy::known() {
+    for name in policies().into_iter().map(|entry| entry.name) {
         let rows = tiny(&[
             "train", "--policy", name, "--flops", "0.6", "--batch", "2", "--whole",
         ]);

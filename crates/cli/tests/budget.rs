@@ -9,23 +9,25 @@ use common::{aptvit, refusal, stdout, text};
 
 const TINY: &str = r#"
 seed = 3
+[policy]
+name = "apt"
+layers = [0, 1]
 [data]
 source = "shapes"
 size = 32
 train = 120
 test = 40
+[input]
+val_images = 60
 [model]
 preset = "vit-tiny32"
 num_layers = 3
-[agents]
-layers = [0, 1]
 [train]
 steps = 4
 batch_size = 6
-steps_per_epoch = 4
-held_out = 60
+eval_interval = 4
 [optimizer]
-kind = "adamw"
+name = "adamw"
 learning_rate = 0.003
 "#;
 
@@ -50,14 +52,7 @@ fn a_budget_is_calibrated_and_kept() {
     json(&train);
     let run = text(&run);
     let targets = [0.9, 0.7];
-    let calibrate = [
-        "calibrate",
-        "--run",
-        run,
-        "--target-flops",
-        "0.9,0.7",
-        "--json",
-    ];
+    let calibrate = ["calibrate", "--run", run, "--flops", "0.9,0.7", "--json"];
     let found = json(&calibrate);
     for (budget, target) in found.as_array().unwrap().iter().zip(targets) {
         assert_eq!(budget["images"], 60);
@@ -65,14 +60,7 @@ fn a_budget_is_calibrated_and_kept() {
         assert!((share - target).abs() < 0.01, "{budget}");
     }
     let eval = [
-        "eval",
-        "--run",
-        run,
-        "--target-flops",
-        "0.7",
-        "--mode",
-        "drop",
-        "--json",
+        "eval", "--run", run, "--flops", "0.7", "--mode", "drop", "--json",
     ];
     let eval = json(&eval);
     assert_eq!(eval["threshold"], found[1]["threshold"]);
@@ -93,11 +81,11 @@ fn a_budget_is_calibrated_and_kept() {
     ];
     assert!(aptvit(&bench).status.success(), "a run's training step");
 
-    let unknown = refusal(&["eval", "--run", run, "--target-flops", "0.4"]);
+    let unknown = refusal(&["eval", "--run", run, "--flops", "0.4"]);
     assert!(
-        unknown.contains("aptvit calibrate --run") && unknown.contains("--target-flops 0.4"),
+        unknown.contains("aptvit calibrate --run") && unknown.contains("--flops 0.4"),
         "{unknown}"
     );
-    let too_little = refusal(&["calibrate", "--run", run, "--target-flops", "0.01"]);
+    let too_little = refusal(&["calibrate", "--run", run, "--flops", "0.01"]);
     assert!(too_little.contains("0.01 of the FLOPs"), "{too_little}");
 }

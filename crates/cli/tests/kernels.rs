@@ -11,6 +11,7 @@ use common::{program, stdout, text};
 
 /// The shapes of a ViT on CIFAR: 65 tokens, of which every image keeps another number.
 const CONFIG: &str = r#"
+policy = { name = "apt", layers = [0, 1] }
 seed = 3
 [data]
 source = "shapes"
@@ -19,19 +20,18 @@ train = 480
 test = 128
 [input.transform]
 pad_crop = 1
+[input]
+val_images = 16
 [model]
 preset = "vit-tiny32"
 num_layers = 3
-[agents]
-layers = [0, 1]
 [train]
 steps = 4
 batch_size = 16
-steps_per_epoch = 4
-held_out = 16
+eval_interval = 4
 eval_batch_size = 16
 [optimizer]
-kind = "adamw"
+name = "adamw"
 learning_rate = 0.003
 [schedule]
 warmup_steps = 2

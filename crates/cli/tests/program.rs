@@ -257,7 +257,7 @@ fn wrong_configs_are_refused_with_the_key_and_the_nearest_valid_one() {
         "--config",
         text(&config),
         "--set",
-        "agents.layers=[7]",
+        "policy.layers=[7]",
     ]);
     assert!(message.contains("[7]"), "{message}");
     assert!(refusal(&["train", "--config", "absent.toml"]).contains("absent.toml"));
@@ -294,7 +294,7 @@ fn wrong_usage_ends_with_2_and_help_has_examples() {
         Some(2)
     );
     assert_eq!(aptvit(&["eval"]).status.code(), Some(2));
-    for command in ["train", "eval", "infer", "info"] {
+    for command in ["train", "eval", "infer", "info", "lend"] {
         assert!(
             stdout(&aptvit(&[command, "--help"])).contains("Examples:"),
             "{command}"

@@ -20,7 +20,7 @@ const EXACT: [&str; 4] = [
     "schedule.warmup_steps=1",
 ];
 
-/// `aptvit serve` on a free port.
+/// `aptvit lend` on a free port.
 struct Server {
     child: Child,
     address: String,
@@ -30,7 +30,7 @@ impl Server {
     fn start(token: Option<&str>) -> Self {
         let mut command = program();
         command.args([
-            "serve",
+            "lend",
             "--device",
             "flex",
             "--listen",
@@ -143,7 +143,7 @@ fn nobody_there_and_a_wrong_secret_are_said() {
     drop(free);
     let device = format!("flex,remote:{address}");
     let message = refused(&run(train(folder.path(), "a", &device, &[])));
-    assert!(message.contains("aptvit serve"), "{message}");
+    assert!(message.contains("aptvit lend"), "{message}");
 
     let server = Server::start(Some("secret"));
     let mut command = train(folder.path(), "b", &server.devices(), &[]);

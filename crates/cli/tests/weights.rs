@@ -11,22 +11,22 @@ use std::process::Output;
 use common::{fixture, program, refused, stdout, text};
 
 const TINY: &str = r#"
+policy = { name = "apt", layers = [0] }
 seed = 3
 [data]
 source = "shapes"
 size = 16
 train = 60
 test = 20
+[input]
+val_images = 20
 [model]
 preset = "vit-tiny32"
 num_heads = 2
-[agents]
-layers = [0]
 [train]
 steps = 2
 batch_size = 6
-steps_per_epoch = 2
-held_out = 20
+eval_interval = 2
 [optimizer]
 learning_rate = 0.01
 "#;
@@ -153,7 +153,7 @@ fn a_fine_tuned_model_is_exported_with_its_agents() {
         for file in [
             "model.safetensors",
             "config.json",
-            "agents.safetensors",
+            "policy.safetensors",
             "aptvit.json",
         ] {
             assert!(out.join(file).is_file(), "{file}");
@@ -165,6 +165,116 @@ fn a_fine_tuned_model_is_exported_with_its_agents() {
         assert_eq!(info["config"]["num_heads"], 2);
         assert_eq!(info["heads_are_guessed"], false);
     }
+}
+
+#[test]
+fn an_exported_folder_is_enough_to_run_the_pruned_model_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("tiny.toml");
+    std::fs::write(&config, TINY).unwrap();
+    let picture = folder.path().join("cat.png");
+    image::RgbImage::from_fn(40, 30, |x, y| image::Rgb([x as u8 * 5, y as u8 * 5, 99]))
+        .save(&picture)
+        .unwrap();
+    for entry in apt_pruning_agent::policies() {
+        let name = entry.name;
+        let run = folder.path().join(name);
+        let mut train = vec!["train", "--config", text(&config), "--out", text(&run)];
+        let policy = format!("policy={name}");
+        train.extend(["--set", &policy]);
+        if entry.budget == apt_pruning_agent::BudgetUse::Needed {
+            train.extend(["--set", "flops=[0.8]"]);
+        }
+        stdout(&aptvit(folder.path(), &train));
+        let exported = folder.path().join(format!("{name}-exported"));
+        let export = ["export", "--run", text(&run), "--out", text(&exported)];
+        stdout(&aptvit(folder.path(), &export));
+        let infer = |path: &Path| {
+            let infer = [
+                "infer",
+                "--run",
+                text(path),
+                text(&picture),
+                "--json",
+                "--top",
+                "10",
+            ];
+            let answer = stdout(&aptvit(folder.path(), &infer));
+            serde_json::from_str::<serde_json::Value>(&answer).unwrap()
+        };
+        assert_eq!(infer(&run), infer(&exported), "{name}");
+        if name != "dense" {
+            // Fewer tokens are left, but for a threshold that removes none.
+            let layers = infer(&exported)[0]["tokens_per_layer"]
+                .as_array()
+                .unwrap()
+                .len();
+            assert!(layers > 0, "{name}");
+        }
+    }
+    // Its policy's weights cannot be left out.
+    let exported = folder.path().join("pairs-exported");
+    std::fs::remove_file(exported.join("policy.safetensors")).unwrap();
+    let refused = aptvit(
+        folder.path(),
+        &["infer", "--run", text(&exported), text(&picture)],
+    );
+    assert!(common::refused(&refused).contains("policy.safetensors"));
+}
+
+#[test]
+fn images_are_compared_with_the_model_by_the_names_of_their_classes() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("tiny.toml");
+    std::fs::write(&config, TINY).unwrap();
+    let run = folder.path().join("run");
+    let train = ["train", "--config", text(&config), "--out", text(&run)];
+    let dense = ["--set", "policy=dense"];
+    stdout(&aptvit(folder.path(), &[&train[..], &dense].concat()));
+    let data = |name: &str, classes: [&str; 2]| {
+        for (class, red) in classes.into_iter().zip([20, 220]) {
+            let class = folder.path().join(name).join(class);
+            std::fs::create_dir_all(&class).unwrap();
+            let picture = image::RgbImage::from_pixel(16, 16, image::Rgb([red, 3, 0]));
+            picture.save(class.join("1.png")).unwrap();
+        }
+        folder.path().join(name)
+    };
+    let known = data("known", ["ring", "circle"]);
+    let eval = |path: &Path| {
+        let eval = ["eval", "--run", text(&run), "--json", "--data", text(path)];
+        aptvit(folder.path(), &eval)
+    };
+    let answer = stdout(&eval(&known));
+    let answer: serde_json::Value = serde_json::from_str(&answer).unwrap();
+    assert_eq!(answer["images"], 2);
+    for class in answer["evaluations"][0]["per_class"].as_array().unwrap() {
+        let images = ["ring", "circle"].contains(&class["class"].as_str().unwrap());
+        assert_eq!(class["images"], u64::from(images), "{class}");
+    }
+    let unknown = refused(&eval(&data("unknown", ["ring", "cat"])));
+    assert!(
+        unknown.contains("cat") && unknown.contains("circle"),
+        "{unknown}"
+    );
+    // Its own names help who has others.
+    let names = folder.path().join("names.txt");
+    let mine: Vec<String> = (0..10)
+        .map(|class| format!("n{class}\tcat{class}\n"))
+        .collect();
+    std::fs::write(&names, mine.concat()).unwrap();
+    let named = data("named", ["n3", "cat1"]);
+    let eval = [
+        "eval",
+        "--run",
+        text(&run),
+        "--data",
+        text(&named),
+        "--classes",
+        text(&names),
+    ];
+    let table = stdout(&aptvit(folder.path(), &eval));
+    assert!(table.contains("cat3") && !table.contains("cat4"), "{table}");
 }
 
 #[test]
@@ -184,7 +294,10 @@ fn a_run_remembers_where_its_data_was() {
     let config = folder.path().join("tiny.toml");
     let start = TINY.find("[data]").unwrap();
     let end = TINY.find("[model]").unwrap();
-    let text_of = TINY.replace(&TINY[start..end], "[data]\nsource = \"folder\"\n");
+    let text_of = TINY.replace(
+        &TINY[start..end],
+        "[data]\nsource = \"folder\"\n[input]\nval_images = 20\n",
+    );
     let sizes = "num_heads = 2\nimage_size = 16\nhidden_size = 16\nmlp_dim = 32";
     let text_of = text_of.replace("num_heads = 2", sizes);
     std::fs::write(&config, text_of).unwrap();

@@ -4,18 +4,13 @@
 //! <https://www.cs.toronto.edu/~kriz/cifar.html>
 
 use crate::dataset::{Content, StoredImage};
-use crate::download::{Checksum, Downloader};
 use crate::tree::{Entry, Tree};
-use crate::{DataError, ImageDataset, Progress, RgbImage, Splits};
+use crate::{DataError, ImageDataset, RgbImage, Splits};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
-use std::path::{Path, PathBuf};
 
 const SIDE: u32 = 32;
 const PLANE: usize = (SIDE * SIDE) as usize;
-
-/// Where the official archives are.
-pub(crate) const OFFICIAL: &str = "https://www.cs.toronto.edu/~kriz";
 
 /// Which of CIFAR-100's two labels are learned.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,7 +33,6 @@ pub(crate) enum Cifar {
 /// What the official archive of a dataset looks like.
 struct Official {
     archive: &'static str,
-    md5: &'static str,
     names_file: &'static str,
     train: &'static [&'static str],
     test: &'static [&'static str],
@@ -52,7 +46,6 @@ struct Official {
 
 const TEN: Official = Official {
     archive: "cifar-10-binary.tar.gz",
-    md5: "c32a1d4ab5d03f1284b67883e8d87530",
     names_file: "batches.meta.txt",
     train: &[
         "data_batch_1.bin",
@@ -70,7 +63,6 @@ const TEN: Official = Official {
 
 const HUNDRED: Official = Official {
     archive: "cifar-100-binary.tar.gz",
-    md5: "03b5dce01913d631647c71ecec9e9cb8",
     names_file: "fine_label_names.txt",
     train: &["train.bin"],
     test: &["test.bin"],
@@ -119,21 +111,6 @@ impl Cifar {
         self.official().archive
     }
 
-    /// The official archive in `cache`, downloaded from below `base` where it is missing.
-    pub fn fetch(
-        self,
-        base: &str,
-        cache: &Path,
-        downloader: &Downloader,
-        progress: Progress,
-    ) -> Result<PathBuf, DataError> {
-        let Official { archive, md5, .. } = self.official();
-        let path = cache.join(archive);
-        let url = format!("{}/{archive}", base.trim_end_matches('/'));
-        downloader.fetch(&url, &path, &Checksum::Md5((*md5).into()), progress)?;
-        Ok(path)
-    }
-
     /// The dataset that a tree's files belong to, and the folder in which they stand.
     pub fn find(tree: &Tree) -> Option<(Self, Vec<String>)> {
         tree.entries.iter().find_map(|entry| {
@@ -173,6 +150,7 @@ impl Cifar {
             Ok(ImageDataset::new(class_names.clone(), images))
         };
         Ok(Splits {
+            val: None,
             train: split(official.train, official.train_records)?,
             test: split(official.test, TEST_RECORDS)?,
         })
@@ -279,6 +257,7 @@ fn interleave(planes: &[u8]) -> RgbImage {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Progress;
     use crate::samples::{cifar10, cifar100, tar_gz, write_files};
 
     fn load(files: &[(String, Vec<u8>)], labels: CifarLabels) -> [Result<Splits, DataError>; 2] {

@@ -1,37 +1,15 @@
 //! A set of labelled images: in memory, on disk, or generated; cheap to clone and to cut.
 
-use crate::DataError;
 use crate::decode::decode;
 use crate::seed;
-use crate::shapes::ShapeImage;
+use crate::shape_image::ShapeImage;
+use crate::tree::listing;
+use crate::{DataError, RgbImage};
 use burn::data::dataset::{Dataset, DatasetError};
 use rand::seq::SliceRandom;
 use std::borrow::Cow;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
-
-/// 8-bit RGB image, row-major.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RgbImage {
-    /// Width in pixels.
-    pub width: u32,
-    /// Height in pixels.
-    pub height: u32,
-    /// `height * width * 3` bytes: rows from the top, red, green, blue.
-    pub pixels: Vec<u8>,
-}
-
-impl RgbImage {
-    /// Reads a PNG or JPEG file, recognised by its content.
-    ///
-    /// # Errors
-    ///
-    /// If the file cannot be read, is no PNG or JPEG, or is absurdly large; the error names it.
-    pub fn open(path: &Path) -> Result<Self, DataError> {
-        let bytes = std::fs::read(path).map_err(DataError::io("read", path))?;
-        decode(&bytes, &path.display().to_string())
-    }
-}
 
 /// One labelled image of an [`ImageDataset`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,14 +25,16 @@ pub struct ImageItem {
 /// Labelled images with class names. Clones and subsets share the images.
 #[derive(Clone)]
 pub struct ImageDataset {
-    images: Arc<Images>,
+    images: Arc<Vec<StoredImage>>,
     /// Which of the shared images belong to this set, in order.
     members: Arc<[usize]>,
+    classes: Arc<Classes>,
 }
 
-struct Images {
-    class_names: Vec<String>,
-    items: Vec<StoredImage>,
+struct Classes {
+    names: Vec<String>,
+    /// Per label of a stored image: its class here.
+    of_labels: Vec<usize>,
 }
 
 /// An image as it waits to be used.
@@ -77,6 +57,8 @@ pub(crate) enum Content {
 pub struct Splits {
     /// The images to learn from.
     pub train: ImageDataset,
+    /// The images to choose by, where the source has some for that.
+    pub val: Option<ImageDataset>,
     /// The images to judge by.
     pub test: ImageDataset,
 }
@@ -114,9 +96,14 @@ impl ImageDataset {
     }
 
     pub(crate) fn new(class_names: Vec<String>, items: Vec<StoredImage>) -> Self {
+        let classes = Classes {
+            of_labels: (0..class_names.len()).collect(),
+            names: class_names,
+        };
         Self {
             members: (0..items.len()).collect(),
-            images: Arc::new(Images { class_names, items }),
+            images: Arc::new(items),
+            classes: Arc::new(classes),
         }
     }
 
@@ -132,12 +119,53 @@ impl ImageDataset {
 
     /// Names of the classes, in the order of the labels.
     pub fn class_names(&self) -> &[String] {
-        &self.images.class_names
+        &self.classes.names
+    }
+
+    /// The same images under the classes of a model, by name: label `i` is the class of which `names[i]` has the name. A
+    /// class of the model may have several names.
+    ///
+    /// # Errors
+    ///
+    /// Where images are of a class that the model does not have, or of which it has two.
+    pub fn with_classes(&self, names: &[Vec<String>]) -> Result<Self, DataError> {
+        let mut has_images = vec![false; self.num_classes()];
+        for image in 0..self.len() {
+            has_images[self.label(image)] = true;
+        }
+        let find = |name: &String| {
+            let mut found = (0..names.len()).filter(|&class| names[class].contains(name));
+            found.next().filter(|_| found.next().is_none())
+        };
+        let own = self.class_names();
+        let found: Vec<Option<usize>> = own.iter().map(find).collect();
+        let unknown = (0..own.len()).filter(|&class| has_images[class] && found[class].is_none());
+        let unknown: Vec<&String> = unknown.map(|class| &own[class]).collect();
+        if !unknown.is_empty() {
+            let known: Vec<&String> = names.iter().filter_map(|names| names.last()).collect();
+            return Err(DataError::OtherClasses {
+                unknown: listing(&unknown, "none"),
+                known: listing(&known, "none"),
+            });
+        }
+        let of_labels = self.classes.of_labels.iter();
+        let of_labels = of_labels.map(|&class| found[class].unwrap_or_default());
+        let classes = Classes {
+            of_labels: of_labels.collect(),
+            names: names
+                .iter()
+                .map(|names| names.last().cloned().unwrap_or_default())
+                .collect(),
+        };
+        Ok(Self {
+            classes: Arc::new(classes),
+            ..self.clone()
+        })
     }
 
     /// Number of classes, also of those without an image in this set.
     pub fn num_classes(&self) -> usize {
-        self.images.class_names.len()
+        self.classes.names.len()
     }
 
     /// The class of image `i`.
@@ -146,7 +174,7 @@ impl ImageDataset {
     ///
     /// Like all accessors here, if `i` is not below [`len`](Self::len).
     pub fn label(&self, i: usize) -> usize {
-        self.stored(i).label
+        self.classes.of_labels[self.stored(i).label]
     }
 
     /// The pixels of image `i`, decoded or generated where they are not in memory.
@@ -186,16 +214,16 @@ impl ImageDataset {
     /// The images at `indices`: item `i` of the subset is item `indices[i]` of this set.
     pub fn subset(&self, indices: &[usize]) -> Self {
         Self {
-            images: self.images.clone(),
             members: indices.iter().map(|&i| self.members[i]).collect(),
+            ..self.clone()
         }
     }
 
     /// The first `n` images, or all if there are fewer.
     pub fn take(&self, n: usize) -> Self {
         Self {
-            images: self.images.clone(),
             members: self.members[..n.min(self.len())].into(),
+            ..self.clone()
         }
     }
 
@@ -225,7 +253,7 @@ impl ImageDataset {
     }
 
     fn stored(&self, i: usize) -> &StoredImage {
-        &self.images.items[self.members[i]]
+        &self.images[self.members[i]]
     }
 }
 
@@ -339,6 +367,41 @@ mod tests {
         assert_eq!(
             error.to_string(),
             "image#0 has label 1, expected a label below 1"
+        );
+    }
+
+    #[test]
+    fn classes_are_found_by_name_in_another_order_and_among_more() {
+        let all = dataset(&[0, 1, 1], 3);
+        let names = |names: &[&str]| -> Vec<Vec<String>> {
+            names.iter().map(|name| vec![name.to_string()]).collect()
+        };
+        let model = names(&["other", "class1", "class0"]);
+        let renamed = all.with_classes(&model).unwrap();
+        let labels: Vec<usize> = (0..3).map(|i| renamed.label(i)).collect();
+        assert_eq!((labels, renamed.num_classes()), (vec![2, 1, 1], 3));
+        assert_eq!(renamed.subset(&[2]).label(0), 1);
+        let aliases = vec![
+            vec!["n01".into(), "class1".into()],
+            vec!["class0".into(), "zero".into()],
+        ];
+        let renamed = all.with_classes(&aliases).unwrap();
+        assert_eq!(
+            (renamed.label(0), renamed.class_names()[1].as_str()),
+            (1, "zero")
+        );
+        let error = all
+            .with_classes(&names(&["class0", "cat"]))
+            .err()
+            .unwrap()
+            .to_string();
+        assert!(
+            error.contains("class1") && error.contains("cat") && !error.contains("class2"),
+            "{error}"
+        );
+        assert!(
+            all.with_classes(&names(&["class0", "class1", "class1"]))
+                .is_err()
         );
     }
 

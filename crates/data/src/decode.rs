@@ -14,6 +14,27 @@ pub const MAX_PIXELS: u64 = 100_000_000;
 /// Enough to hold the header of almost any image.
 const HEADER: u64 = 64 * 1024;
 
+impl RgbImage {
+    /// Decodes a PNG or JPEG in memory, recognised by its content; `name` is what errors call it.
+    ///
+    /// # Errors
+    ///
+    /// If the bytes are no PNG or JPEG, or the image is absurdly large.
+    pub fn from_bytes(bytes: &[u8], name: &str) -> Result<Self, DataError> {
+        decode(bytes, name)
+    }
+
+    /// Reads a PNG or JPEG file, recognised by its content.
+    ///
+    /// # Errors
+    ///
+    /// If the file cannot be read, is no PNG or JPEG, or is absurdly large; the error names it.
+    pub fn open(path: &Path) -> Result<Self, DataError> {
+        let bytes = std::fs::read(path).map_err(DataError::io("read", path))?;
+        decode(&bytes, &path.display().to_string())
+    }
+}
+
 /// Decodes a whole image, upright as its EXIF data asks; `name` is for errors.
 pub(crate) fn decode(bytes: &[u8], name: &str) -> Result<RgbImage, DataError> {
     let mut decoder = decoder(bytes, name)?;

@@ -23,20 +23,6 @@ pub enum Checksum {
     FirstUse,
 }
 
-/// The folder for downloads: `APT_CACHE`, or the user's cache folder for "aptvit".
-///
-/// # Errors
-///
-/// If `APT_CACHE` is not set and the system knows no home folder.
-pub fn cache_folder() -> Result<PathBuf, DataError> {
-    if let Some(folder) = std::env::var_os("APT_CACHE").filter(|folder| !folder.is_empty()) {
-        return Ok(folder.into());
-    }
-    directories::ProjectDirs::from("", "", "aptvit")
-        .map(|folders| folders.cache_dir().to_path_buf())
-        .ok_or(DataError::NoCacheFolder)
-}
-
 /// Downloads `url` to `dest`, unless `dest` already has the right checksum.
 ///
 /// The bytes go to `dest.part` first. A cut connection or a busy server is tried again, and a part

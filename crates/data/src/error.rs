@@ -66,7 +66,7 @@ pub enum DataError {
     /// No class folders and no CIFAR files were found.
     #[error(
         "no image folders in {} (found {found}): expected train/<class>/*.png or *.jpg (and \
-         optionally test/<class>/*), or the official binary CIFAR files", path.display()
+         optionally val/<class>/* and test/<class>/*), <class>/* alone, or the official binary CIFAR files", path.display()
     )]
     NoImages {
         /// The user's path.
@@ -96,6 +96,40 @@ pub enum DataError {
         /// The class folder.
         folder: String,
         /// What was found instead.
+        found: String,
+    },
+
+    /// Images are of classes that a model does not have.
+    #[error(
+        "the images are of classes that the model does not have, or has twice ({unknown}); its classes are {known}: \
+         expected folders named as the model's classes"
+    )]
+    OtherClasses {
+        /// The images' classes.
+        unknown: String,
+        /// The model's.
+        known: String,
+    },
+
+    /// Two folders may be the validation split.
+    #[error("{} has both {first} and {second}: expected one folder of validation images", path.display())]
+    TwoSplits {
+        /// The user's path.
+        path: PathBuf,
+        /// One of them.
+        first: String,
+        /// The other.
+        second: String,
+    },
+
+    /// There is nothing to train on.
+    #[error(
+        "{} has {found}, but no train folder: expected train/<class>/*.png or *.jpg beside it", path.display()
+    )]
+    NoTraining {
+        /// The user's path.
+        path: PathBuf,
+        /// The split that is there.
         found: String,
     },
 
@@ -275,6 +309,10 @@ pub enum DataError {
         "no folder for downloads is known on this system: set APT_CACHE to one, or give --data"
     )]
     NoCacheFolder,
+
+    /// This build has no downloads.
+    #[error("{0}: this program was built without downloads: give the images with --data")]
+    NoDownloads(&'static str),
 }
 
 impl DataError {

@@ -1,4 +1,4 @@
-//! Image folders: one folder a class, below `train/` and `test/`, on disk or in an archive.
+//! Image folders: one folder a class, below `train/`, `val/` and `test/` or alone, on disk or in an archive.
 
 use crate::dataset::{Content, StoredImage, round_robin};
 use crate::decode::{decode, dimensions, file_dimensions};
@@ -18,22 +18,23 @@ pub(crate) struct HoldOut {
     pub seed: u64,
 }
 
-/// Reads `train/<class>/*` and `test/<class>/*`, or `<class>/*` alone, with or without one
-/// enclosing folder. Without test images, some are held out.
+/// Reads `train/<class>/*`, and where there are such `val/<class>/*` and `test/<class>/*`; or `<class>/*` alone; with or
+/// without one enclosing folder. Where there is no test split, the validation split is it; without either, test images
+/// are held out.
 ///
 /// The classes take turns in the order of the images, so that the first `n` images show all.
 pub(crate) fn load(tree: Tree, hold_out: HoldOut, progress: Progress) -> Result<Splits, DataError> {
     let layout = Layout::find(&tree)?;
-    let class_names: Vec<String> = layout.train.keys().cloned().collect();
-    if let [class] = &class_names[..] {
-        return Err(DataError::OneClass {
+    if layout.train.is_empty() {
+        return Err(DataError::NoTraining {
             path: tree.root.clone(),
-            class: class.clone(),
+            found: layout.split_names().join(" and "),
         });
     }
-    if let Some(class) = layout
-        .test
-        .keys()
+    let class_names: Vec<String> = layout.train.keys().cloned().collect();
+    let others = layout.val.keys().chain(layout.test.keys());
+    if let Some(class) = others
+        .into_iter()
         .find(|class| !class_names.contains(class))
     {
         return Err(DataError::UnknownTestClass {
@@ -42,68 +43,160 @@ pub(crate) fn load(tree: Tree, hold_out: HoldOut, progress: Progress) -> Result<
             known: listing(&class_names, "none"),
         });
     }
+    check_classes(&tree, &class_names)?;
 
-    let total: usize = layout.images().count();
-    let meter = Meter::new(progress, "reading images", Unit::Images, Some(total as u64));
-    let train = layout.read(&tree, &layout.train, &class_names, &meter)?;
-    let test = layout.read(&tree, &layout.test, &class_names, &meter)?;
-    let train = ImageDataset::new(class_names.clone(), train);
-    if test.is_empty() {
-        let count = (train.len() as f64 * hold_out.fraction).round() as usize;
-        let (train, test) = train.hold_out(count.clamp(1, train.len() - 1), hold_out.seed);
-        return Ok(Splits { train, test });
+    let total = layout.images().count() as u64;
+    let meter = Meter::new(progress, "reading images", Unit::Images, Some(total));
+    let read = |classes: &Classes| -> Result<ImageDataset, DataError> {
+        let images = layout.read(&tree, classes, &class_names, &meter)?;
+        Ok(ImageDataset::new(class_names.clone(), images))
+    };
+    let (train, val, test) = (
+        read(&layout.train)?,
+        read(&layout.val)?,
+        read(&layout.test)?,
+    );
+    let (val, test) = match (val.is_empty(), test.is_empty()) {
+        (true, false) => (None, test),
+        (false, false) => (Some(val), test),
+        (false, true) => (None, val),
+        (true, true) => {
+            let count = (train.len() as f64 * hold_out.fraction).round() as usize;
+            let (train, test) = train.hold_out(count.clamp(1, train.len() - 1), hold_out.seed);
+            return Ok(Splits {
+                train,
+                val: None,
+                test,
+            });
+        }
+    };
+    Ok(Splits { train, val, test })
+}
+
+/// The images to measure a trained model on, and which they are: those of `test`, else those of `val`, else all.
+pub(crate) fn load_to_measure(
+    tree: Tree,
+    progress: Progress,
+) -> Result<(ImageDataset, String), DataError> {
+    let layout = Layout::find(&tree)?;
+    let splits = [&layout.test, &layout.val, &layout.train];
+    let Some(classes) = splits.into_iter().find(|classes| !classes.is_empty()) else {
+        return Err(no_images(&tree));
+    };
+    let class_names: Vec<String> = classes.keys().cloned().collect();
+    let total = classes.values().map(Vec::len).sum::<usize>() as u64;
+    let meter = Meter::new(progress, "reading images", Unit::Images, Some(total));
+    let images = layout.read(&tree, classes, &class_names, &meter)?;
+    let from = match layout.split_names().into_iter().next_back() {
+        Some(split) => tree.describe(&[split]),
+        None => tree.root.display().to_string(),
+    };
+    Ok((ImageDataset::new(class_names, images), from))
+}
+
+fn check_classes(tree: &Tree, class_names: &[String]) -> Result<(), DataError> {
+    match class_names {
+        [class] => Err(DataError::OneClass {
+            path: tree.root.clone(),
+            class: class.clone(),
+        }),
+        _ => Ok(()),
     }
-    Ok(Splits {
-        train,
-        test: ImageDataset::new(class_names, test),
-    })
+}
+
+fn no_images(tree: &Tree) -> DataError {
+    DataError::NoImages {
+        path: tree.root.clone(),
+        found: tree.sample(),
+    }
 }
 
 /// Class name to the places of its images among the tree's entries.
 type Classes = BTreeMap<String, Vec<usize>>;
 
+/// The name of the folder with training images.
+const TRAIN: &str = "train";
+/// Names of folders with images to choose by.
+const VAL: [&str; 3] = ["val", "valid", "validation"];
+/// The name of the folder with images to judge by.
+const TEST: &str = "test";
+
 struct Layout {
     /// Number of enclosing folders that do not belong to an image's name.
     depth: usize,
+    /// Of images that are in no split: all.
     train: Classes,
+    val: Classes,
     test: Classes,
+    /// The folders of the splits, in this order.
+    splits: Vec<String>,
 }
 
 impl Layout {
     fn find(tree: &Tree) -> Result<Self, DataError> {
         let depth = enclosing_folders(tree);
-        let layout = if has_folder(tree, depth, "train") {
-            for name in folders_at(tree, depth) {
-                if name != "train" && name != "test" {
-                    tracing::warn!(
-                        "ignored {}: images are read from train and test only",
-                        tree.describe(&[name])
-                    );
-                }
-            }
-            Self {
-                depth,
-                train: classes(tree, depth, Some("train"))?,
-                test: classes(tree, depth, Some("test"))?,
-            }
-        } else {
+        let folders = folders_at(tree, depth);
+        let named = |names: &[&str]| -> Vec<&String> {
+            let names = names.iter();
+            names
+                .flat_map(|name| folders.iter().filter(move |folder| folder == name))
+                .collect()
+        };
+        let (train, val, test) = (named(&[TRAIN]), named(&VAL), named(&[TEST]));
+        if let [first, second, ..] = val[..] {
+            return Err(DataError::TwoSplits {
+                path: tree.root.clone(),
+                first: first.clone(),
+                second: second.clone(),
+            });
+        }
+        let read = |split: &[&String]| match split.first() {
+            Some(split) => classes(tree, depth, Some(split)),
+            None => Ok(Classes::new()),
+        };
+        let splits: Vec<String> = [&train[..], &val[..], &test[..]]
+            .concat()
+            .into_iter()
+            .cloned()
+            .collect();
+        let layout = if splits.is_empty() {
             Self {
                 depth,
                 train: classes(tree, depth, None)?,
+                val: Classes::new(),
                 test: Classes::new(),
+                splits,
+            }
+        } else {
+            for name in folders.iter().filter(|name| !splits.contains(name)) {
+                tracing::warn!(
+                    "ignored {}: images are read from {} only",
+                    tree.describe(std::slice::from_ref(name)),
+                    splits.join(", ")
+                );
+            }
+            Self {
+                depth,
+                train: read(&train)?,
+                val: read(&val)?,
+                test: read(&test)?,
+                splits,
             }
         };
-        if layout.train.is_empty() {
-            return Err(DataError::NoImages {
-                path: tree.root.clone(),
-                found: tree.sample(),
-            });
+        if layout.images().next().is_none() {
+            return Err(no_images(tree));
         }
         Ok(layout)
     }
 
+    /// The splits' folders, of training images first.
+    fn split_names(&self) -> Vec<String> {
+        self.splits.clone()
+    }
+
     fn images(&self) -> impl Iterator<Item = &usize> {
-        self.train.values().chain(self.test.values()).flatten()
+        let splits = [&self.train, &self.val, &self.test];
+        splits.into_iter().flat_map(Classes::values).flatten()
     }
 
     fn read(
@@ -160,7 +253,10 @@ fn enclosing_folders(tree: &Tree) -> usize {
     let mut top: Vec<_> = tree.entries.iter().map(|entry| &entry.parts[0]).collect();
     top.dedup();
     let nested = !folders_at(tree, 1).is_empty();
-    usize::from(top.len() == 1 && nested && !has_folder(tree, 0, "train"))
+    let is_split = folders_at(tree, 0)
+        .iter()
+        .any(|folder| [TRAIN, TEST].contains(&folder.as_str()) || VAL.contains(&folder.as_str()));
+    usize::from(top.len() == 1 && nested && !is_split)
 }
 
 /// Names of the folders at a depth, sorted; an archive need not list a folder for it to exist.
@@ -174,10 +270,6 @@ fn folders_at(tree: &Tree, depth: usize) -> Vec<String> {
     names.sort();
     names.dedup();
     names
-}
-
-fn has_folder(tree: &Tree, depth: usize, name: &str) -> bool {
-    folders_at(tree, depth).iter().any(|folder| folder == name)
 }
 
 /// The class folders of a split (or, without one, at `depth`), each with its images.

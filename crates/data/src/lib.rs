@@ -25,11 +25,19 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadmeDoctests;
+
 mod batch;
+mod cache;
 mod canvas;
 mod cifar;
+#[cfg(feature = "download")]
+mod cifar_download;
 mod dataset;
 mod decode;
+#[cfg(feature = "download")]
 mod download;
 mod error;
 mod figure;
@@ -39,24 +47,29 @@ mod normalize;
 mod order;
 mod prefetch;
 mod progress;
+mod rgb_image;
 #[cfg(test)]
 mod samples;
 mod seed;
-#[cfg(test)]
+#[cfg(all(test, feature = "download"))]
 mod server;
+mod shape_image;
 mod shapes;
 mod source;
 mod transform;
 mod tree;
 
 pub use batch::{Batch, Place};
+pub use cache::cache_folder;
 pub use cifar::CifarLabels;
-pub use dataset::{ImageDataset, ImageItem, RgbImage, Splits};
+pub use dataset::{ImageDataset, ImageItem, Splits};
 pub use decode::{MAX_PIXELS, MAX_SIDE};
-pub use download::{Checksum, cache_folder, download};
+#[cfg(feature = "download")]
+pub use download::{Checksum, download};
 pub use error::DataError;
 pub use loader::{EvalLoader, LoaderSettings, TrainLoader};
 pub use progress::Progress;
+pub use rgb_image::RgbImage;
 pub use seed::mix_seed;
 pub use source::DataSource;
-pub use transform::{Normalization, TrainTransform, eval_image, train_image};
+pub use transform::{EvalTransform, Normalization, TrainTransform, eval_image, train_image};

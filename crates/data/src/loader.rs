@@ -6,7 +6,8 @@ use crate::order::Order;
 use crate::prefetch::{AHEAD, Prefetch};
 use crate::seed::mix_seed;
 use crate::transform::{
-    Normalization, Table, TrainTransform, UNCHANGED, push_eval_image, push_train_image,
+    EvalTransform, Normalization, Table, TrainTransform, UNCHANGED, push_eval_image,
+    push_train_image,
 };
 use crate::{DataError, ImageDataset};
 use burn::data::dataloader::{DataLoader, DataLoaderIterator};
@@ -207,6 +208,7 @@ pub struct EvalLoader {
     range: Range<usize>,
     batch_size: usize,
     image_size: [u32; 2],
+    transform: EvalTransform,
     normalization: Normalization,
     workers: usize,
     device: Device,
@@ -231,10 +233,16 @@ impl EvalLoader {
             dataset,
             batch_size,
             image_size,
+            transform: EvalTransform::default(),
             normalization,
             workers,
             device: Device::default(),
         }
+    }
+
+    /// The same with another way to size the images.
+    pub fn with_transform(self, transform: EvalTransform) -> Self {
+        Self { transform, ..self }
     }
 
     /// All batches, their bytes turned by `table` and then by `normalize`.
@@ -244,7 +252,7 @@ impl EvalLoader {
         normalize: Normalize<T>,
     ) -> BatchIterator<T> {
         let (dataset, range) = (self.dataset.clone(), self.range.clone());
-        let (batch_size, size) = (self.batch_size, self.image_size);
+        let (batch_size, size, transform) = (self.batch_size, self.image_size, self.transform);
         let count = range.len().div_ceil(batch_size) as u64;
         let batches = Prefetch::new(0..count, self.workers, move |number| {
             let start = range.start + number as usize * batch_size;
@@ -255,7 +263,7 @@ impl EvalLoader {
                 whole: indices.len(),
             };
             host_batch(&dataset, indices, size, place, |_, image, out| {
-                push_eval_image(image, size, &table, out);
+                push_eval_image(image, size, &transform, &table, out);
             })
         });
         BatchIterator {
@@ -274,6 +282,7 @@ impl EvalLoader {
             range,
             batch_size: self.batch_size,
             image_size: self.image_size,
+            transform: self.transform,
             normalization: self.normalization,
             workers: self.workers,
             device: device.clone(),

@@ -1,11 +1,12 @@
 //! Where the images come from: what a configuration's `[data]` table says.
 
-use crate::cifar::{Cifar, CifarLabels, OFFICIAL};
-use crate::download::{Downloader, cache_folder};
+use crate::cifar::{Cifar, CifarLabels};
+#[cfg(feature = "download")]
+use crate::cifar_download;
 use crate::folder::{self, HoldOut};
 use crate::shapes;
 use crate::tree::Tree;
-use crate::{DataError, Progress, Splits};
+use crate::{DataError, ImageDataset, Progress, Splits};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
@@ -42,8 +43,8 @@ pub enum DataSource {
         #[serde(default)]
         labels: CifarLabels,
     },
-    /// The user's own images: a folder or archive with `train/<class>/*` and optionally
-    /// `test/<class>/*`.
+    /// The user's own images: a folder or archive with `train/<class>/*` and optionally `val/<class>/*` and
+    /// `test/<class>/*`; or `<class>/*` alone.
     Folder {
         /// Share of the images held out for the test where there is no test split.
         #[serde(default = "default::test_fraction")]
@@ -93,9 +94,27 @@ impl Default for DataSource {
     }
 }
 
+/// CIFAR's official archive in the cache folder.
+#[cfg(feature = "download")]
+fn fetched(dataset: Cifar, progress: Progress) -> Result<PathBuf, DataError> {
+    let base = std::env::var("APT_CIFAR_URL_BASE");
+    cifar_download::fetch(
+        dataset,
+        base.as_deref().unwrap_or(cifar_download::OFFICIAL),
+        &crate::cache_folder()?,
+        &crate::download::Downloader::default(),
+        progress,
+    )
+}
+
+#[cfg(not(feature = "download"))]
+fn fetched(dataset: Cifar, _: Progress) -> Result<PathBuf, DataError> {
+    Err(DataError::NoDownloads(dataset.title()))
+}
+
 impl DataSource {
     /// Loads the images from the user's file or folder; without one they are generated, or
-    /// downloaded into [`cache_folder`] (`APT_CIFAR_URL_BASE` names another server than the
+    /// downloaded into the cache folder (`APT_CIFAR_URL_BASE` names another server than the
     /// official one).
     ///
     /// A path needs no network, and what is found there decides: for CIFAR the official binary
@@ -106,15 +125,7 @@ impl DataSource {
     /// If the files are missing, damaged, or of another source, or if a download fails; the message
     /// says what to do.
     pub fn load(&self, path: Option<&Path>, progress: Progress) -> Result<Splits, DataError> {
-        self.load_with(path, progress, |dataset| {
-            let base = std::env::var("APT_CIFAR_URL_BASE");
-            dataset.fetch(
-                base.as_deref().unwrap_or(OFFICIAL),
-                &cache_folder()?,
-                &Downloader::default(),
-                progress,
-            )
-        })
+        self.load_with(path, progress, |dataset| fetched(dataset, progress))
     }
 
     /// Loads whatever stands at `path`: CIFAR's official files, or image folders.
@@ -127,6 +138,31 @@ impl DataSource {
         match Cifar::find(&tree) {
             Some((cifar, folder)) => cifar.load(&tree, &folder),
             None => folder::load(tree, default::hold_out(), progress),
+        }
+    }
+
+    /// The images of `path` that a trained model is measured on, and where they are: those of its test split, else of its
+    /// validation split, else all. CIFAR-100 has fine labels unless `labels` says others.
+    ///
+    /// # Errors
+    ///
+    /// If the files are missing or damaged.
+    pub fn load_to_measure(
+        path: &Path,
+        labels: CifarLabels,
+        progress: Progress,
+    ) -> Result<(ImageDataset, String), DataError> {
+        let tree = Tree::open(path, progress)?;
+        match Cifar::find(&tree) {
+            Some((cifar, folder)) => {
+                let cifar = match cifar {
+                    Cifar::Ten => cifar,
+                    Cifar::Hundred(_) => Cifar::Hundred(labels),
+                };
+                let splits = cifar.load(&tree, &folder)?;
+                Ok((splits.test, path.display().to_string()))
+            }
+            None => folder::load_to_measure(tree, progress),
         }
     }
 
@@ -211,7 +247,10 @@ fn wrong_source(path: &Path, found: Cifar, configured: &'static str) -> DataErro
 #[cfg(test)]
 mod tests {
     use super::*;
+    #[cfg(feature = "download")]
+    use crate::download::Downloader;
     use crate::samples::{cifar10, cifar100, class_folders, tar_gz, write_files};
+    #[cfg(feature = "download")]
     use crate::server::{Answer, Server};
 
     const OWN: DataSource = DataSource::Folder {
@@ -344,7 +383,7 @@ mod tests {
         let fetch = |dataset: Cifar| {
             let base = server.url("");
             let downloader = Downloader::for_tests();
-            dataset.fetch(&base, cache.path(), &downloader, Progress::Hidden)
+            cifar_download::fetch(dataset, &base, cache.path(), &downloader, Progress::Hidden)
         };
         let source = DataSource::Cifar10 {};
         let error = source

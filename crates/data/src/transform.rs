@@ -119,6 +119,47 @@ impl TrainTransform {
     }
 }
 
+/// What happens to an image that is not trained on, beside its normalisation. The default resizes the whole image, its
+/// proportions not kept, as training images are resized.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+pub struct EvalTransform {
+    /// Only the centred part of the model's proportions, its longer side this share of the largest one that fits: what
+    /// others do by resizing the shorter side to `size / share` and cutting the centre out. The whole image where absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub crop: Option<f32>,
+    /// Bicubic instead of bilinear resizing.
+    pub bicubic: bool,
+}
+
+impl EvalTransform {
+    /// The part of an image that a model of `size`, height and width, sees.
+    ///
+    /// # Panics
+    ///
+    /// If the image's pixels do not fit its size.
+    pub fn part(&self, img: &RgbImage, size: [u32; 2]) -> RgbImage {
+        let Some(share) = self.crop else {
+            return img.clone();
+        };
+        let Crop {
+            left,
+            top,
+            width,
+            height,
+        } = Crop::centred(img, size, share);
+        let row = |y: u32| {
+            let start = (y * img.width + left) as usize * 3;
+            &img.pixels[start..start + width as usize * 3]
+        };
+        RgbImage {
+            width,
+            height,
+            pixels: (top..top + height).flat_map(row).copied().collect(),
+        }
+    }
+}
+
 /// Crops, resizes, flips and normalises a training image into `out`, `[3, height, width]`, `size`
 /// being height and width. The result
 /// depends on the arguments alone, `seed` included.
@@ -139,16 +180,21 @@ pub fn train_image(
     out.copy_from_slice(&planes);
 }
 
-/// Resizes and normalises an image into `out`, `[3, height, width]`, `size` being height and width.
-/// Bilinear with antialiasing, the
-/// image's proportions are not kept; an image of that size already is only normalised.
+/// Crops, resizes (with antialiasing) and normalises an image into `out`, `[3, height, width]`, `size` being height and
+/// width. An image of that size already, of which nothing is cropped, is only normalised.
 ///
 /// # Panics
 ///
 /// If `out` has another length, or the image's pixels do not fit its size.
-pub fn eval_image(img: &RgbImage, size: [u32; 2], n: &Normalization, out: &mut [f32]) {
+pub fn eval_image(
+    img: &RgbImage,
+    size: [u32; 2],
+    t: &EvalTransform,
+    n: &Normalization,
+    out: &mut [f32],
+) {
     let mut planes = Vec::with_capacity(out.len());
-    push_eval_image(img, size, &n.table(), &mut planes);
+    push_eval_image(img, size, t, &n.table(), &mut planes);
     out.copy_from_slice(&planes);
 }
 
@@ -170,7 +216,7 @@ pub(crate) fn push_train_image<T: Copy>(
         (Crop::random(img, t, &mut rng), [0, 0])
     };
     let flip = t.flip && rng.random_bool(0.5);
-    with_resized(img, size, crop, |pixels| {
+    with_resized(img, size, crop, FilterType::Bilinear, |pixels| {
         push_planes(pixels, size, shift, flip, table, out);
     });
 }
@@ -179,10 +225,19 @@ pub(crate) fn push_train_image<T: Copy>(
 pub(crate) fn push_eval_image<T: Copy>(
     img: &RgbImage,
     size: [u32; 2],
+    t: &EvalTransform,
     table: &Table<T>,
     out: &mut Vec<T>,
 ) {
-    with_resized(img, size, Crop::whole(img), |pixels| {
+    let crop = t
+        .crop
+        .map_or(Crop::whole(img), |share| Crop::centred(img, size, share));
+    let filter = if t.bicubic {
+        FilterType::CatmullRom
+    } else {
+        FilterType::Bilinear
+    };
+    with_resized(img, size, crop, filter, |pixels| {
         push_planes(pixels, size, [0, 0], false, table, out);
     });
 }
@@ -203,6 +258,20 @@ impl Crop {
             top: 0,
             width: img.width,
             height: img.height,
+        }
+    }
+
+    /// The centred part of the target's proportions whose longer side is `share` of the largest that fits.
+    fn centred(img: &RgbImage, [height, width]: [u32; 2], share: f32) -> Self {
+        let [high, wide] = [height, width].map(|side| side as f32);
+        let scale = share * (img.height as f32 / high).min(img.width as f32 / wide);
+        let side = |of: f32, most: u32| ((of * scale).round() as u32).clamp(1, most);
+        let (width, height) = (side(wide, img.width), side(high, img.height));
+        Self {
+            left: (img.width - width) / 2,
+            top: (img.height - height) / 2,
+            width,
+            height,
         }
     }
 
@@ -253,6 +322,7 @@ fn with_resized(
     img: &RgbImage,
     [height, width]: [u32; 2],
     crop: Crop,
+    filter: FilterType,
     use_pixels: impl FnOnce(&[u8]),
 ) {
     assert_eq!(
@@ -272,7 +342,7 @@ fn with_resized(
         let mut target = Image::from_slice_u8(width, height, pixels, PixelType::U8x3)
             .expect("the length was set");
         let options = ResizeOptions::new()
-            .resize_alg(ResizeAlg::Convolution(FilterType::Bilinear))
+            .resize_alg(ResizeAlg::Convolution(filter))
             .crop(
                 crop.left.into(),
                 crop.top.into(),

@@ -1,30 +1,68 @@
-/// What can go wrong when agents or heuristics are configured.
+use std::fmt::Write;
+
+/// What can be wrong with a policy.
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
-    /// A keep rate outside of 0..=1.
+    /// A keep rate that keeps nothing, or more than everything.
     #[error("keep rate {0}: expected a number above 0 and at most 1")]
     KeepRate(f64),
-    /// Agent layers that the model does not have, or that are not in ascending order.
+    /// Blocks that the model does not have, or out of order.
     #[error(
-        "agent layers {layers:?}: expected ascending block numbers below {num_layers}, the model's number of blocks"
+        "policy.layers = {layers:?}: expected ascending block numbers from 0 to {}, since the model has \
+         {num_layers} blocks",
+        num_layers - 1
     )]
     Layers {
-        /// The layers asked for.
+        /// What was asked for.
         layers: Vec<usize>,
-        /// Blocks of the model.
+        /// How many blocks the model has.
         num_layers: usize,
     },
-    /// A share of the FLOPs that no number of tokens computes.
+    /// No counts of tokens compute that share of the FLOPs.
     #[error(
-        "{share} of the FLOPs: expected {least:.3} (every agent layer leaves one patch) to {most:.3} (all stay); \
-         agents in earlier blocks can save more"
+        "{share} of the dense FLOPs cannot be met: this policy can compute from {least:.3} to {most:.3} of them{}",
+        if most - least < 1e-3 { "; no block comes after the one in which it acts (policy.layers)" } else { "" }
     )]
     Share {
-        /// What was asked for.
+        /// The share that was asked for.
         share: f64,
-        /// What one patch after each layer computes.
+        /// The least that can be computed.
         least: f64,
-        /// What all patches compute, the policy's own work included.
+        /// The most.
         most: f64,
     },
+    /// A policy of a name that nobody registered.
+    #[error("unknown policy `{found}`, expected one of {}", in_ticks(known))]
+    UnknownPolicy {
+        /// The name.
+        found: String,
+        /// Those that there are.
+        known: Vec<&'static str>,
+    },
+    /// A policy is registered under the name of a built-in one.
+    #[error("there is a built-in policy `{0}`: register yours under another name")]
+    Taken(&'static str),
+    /// A setting that the policy does not have, or a value that it cannot take.
+    #[error("policy: {0}")]
+    Settings(String),
+    /// A setting whose value makes no sense.
+    #[error("policy.{key} = {found}: {expected}")]
+    Setting {
+        /// Its key.
+        key: &'static str,
+        /// Its value.
+        found: String,
+        /// What it has to be.
+        expected: String,
+    },
+}
+
+fn in_ticks(names: &[&str]) -> String {
+    let mut text = String::new();
+    for (index, name) in names.iter().enumerate() {
+        let comma = if index == 0 { "" } else { ", " };
+        // Writing to a string does not fail.
+        let _ = write!(text, "{comma}`{name}`");
+    }
+    text
 }

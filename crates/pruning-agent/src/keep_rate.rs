@@ -15,9 +15,10 @@ impl KeepRate {
     ///
     /// Where `rate` is not above 0 and at most 1.
     pub fn new(rate: f64) -> Result<Self, AgentError> {
-        match rate > 0.0 && rate <= 1.0 {
-            true => Ok(Self(rate)),
-            false => Err(AgentError::KeepRate(rate)),
+        if rate > 0.0 && rate <= 1.0 {
+            Ok(Self(rate))
+        } else {
+            Err(AgentError::KeepRate(rate))
         }
     }
 
@@ -42,21 +43,12 @@ impl From<KeepRate> for f64 {
     }
 }
 
-/// What is said of a layer, if anything is.
-pub(crate) fn of_layer<T: Copy>(layers: &[(usize, T)], layer: usize) -> Option<T> {
-    let mut layers = layers.iter();
-    layers
-        .find(|(acting, _)| *acting == layer)
-        .map(|&(_, value)| value)
-}
-
-/// Keeps the share `rate` of each image's visible patches that score highest, and what stands before
-/// the patches. Of equal
+/// Keeps, in each image, the `count` visible patches that score highest, and what stands before the patches. Of equal
 /// scores the earlier patch stays.
 ///
 /// `scores` and the result have one entry a row.
-pub fn keep_top(sequences: &Sequences, scores: &[f32], rate: KeepRate) -> Vec<bool> {
-    keep_best(sequences, scores, |_, patches| rate.of(patches))
+pub fn keep_top(sequences: &Sequences, scores: &[f32], count: usize) -> Vec<bool> {
+    keep_best(sequences, scores, |_, _| count)
 }
 
 /// Keeps, in each slot, so many of the visible patches as `count` says for the slot and their
@@ -109,7 +101,7 @@ mod tests {
     fn the_highest_scores_stay_and_cls_does_not_count() {
         let sequences = Sequences::full(2, 4);
         let scores = [9.0, 0.1, 0.3, 0.2, 9.0, 0.5, 0.5, 0.1];
-        let keep = keep_top(&sequences, &scores, KeepRate::new(0.3).unwrap());
+        let keep = keep_top(&sequences, &scores, 1);
         assert_eq!(keep, [true, false, true, false, true, true, false, false]);
     }
 
@@ -125,13 +117,13 @@ mod tests {
             rate in 0.05..1.0f64,
         ) {
             let scores: Vec<f32> = scores.into_iter().map(f32::from).collect();
-            let rate = KeepRate::new(rate).unwrap();
+            let count = KeepRate::new(rate).unwrap().of(tokens - prefix);
             let sequences = Sequences::full(batch, tokens).with_prefix(prefix);
-            let host = keep_top(&sequences, &scores, rate);
+            let host = keep_top(&sequences, &scores, count);
             let device = Device::default();
             let scores = Tensor::<1>::from_data(scores.as_slice(), &device);
             let scores = scores.reshape([batch, tokens]);
-            let kept = highest(scores, prefix, rate.of(tokens - prefix));
+            let kept = highest(scores, prefix, count);
             let kept: Vec<bool> = kept.into_data().iter::<bool>().collect();
             prop_assert_eq!(kept, host);
         }

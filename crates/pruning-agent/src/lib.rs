@@ -1,35 +1,46 @@
 #![cfg_attr(test, allow(clippy::disallowed_methods, clippy::unwrap_used))]
 #![doc = include_str!("../README.md")]
 
-mod agent;
-mod agents;
-mod cls_attention;
+mod acting_blocks;
+mod any_module;
+mod any_policy;
+mod budget;
+mod choice;
+mod entry;
 mod error;
-mod evit;
 mod keep_rate;
 mod matching;
-mod pair_agent;
+mod merging;
+mod networks;
+mod policies;
 mod policy;
-mod predictor;
-mod random;
-mod ranked;
+mod registry;
 mod scored;
+mod selection;
 mod similarity;
 #[cfg(test)]
 mod testing;
-mod tome;
 
-pub use agent::{PruningAgent, PruningAgentConfig, agent_flops};
-pub use agents::{AgentNetwork, AgentReducer, PruningAgents, PruningAgentsConfig};
-pub use cls_attention::ClsAttentionReducer;
+pub use acting_blocks::{acting_blocks, all_but_the_last};
+pub use any_module::{AnyMapper, AnyVisitor};
+pub use any_policy::AnyPolicy;
+pub use budget::{counted_flops, kept_at_equal_counts, kept_at_equal_rates};
+pub use choice::{PolicyConfig, name_and_settings};
+pub use entry::{ADAPTIVE, BudgetUse, LAYERS, Meaning, PolicyEntry, PolicySettings, read_settings};
 pub use error::AgentError;
-pub use evit::EvitReducer;
 pub use keep_rate::{KeepRate, keep_best, keep_top};
 pub use matching::{Pair, matched_pairs};
-pub use pair_agent::{PairAgent, PairAgentConfig, is_certain};
-pub use policy::{Amount, Merging, PolicyConfig, PolicyKind};
-pub use predictor::{Preference, TokenPredictor, TokenPredictorConfig};
-pub use random::RandomReducer;
-pub use ranked::{KeptCounts, RankedReducer};
-pub use scored::{Exploration, ScoredReducer, likest_kept};
-pub use tome::TomeReducer;
+pub use merging::most_similar_kept;
+pub use networks::{
+    PairAgent, PairAgentConfig, PruningAgent, PruningAgentConfig, TokenPredictor,
+    TokenPredictorConfig,
+};
+pub use policies::{
+    Apt, AptSettings, Attentive, AttentiveSettings, ClsAttention, ClsAttentionSettings, Dense,
+    DenseSettings, DynamicVit, DynamicVitSettings, Evit, EvitSettings, Pairs, PairsSettings,
+    Random, RandomSettings, Tome, TomeSettings,
+};
+pub use policy::{Agents, Budgeting, Policy, PolicyModule, Removal};
+pub use registry::{policies, policy_entry, register_policy};
+pub use scored::ScoredReducer;
+pub use selection::{Selection, SelectionNoise};

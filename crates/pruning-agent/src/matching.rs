@@ -11,7 +11,7 @@ pub struct Pair {
     /// The row that takes it in.
     pub into: usize,
     /// The cosine of their keys, averaged over the heads.
-    pub likeness: f32,
+    pub similarity: f32,
 }
 
 /// Bipartite soft matching (Bolya et al., "Token Merging: Your ViT But Faster", 2023, section 3.1): of each
@@ -47,10 +47,10 @@ pub(crate) fn pairs_of(
         let seekers: Vec<usize> = every_other(0).collect();
         let nearest = nearest(keys, &seekers, &found);
         let pairs = seekers.iter().zip(nearest).filter_map(|(&from, nearest)| {
-            nearest.map(|(likeness, into)| Pair {
+            nearest.map(|(similarity, into)| Pair {
                 from,
                 into,
-                likeness,
+                similarity,
             })
         });
         let mut pairs = pairs.collect();

@@ -6,8 +6,8 @@ pub(crate) const ROWS: usize = 4;
 /// Others that each is compared with at once.
 pub(crate) const LANES: usize = 16;
 
-/// For each of `rows`, the row of `among` that is most like it, itself excepted, and how like: the first
-/// of equals. None where there is no other. Both ascend.
+/// For each of `rows`, the most similar row of `among`, itself excepted, and the cosine of the two: the first of
+/// equals. None where there is no other. Both ascend.
 pub(crate) fn nearest(keys: &Keys, rows: &[usize], among: &[usize]) -> Vec<Option<(f32, usize)>> {
     Arch::new().dispatch(Nearest { keys, rows, among })
 }
@@ -60,14 +60,15 @@ impl WithSimd for Nearest<'_> {
             }
             found.extend((0..rows.len()).map(|row| {
                 let lanes = best[row].into_iter().zip(places[row]);
-                let (likeness, place) =
-                    lanes.fold((f32::NEG_INFINITY, 0), |found, (likeness, place)| {
-                        match likeness > found.0 || (likeness == found.0 && place < found.1) {
-                            true => (likeness, place),
-                            false => found,
+                let (similarity, place) =
+                    lanes.fold((f32::NEG_INFINITY, 0), |found, (similarity, place)| {
+                        if similarity > found.0 || (similarity == found.0 && place < found.1) {
+                            (similarity, place)
+                        } else {
+                            found
                         }
                     });
-                (likeness > f32::NEG_INFINITY).then(|| (likeness, among[place as usize]))
+                (similarity > f32::NEG_INFINITY).then(|| (similarity, among[place as usize]))
             }));
         }
         found

@@ -5,8 +5,8 @@
 mod common;
 
 use apt_pruning_agent::{
-    AgentNetwork, Amount, EvitReducer, KeepRate, KeptCounts, Merging, PolicyConfig, PolicyKind,
-    PruningAgents, PruningAgentsConfig, RankedReducer,
+    AptSettings, KeepRate, Pairs, PairsSettings, Policy, PolicyConfig, PolicySettings, Selection,
+    policies,
 };
 use apt_vit_model::{
     Distillation, ExecutionMode, RunSettings, TokenReducer, Vit, VitConfig, VitOutput, VitPreset,
@@ -42,21 +42,17 @@ impl Setting {
         }
     }
 
-    fn agents(&self, network: AgentNetwork) -> PruningAgents {
-        let config = PruningAgentsConfig {
-            layers: vec![0, 2, 3],
-            network,
-            ..Default::default()
-        };
-        let (hidden, layers) = (self.config.hidden_size, self.config.num_layers);
-        let mut agents = config.init(hidden, layers, &self.device).unwrap();
-        for pair in &mut agents.pairs {
-            // They start with ToMe's preference and nothing else.
+    /// Pairs start with ToMe's preference and nothing else; these have another one.
+    fn pairs(&self) -> Pairs {
+        let mut pairs = PairsSettings::default()
+            .init(&self.config, &self.device)
+            .unwrap();
+        for agent in &mut pairs.agents {
             let normal = Distribution::Normal(0.0, 1.0);
-            let [width, _] = pair.output.dims();
-            pair.output = Param::from_tensor(Tensor::random([width, 1], normal, &self.device));
+            let [width, _] = agent.output.dims();
+            agent.output = Param::from_tensor(Tensor::random([width, 1], normal, &self.device));
         }
-        agents
+        pairs
     }
 
     /// Block after block, decisions on the host.
@@ -102,73 +98,66 @@ impl Setting {
             .assert_approx_eq(&host.logits.into_data(), tolerance);
     }
 
-    fn check_policy(&self, name: &str, policy: PolicyConfig, agents: &PruningAgents) {
+    fn check_policy(&self, name: &str, policy: &dyn Policy) {
         for share in [0.85, 0.6, 0.45] {
-            let kept = policy.kept_for(agents, &self.config, share).unwrap();
-            let amount = Amount::Kept { kept };
-            let reducer = policy.reducer(agents, &self.config, &amount, &[0; 5], None);
+            let kept = policy.kept_for(&self.config, share).unwrap();
+            let reducer = policy.reducer(&Selection::Kept { kept }, &[0; 5]);
             self.check(&format!("{name} at {share}"), &*reducer);
         }
     }
 }
 
 #[test]
-fn heuristics_decide_alike_on_host_and_device() {
+fn every_policy_that_decides_on_the_device_decides_as_on_the_host() {
     for distillation in [None, Some(Distillation::TokenAndHead)] {
         let setting = Setting::new(distillation);
-        let agents = setting.agents(AgentNetwork::Interaction);
-        for kind in [PolicyKind::Tome, PolicyKind::Evit, PolicyKind::ClsAttention] {
-            let policy = PolicyConfig {
-                kind,
-                ..Default::default()
-            };
-            setting.check_policy(&format!("{kind:?}"), policy, &agents);
+        let mut checked = Vec::new();
+        for entry in policies() {
+            let policy = PolicyConfig::named(entry.name).unwrap();
+            let policy = policy.init(&setting.config, &setting.device).unwrap();
+            let kept = vec![20; policy.blocks().len()];
+            let reducer = policy.reducer(&Selection::Kept { kept }, &[0; 5]);
+            if reducer.uniform().is_some() && !policy.blocks().is_empty() {
+                setting.check_policy(entry.name, &*policy);
+                checked.push(entry.name);
+            }
+        }
+        for name in ["pairs", "tome", "apt", "evit", "cls-attention"] {
+            assert!(checked.contains(&name), "{name}");
         }
     }
+    let setting = Setting::new(None);
+    setting.check_policy("learned pairs", &setting.pairs());
 }
 
 #[test]
 fn a_single_token_that_goes_is_weighed_alike_on_host_and_device() {
     let setting = Setting::new(None);
     let patches = setting.config.num_patches();
-    let all_but_one = KeepRate::new((patches - 1) as f64 / patches as f64).unwrap();
-    let layers = vec![(1, all_but_one)];
-    setting.check("evit, one goes", &EvitReducer { layers });
-}
-
-#[test]
-fn agents_decide_alike_on_host_and_device() {
-    let setting = Setting::new(None);
-    for (network, merge) in [
-        (AgentNetwork::Interaction, Merging::Lost),
-        (AgentNetwork::Pair, Merging::Matched),
-    ] {
-        let policy = PolicyConfig {
-            merge,
-            uniform: true,
-            ..Default::default()
-        };
-        setting.check_policy(&format!("{network:?}"), policy, &setting.agents(network));
-    }
+    let settings = [("layers".to_string(), serde_json::json!([1]))];
+    let evit = PolicyConfig::with_settings("evit", settings.into_iter().collect()).unwrap();
+    let evit = evit.init(&setting.config, &setting.device).unwrap();
+    let kept = vec![patches - 1];
+    let reducer = evit.reducer(&Selection::Kept { kept }, &[]);
+    setting.check("evit, one goes", &*reducer);
 }
 
 #[test]
 fn equal_counts_decide_on_the_device_and_others_on_the_host() {
     let setting = Setting::new(None);
-    let agents = setting.agents(AgentNetwork::Interaction);
+    let apt = AptSettings::default();
+    let apt = apt.init(&setting.config, &setting.device).unwrap();
     let rates = [0.7, 0.5, 0.9].map(|rate| KeepRate::new(rate).unwrap());
     let patches = setting.config.num_patches();
-    let equal = RankedReducer {
-        agents: &agents,
-        kept: KeptCounts::uniform(patches, 5, &rates),
-    };
-    setting.check("ranked", &equal);
-    let ragged = RankedReducer {
-        agents: &agents,
-        kept: KeptCounts::ragged(patches, 5, &rates),
-    };
-    assert!(ragged.uniform().is_none());
-    assert!(agents.acting(0.5).uniform().is_none());
+    let equal = apt.reducer(&Selection::at_rates(patches, &rates), &[]);
+    setting.check("equal counts", &*equal);
+    for other in [
+        Selection::ragged(patches, 5, &rates),
+        Selection::Threshold { threshold: 0.5 },
+        Selection::LeastScores { scores: vec![0.0] },
+    ] {
+        assert!(apt.reducer(&other, &[]).uniform().is_none());
+    }
 }
 
 #[test]

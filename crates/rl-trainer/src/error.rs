@@ -2,6 +2,7 @@ use std::any::Any;
 use std::path::PathBuf;
 
 use apt_data::DataError;
+use apt_inference::InferenceError;
 use apt_pruning_agent::AgentError;
 use apt_vit_model::VitError;
 
@@ -66,7 +67,7 @@ pub enum TrainerError {
     },
     /// A device ran out of memory.
     #[error(
-        "out of memory: {0}\nlower train.batch_size (and raise train.accumulation by as much: the update stays the same), train.eval_batch_size for evaluations, or the image size; or set train.gradient_checkpointing = true"
+        "out of memory: {0}\nlower train.batch_size (and raise train.grad_accumulation_steps by as much: the update stays the same), train.eval_batch_size for evaluations, or the image size; or set train.gradient_checkpointing = true"
     )]
     OutOfMemory(String),
     /// A device failed: it panicked, or another process that computes cannot be reached any more.
@@ -79,12 +80,12 @@ pub enum TrainerError {
     },
     /// No threshold meets a compute budget.
     #[error(
-        "{target} of the FLOPs cannot be met: this run's agents can compute from {least:.3} to {most:.3} of the dense model's"
+        "{target} of the FLOPs cannot be met: this run's policy can compute from {least:.3} to {most:.3} of the dense model's"
     )]
     Budget {
         /// The share of the dense model's FLOPs that was asked for.
         target: f64,
-        /// The least that the agents can compute.
+        /// The least that the policy can compute.
         least: f64,
         /// The most.
         most: f64,
@@ -106,9 +107,12 @@ pub enum TrainerError {
     /// About the model or its weights.
     #[error(transparent)]
     Vit(#[from] VitError),
-    /// About the agents.
+    /// About the policy.
     #[error(transparent)]
     Agent(#[from] AgentError),
+    /// About a run's folder, a checkpoint or a budget.
+    #[error(transparent)]
+    Inference(#[from] InferenceError),
 }
 
 impl TrainerError {
@@ -129,6 +133,18 @@ impl TrainerError {
                 reason: reason.to_string(),
                 checkpoint,
             },
+        }
+    }
+
+    /// The same of `train.dtype`.
+    pub(crate) fn precision(error: InferenceError) -> Self {
+        match error {
+            InferenceError::Precision { found, able } => Self::Field {
+                field: "train.dtype".into(),
+                found: found.into(),
+                expected: format!("this device cannot compute in it; it can in {able}"),
+            },
+            other => other.into(),
         }
     }
 

@@ -32,8 +32,8 @@ fn several(count: usize) -> TrainOptions {
 const EXACT: [&str; 5] = [
     "train.dense_steps=2",
     "model.dropout=0.0",
-    "train.steps_per_epoch=2",
-    "optimizer.kind=\"sgd\"",
+    "train.eval_interval=2",
+    "optimizer.name=\"sgd\"",
     "optimizer.learning_rate=0.03",
 ];
 
@@ -51,8 +51,8 @@ fn two_and_three_workers_give_the_update_of_one() {
     for overrides in [
         // Every stream, two forward passes a step; batches of 6 for 2 and for 4 devices.
         vec![],
-        vec!["train.execution=\"mask\"", "train.accumulation=1"],
-        vec!["train.batch_size=7", "train.agents_every=2"],
+        vec!["train.grad_accumulation_steps=1"],
+        vec!["train.batch_size=7", "train.agent_interval=2"],
     ] {
         let (one, _) = trained(&overrides, &several(1));
         for count in [2, 3, 4] {
@@ -118,7 +118,6 @@ fn gradient_checkpointing_gives_the_same_update() {
     let _alone = alone();
     for overrides in [
         vec![],
-        vec!["train.execution=\"mask\""],
         vec!["train.freeze=1"],
         vec!["train.freeze=\"backbone\""],
     ] {
@@ -158,7 +157,7 @@ fn tolerance(precision: Precision) -> f32 {
 #[test]
 fn short_floats_train_nearly_as_32_bits_do() {
     let _alone = alone();
-    let dense = "agents.layers=[]";
+    let dense = "policy=dense";
     let (start, _) = trained(&[dense, "optimizer.learning_rate=1e-12"], &options());
     let (full, _) = trained(&[dense], &options());
     let norm = |a: &[f32], b: &[f32]| {

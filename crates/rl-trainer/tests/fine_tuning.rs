@@ -5,7 +5,8 @@ mod common;
 
 use std::collections::BTreeMap;
 
-use apt_rl_trainer::{Choice, ExperimentConfig, PruningVit, RunFolder, train};
+use apt_inference::Choice;
+use apt_rl_trainer::{ExperimentConfig, RunFolder, Trainee, train};
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::prelude::*;
 
@@ -13,29 +14,31 @@ use common::{alone, options};
 
 const TINY: &str = r#"
 seed = 7
+[policy]
+name = "apt"
+layers = [0]
 [data]
 source = "shapes"
 size = 16
 train = 60
 test = 20
+[input]
+val_images = 20
 [model]
 preset = "vit-tiny32"
 dropout = 0.1
 pretrained = "../vit-model/tests/fixtures/timm-vit/model.safetensors"
 num_heads = 2
-[agents]
-layers = [0]
 [train]
 steps = 4
 batch_size = 6
-steps_per_epoch = 4
-held_out = 20
+eval_interval = 4
 [schedule]
 warmup_steps = 0
 "#;
 
 /// Every parameter by its path.
-fn weights(model: &PruningVit) -> BTreeMap<String, Vec<f32>> {
+fn weights<M: Module>(model: &M) -> BTreeMap<String, Vec<f32>> {
     #[derive(Default)]
     struct Collector {
         path: Vec<String>,
@@ -68,9 +71,9 @@ fn moves(overrides: &[&str]) -> BTreeMap<String, f32> {
     let out = folder.path().join("run");
     train(config, &out, &options()).unwrap();
     let run = RunFolder::open(&out).unwrap();
-    let checkpoint = run.checkpoint(Choice::Last).unwrap();
+    let checkpoint = run.checkpoints().choose(Choice::Last).unwrap();
     let after = weights(&run.load_model(&checkpoint, &device).unwrap());
-    let before = weights(&PruningVit::new(&run.config, 10, &device).unwrap());
+    let before = weights(&Trainee::new(&run.config, 10, &device).unwrap());
     let moved = after.into_iter().map(|(path, after)| {
         let pairs = after.iter().zip(&before[&path]);
         let squares: f32 = pairs.map(|(a, b)| (a - b) * (a - b)).sum();
@@ -90,7 +93,7 @@ fn assert_still(moves: &BTreeMap<String, f32>, is_frozen: impl Fn(&str) -> bool)
 }
 
 const ADAMW: [&str; 3] = [
-    "optimizer.kind=\"adamw\"",
+    "optimizer.name=\"adamw\"",
     "optimizer.learning_rate=0.01",
     "optimizer.weight_decay=0.1",
 ];
@@ -115,20 +118,20 @@ fn of_a_frozen_backbone_only_the_head_learns_and_the_agents() {
 fn head_and_agents_have_learning_rates_of_their_own() {
     let one_step = [
         "train.steps=1",
-        "train.steps_per_epoch=1",
-        "train.dense_every=1",
+        "train.eval_interval=1",
+        "train.dense_interval=1",
         // Else the only step would be the last of the decay, and its learning rate 0.
         "schedule.warmup_steps=1",
     ];
     let same = moves(&one_step);
     let rates = [
         "optimizer.head_learning_rate=0.003",
-        "optimizer.agents_learning_rate=0.06",
+        "optimizer.agent_learning_rate=0.06",
     ];
     let other = moves(&[&one_step[..], &rates].concat());
     for (path, factor) in [
         ("vit.head.weight", 0.1),
-        ("agents.agents.0.fc.weight", 2.0),
+        ("policy.agents.0.fc.weight", 2.0),
         ("vit.blocks.1.mlp.expand.weight", 1.0),
     ] {
         // The head starts at zero, and lets no gradient through in the first step.
@@ -147,7 +150,7 @@ fn more_blocks_than_there_are_cannot_be_frozen() {
     let config = ExperimentConfig::parse(TINY, "tiny", &["train.freeze=3".into()]).unwrap();
     let mut config = config;
     config.model.complete().unwrap();
-    let error = PruningVit::new(&config, 10, &Device::default()).unwrap_err();
+    let error = Trainee::new(&config, 10, &Device::default()).unwrap_err();
     assert!(error.to_string().contains("train.freeze = 3"), "{error}");
     let wrong = ExperimentConfig::parse(TINY, "tiny", &["train.freeze=heads".into()]);
     let message = wrong.unwrap_err().to_string();

@@ -9,8 +9,10 @@ mod common;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use apt_pruning_agent::{PruningAgents, PruningAgentsConfig};
-use apt_rl_trainer::counterfactual::{DensePass, stream_0, stream_1, stream_2};
+use apt_inference::PruningVit;
+use apt_pruning_agent::{AnyPolicy, Apt, AptSettings, Policy, PolicySettings, Selection};
+use apt_rl_trainer::algorithm::counterfactual::{DensePass, cut_pass, dense_pass};
+use apt_rl_trainer::pruned_pass;
 use apt_vit_model::{
     Activation, Checkpoint, CheckpointHead, ExecutionMode, ImageSize, Precision, RunSettings, Vit,
     VitConfig,
@@ -45,7 +47,7 @@ struct Golden {
     layers: Vec<usize>,
     threshold: f64,
     vit: Vit,
-    agents: PruningAgents,
+    agents: Apt,
     expected: HashMap<String, Array>,
     device: Device,
 }
@@ -110,14 +112,12 @@ impl Golden {
             .unwrap()
             .load(vit, &config, CheckpointHead::Load, None)
             .unwrap();
-        let agents = PruningAgentsConfig {
-            layers: layers.clone(),
+        let agents = AptSettings {
+            layers: Some(layers.clone()),
             threshold,
             ..Default::default()
         };
-        let mut agents = agents
-            .init(config.hidden_size, config.num_layers, &device)
-            .unwrap();
+        let mut agents = agents.init(&config, &device).unwrap();
         let weights = read_tensors(&folder.join("agent.safetensors"));
         for (agent, layer) in agents.agents.iter_mut().zip(&layers) {
             for (part, linear) in [
@@ -184,23 +184,24 @@ impl Golden {
 
     fn run(&self, mode: ExecutionMode) -> apt_vit_model::VitOutput {
         let (vit, agents) = (self.vit.valid(), self.agents.valid());
-        let reducer = agents.acting(self.threshold);
+        let reducer = agents.reducer(&self.selection(), &[]);
         let settings = RunSettings {
             mode,
-            reducer: Some(&reducer),
+            reducer: Some(&*reducer),
         };
         vit.forward(self.images().inner(), settings)
     }
 
-    fn stream_0(&self) -> DensePass {
-        let images = self.images().inner();
-        stream_0(
-            &self.vit.valid(),
-            &self.config,
-            &self.agents.valid(),
-            images,
-            &self.targets(),
-        )
+    fn selection(&self) -> Selection {
+        Selection::Threshold {
+            threshold: self.threshold,
+        }
+    }
+
+    fn dense_pass(&self) -> DensePass {
+        let policy = AnyPolicy::new(self.agents.valid());
+        let model = PruningVit::new(self.vit.valid(), policy, self.config.clone());
+        dense_pass(&model, self.images().inner(), &self.targets())
     }
 
     fn check<const D: usize>(&self, name: &str, actual: Tensor<D>) {
@@ -245,7 +246,7 @@ fn tensor<const D: usize>(array: &Array, device: &Device) -> Tensor<D> {
 fn golden_dense_logits() {
     for golden in Golden::all() {
         golden.check("dense.logits", golden.run(ExecutionMode::Dense).logits);
-        golden.check("dense.logits", golden.stream_0().logits);
+        golden.check("dense.logits", golden.dense_pass().logits);
     }
 }
 
@@ -444,18 +445,13 @@ fn backbone_gradient(vit: &Vit, name: &str, grads: &Gradients) -> Vec<f64> {
 }
 
 #[test]
-fn golden_stream_1_loss_and_gradients_masked_and_dropped() {
+fn golden_pruned_pass_loss_and_gradients_masked_and_dropped() {
     for golden in Golden::all() {
         for mode in [ExecutionMode::Mask, ExecutionMode::Drop] {
             let agents = golden.agents.valid();
             let (images, targets) = (golden.images(), golden.targets());
-            let pass = stream_1(
-                &golden.vit,
-                &agents.acting(golden.threshold),
-                mode,
-                images,
-                &targets,
-            );
+            let reducer = agents.reducer(&golden.selection(), &[]);
+            let pass = pruned_pass(&golden.vit, &*reducer, mode, images, &targets);
             golden.check("stream1.loss", pass.loss.clone());
             let grads = pass.loss.backward();
             let prefix = "stream1.grad.";
@@ -478,14 +474,14 @@ fn golden_stream_1_loss_and_gradients_masked_and_dropped() {
 }
 
 #[test]
-fn golden_stream_2_rewards_labels_losses_and_gradients() {
+fn golden_cut_pass_rewards_labels_losses_and_gradients() {
     for golden in Golden::all() {
         let (vit, targets) = (golden.vit.valid(), golden.targets());
-        let dense = golden.stream_0();
+        let dense = golden.dense_pass();
         for (index, observed) in dense.observed.iter().enumerate() {
             let (layer, agent) = (observed.layer, &golden.agents.agents[index]);
             let cuts = golden.indices(&format!("stream2.cut.{layer}"));
-            let pass = stream_2(&vit, &golden.agents, index, &dense, &cuts, &targets, 0.0);
+            let pass = cut_pass(&vit, &golden.agents, index, &dense, &cuts, &targets);
             let rewards: Vec<f64> = pass
                 .rewards
                 .iter()

@@ -3,28 +3,39 @@
 
 mod common;
 
+use apt_inference::{Choice, PruningVit};
+use apt_pruning_agent::policies;
 use apt_rl_trainer::sweep::{CellFolder, MeasuredOn, Stage, Sweep, SweptPolicy};
-use apt_rl_trainer::{Choice, Outcome, PruningVit, RunFolder, resume, train};
-use burn::nn::Linear;
+use apt_rl_trainer::{Outcome, RunFolder, resume, train};
 use burn::prelude::*;
 
 use common::{alone, config, final_weights, options, weights};
 
 const EXACT: [&str; 4] = [
-    "budget.flops=[0.8, 0.6]",
+    "flops=[0.8, 0.6]",
     "model.dropout=0.0",
     "data.size=32",
     "model.image_size=32",
 ];
 
+/// Every policy that learns, with every algorithm by which it can.
+fn every_learner() -> Vec<(&'static str, &'static str)> {
+    let learners = policies().into_iter().flat_map(|entry| {
+        let algorithms = entry.algorithms.iter();
+        algorithms.map(move |algorithm| (entry.name, *algorithm))
+    });
+    learners.collect()
+}
+
 #[test]
 fn every_policy_trains_and_meets_its_first_budget() {
     let _alone = alone();
     let folder = tempfile::tempdir().unwrap();
-    for name in SweptPolicy::known().filter(|name| *name != "dense") {
-        let policy = SweptPolicy::parse(name).unwrap();
+    for entry in policies().iter().filter(|entry| entry.name != "dense") {
+        let name = entry.name;
+        let said = format!("policy={name}");
         let mut overrides = EXACT.to_vec();
-        overrides.extend(policy.overrides.iter().map(String::as_str));
+        overrides.push(&said);
         let out = folder.path().join(name);
         let outcome = train(config(&overrides), &out, &options()).unwrap();
         let Outcome::Finished(summary) = outcome else {
@@ -40,49 +51,23 @@ fn every_policy_trains_and_meets_its_first_budget() {
 }
 
 #[test]
-fn every_algorithm_teaches_the_agents_and_is_repeatable() {
+fn every_algorithm_is_repeatable() {
     let _alone = alone();
     let folder = tempfile::tempdir().unwrap();
-    for name in [
-        "counterfactual",
-        "first-order",
-        "pairs",
-        "policy-gradient",
-        "ppo",
-        "dynamic-vit",
-    ] {
-        let policy = SweptPolicy::parse(name).unwrap();
+    for (policy, algorithm) in every_learner() {
+        let name = format!("{policy}-{algorithm}");
+        let said = [
+            format!("policy={policy}"),
+            format!("policy.algorithm={algorithm}"),
+        ];
         let mut overrides = EXACT.to_vec();
-        overrides.extend(policy.overrides.iter().map(String::as_str));
-        let config = config(&overrides);
-        let before = PruningVit::new(&config, 10, &Device::default()).unwrap();
+        overrides.extend(said.iter().map(String::as_str));
         let run = |place: &str| {
             let out = folder.path().join(format!("{name}-{place}"));
-            train(config.clone(), &out, &options()).unwrap();
-            out
+            train(config(&overrides), &out, &options()).unwrap();
+            final_weights(&out)
         };
-        let out = run("first");
-        assert!(
-            final_weights(&out) == final_weights(&run("second")),
-            "{name}"
-        );
-        let run = RunFolder::open(&out).unwrap();
-        let checkpoint = run.checkpoint(Choice::Last).unwrap();
-        let after = run.load_model(&checkpoint, &Device::default()).unwrap();
-        let agents = |model: &PruningVit| -> Vec<f32> {
-            let of = |linear: &Linear| linear.weight.val().into_data();
-            let agents = model.agents.agents.iter().map(|agent| of(&agent.fc));
-            let predictors = model.agents.predictors.iter();
-            let predictors = predictors.map(|predictor| of(&predictor.output));
-            let pairs = model.agents.pairs.iter();
-            let pairs = pairs.map(|agent| agent.output.val().into_data());
-            let all: Vec<_> = agents.chain(predictors).chain(pairs).collect();
-            all.iter().flat_map(|data| data.iter::<f32>()).collect()
-        };
-        assert!(
-            agents(&before) != agents(&after),
-            "{name}: agents learned nothing"
-        );
+        assert!(run("first") == run("second"), "{name}");
     }
 }
 
@@ -92,12 +77,15 @@ fn distillation_changes_what_is_learned() {
     let folder = tempfile::tempdir().unwrap();
     let run = |name: &str, more: &str| {
         let mut overrides = EXACT.to_vec();
-        overrides.extend(["policy.kind=random", more]);
+        overrides.extend(["policy=random", more]);
         let out = folder.path().join(name);
         train(config(&overrides), &out, &options()).unwrap();
         final_weights(&out)
     };
-    assert!(run("with", "train.distill=1.0") != run("without", "train.distill=0.0"));
+    assert!(
+        run("with", "train.distillation_weight=1.0")
+            != run("without", "train.distillation_weight=0.0")
+    );
 }
 
 #[test]
@@ -106,7 +94,7 @@ fn a_training_can_start_from_another_run() {
     let folder = tempfile::tempdir().unwrap();
     let start = folder.path().join("start");
     train(config(&[]), &start, &options()).unwrap();
-    let said = format!("model.start={}", start.display());
+    let said = format!("model.init_from_run={}", start.display());
     // Nothing is learned: what comes out is what went in, except for the agents.
     let still = [
         "optimizer.learning_rate=1e-30",
@@ -118,7 +106,7 @@ fn a_training_can_start_from_another_run() {
     train(config, &out, &options()).unwrap();
     let vit = |path: &std::path::Path| {
         let run = RunFolder::open(path).unwrap();
-        let checkpoint = run.checkpoint(Choice::BestDense).unwrap();
+        let checkpoint = run.checkpoints().choose(Choice::BestDense).unwrap();
         run.load_model(&checkpoint, &Device::default()).unwrap()
     };
     let (before, after) = (vit(&start), vit(&out));
@@ -137,13 +125,13 @@ fn a_sweep_is_measured_cell_by_cell_and_goes_on_where_it_stopped() {
     let start = folder.path().join("start");
     let sizes = ["data.size=32", "model.image_size=32"];
     train(config(&sizes), &start, &options()).unwrap();
-    let policies = ["dense", "random", "first-order"];
+    let policies = ["dense", "random", "attentive"];
     let sweep = Sweep {
         start,
         policies: policies
             .map(|name| SweptPolicy::parse(name).unwrap())
             .to_vec(),
-        budgets: vec![0.8, 0.6],
+        flops: vec![0.8, 0.6],
         seeds: vec![1],
         passes: 48,
         overrides: vec!["train.eval_batch_size=20".into()],
@@ -167,7 +155,7 @@ fn a_sweep_is_measured_cell_by_cell_and_goes_on_where_it_stopped() {
         }
     });
     assert!(done.unwrap());
-    assert_eq!(trained, ["random", "first-order"]);
+    assert_eq!(trained, ["random", "attentive"]);
     let all = cells.all().unwrap();
     assert_eq!(all.len(), 5);
     assert!(
@@ -181,8 +169,8 @@ fn a_sweep_is_measured_cell_by_cell_and_goes_on_where_it_stopped() {
     };
     let other = CellFolder::new(folder.path().join("held-out"));
     let error = held_out.run(&other, &options(), |_| ()).unwrap_err();
-    assert!(error.to_string().contains("train.held_out"), "{error}");
-    cells.report("first-order").unwrap();
+    assert!(error.to_string().contains("input.val_images"), "{error}");
+    cells.report("attentive").unwrap();
     let rows = std::fs::read_to_string(cells.path().join("rows.csv")).unwrap();
     assert_eq!(rows.lines().count(), 6, "{rows}");
 }
@@ -196,33 +184,52 @@ fn what_does_not_fit_together_is_refused() {
         let parsed = apt_rl_trainer::ExperimentConfig::parse(text, "x.toml", &overrides);
         parsed.unwrap_err().to_string()
     };
-    assert!(parse(&["policy.kind=tome"]).contains("budget.flops"));
-    assert!(parse(&["budget.flops=[1.5]"]).contains("1.5"));
-    assert!(parse(&["algorithm.kind=ppo"]).contains("budget.flops"));
-    let uniform = parse(&["algorithm.kind=dynamic-vit", "budget.flops=[0.5]"]);
-    assert!(uniform.contains("policy.uniform"), "{uniform}");
-    assert!(parse(&["algorithm.cuts=0"]).contains("algorithm.cuts"));
-    let pairs = parse(&["agents.network=pair", "budget.flops=[0.5]"]);
-    assert!(pairs.contains("policy.merge"), "{pairs}");
-    let pairs = [
-        "agents.network=pair",
-        "policy.merge=matched",
-        "budget.flops=[0.5]",
+    let no_budget = parse(&["policy=tome"]);
+    assert!(
+        no_budget.contains("flops = []") && no_budget.contains("flops = [0.5]"),
+        "{no_budget}"
+    );
+    assert!(parse(&["flops=[1.5]"]).contains("1.5"));
+    let nothing_to_learn = parse(&["policy=tome", "policy.algorithm=ppo"]);
+    assert!(
+        nothing_to_learn.contains("nothing to learn"),
+        "{nothing_to_learn}"
+    );
+    let of_others = parse(&["policy=pairs", "policy.algorithm=ppo"]);
+    assert!(of_others.contains("did you mean"), "{of_others}");
+    let no_setting = parse(&["policy=pairs", "policy.threshold=0.5"]);
+    assert!(no_setting.contains("did you mean `"), "{no_setting}");
+    let group = [
+        "policy=attentive",
+        "policy.algorithm=ppo",
+        "policy.algorithm.group_size=1",
     ];
-    assert!(parse(&pairs).contains("algorithm.first_order"));
-    assert!(parse(&["policy.taper=0"]).contains("policy.taper"));
-    assert!(parse(&["policy.priced=true"]).contains("policy.priced"));
-    let near = parse(&["policy.merge=match"]);
-    assert!(near.contains("matched"), "{near}");
+    assert!(parse(&group).contains("group_size = 1"));
+    let near = parse(&["policy=tomme"]);
+    assert!(near.contains("did you mean `tome`?"), "{near}");
+    let old = parse(&["train.held_out=5"]);
+    assert!(old.contains("is now `input.val_images`"), "{old}");
+    let checkpointing = [
+        "policy=pairs",
+        "flops=[0.5]",
+        "train.gradient_checkpointing=true",
+    ];
+    assert!(parse(&checkpointing).contains("train.gradient_checkpointing"));
+}
+
+#[test]
+fn the_two_lines_that_a_user_writes_are_enough() {
+    let text = "policy = \"pairs\"\nflops = [0.5]\n[data]\nsource = \"shapes\"\n";
+    let config = apt_rl_trainer::ExperimentConfig::parse(text, "x.toml", &[]).unwrap();
+    assert_eq!(config.policy.algorithm.unwrap().entry().name, "first-order");
 }
 
 #[test]
 fn a_paused_training_with_a_budget_ends_where_an_unbroken_one_ends() {
     let _alone = alone();
     let folder = tempfile::tempdir().unwrap();
-    let first_order = SweptPolicy::parse("first-order").unwrap();
     let mut overrides = EXACT.to_vec();
-    overrides.extend(first_order.overrides.iter().map(String::as_str));
+    overrides.push("policy=attentive");
     let [unbroken, broken] = ["unbroken", "broken"].map(|name| folder.path().join(name));
     train(config(&overrides), &unbroken, &options()).unwrap();
     let mut limited = options();

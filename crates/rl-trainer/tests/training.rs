@@ -6,7 +6,8 @@ mod common;
 use std::path::Path;
 use std::time::Duration;
 
-use apt_rl_trainer::{Choice, Outcome, RunFolder, TrainOptions, TrainerError, resume, train};
+use apt_inference::Choice;
+use apt_rl_trainer::{Outcome, RunFolder, TrainOptions, TrainerError, resume, train};
 use burn::prelude::*;
 
 use common::{alone, config, final_weights, options};
@@ -67,26 +68,10 @@ fn the_same_seed_gives_the_same_weights_and_another_seed_others() {
     };
     let first = run("first", &[]);
     assert!(
-        first == run("second", &["train.workers=0"]),
+        first == run("second", &["train.num_workers=0"]),
         "other weights"
     );
     assert!(first != run("third", &["seed=8"]), "the same weights");
-}
-
-#[test]
-fn masked_and_dropped_training_agree() {
-    let _alone = alone();
-    let folder = tempfile::tempdir().unwrap();
-    let run = |execution: &str| {
-        let out = folder.path().join(execution);
-        let execution = format!("train.execution={execution}");
-        train(config(&[&execution, "model.dropout=0.0"]), &out, &options()).unwrap();
-        final_weights(&out)
-    };
-    let (mask, drop) = (run("mask"), run("drop"));
-    for (a, b) in mask.iter().zip(&drop) {
-        assert!((a - b).abs() < 2e-3, "{a} {b}");
-    }
 }
 
 #[test]
@@ -131,6 +116,29 @@ fn a_paused_training_resumed_ends_where_the_unbroken_one_ends() {
 }
 
 #[test]
+fn a_run_without_a_checkpoint_resumes_from_the_run_that_it_started_from() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().unwrap();
+    let start = folder.path().join("start");
+    train(config(&["train.dense_steps=4"]), &start, &options()).unwrap();
+    let from = format!("model.init_from_run={}", start.display());
+    let config = config(&[&from, "seed=9"]);
+    let [unbroken, broken] = ["unbroken", "broken"].map(|name| folder.path().join(name));
+    train(config.clone(), &unbroken, &options()).unwrap();
+    let hurried = TrainOptions {
+        time_limit: Some(Duration::ZERO),
+        ..options()
+    };
+    train(config, &broken, &hurried).unwrap();
+    std::fs::remove_dir_all(broken.join("checkpoints")).unwrap();
+    resume(&broken, &options()).unwrap();
+    assert!(
+        final_weights(&unbroken) == final_weights(&broken),
+        "other weights"
+    );
+}
+
+#[test]
 fn resuming_a_finished_run_only_measures_it_again() {
     let _alone = alone();
     let folder = tempfile::tempdir().unwrap();
@@ -150,10 +158,10 @@ fn a_loss_that_is_no_number_stops_the_training_and_keeps_the_last_checkpoint() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("run");
     let overrides = [
-        "optimizer.kind=sgd",
+        "optimizer.name=sgd",
         "optimizer.learning_rate=1e38",
-        "train.clip_norm=1e30",
-        "train.steps_per_epoch=1",
+        "train.max_grad_norm=1e30",
+        "train.eval_interval=1",
     ];
     let error = train(config(&overrides), &out, &options()).unwrap_err();
     let message = error.to_string();
@@ -163,7 +171,7 @@ fn a_loss_that_is_no_number_stops_the_training_and_keeps_the_last_checkpoint() {
         "{message}"
     );
     let run = RunFolder::open(&out).unwrap();
-    let checkpoint = run.checkpoint(Choice::Last).unwrap();
+    let checkpoint = run.checkpoints().choose(Choice::Last).unwrap();
     run.load_model(&checkpoint, &Device::default()).unwrap();
 }
 
@@ -179,7 +187,7 @@ fn a_checkpoint_that_cannot_be_written_is_an_error_that_keeps_the_last_one() {
         .to_string();
     assert!(message.contains("model-2.bpk"), "{message}");
     let run = RunFolder::open(&out).unwrap();
-    let checkpoint = run.checkpoint(Choice::Last).unwrap();
+    let checkpoint = run.checkpoints().choose(Choice::Last).unwrap();
     assert_eq!(checkpoint.epoch, Some(1));
     run.load_model(&checkpoint, &Device::default()).unwrap();
 }
@@ -192,7 +200,8 @@ fn a_damaged_checkpoint_is_refused_by_name() {
     train(config(&[]), &out, &options()).unwrap();
     let file = RunFolder::open(&out)
         .unwrap()
-        .checkpoint(Choice::Last)
+        .checkpoints()
+        .choose(Choice::Last)
         .unwrap()
         .file("model");
     let bytes = std::fs::read(&file).unwrap();
@@ -235,7 +244,7 @@ fn early_stopping_ends_a_training_that_does_not_improve() {
     let out = folder.path().join("run");
     let overrides = [
         "train.steps=80",
-        "train.steps_per_epoch=2",
+        "train.eval_interval=2",
         "train.patience=2",
         "optimizer.learning_rate=1e-9",
     ];
@@ -243,4 +252,65 @@ fn early_stopping_ends_a_training_that_does_not_improve() {
         panic!("paused");
     };
     assert!(summary.steps < 80, "{}", summary.steps);
+}
+
+#[test]
+fn a_run_of_another_format_is_refused_with_what_to_do() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    train(config(&[]), &out, &options()).unwrap();
+    let file = out.join("run.json");
+    let text = std::fs::read_to_string(&file).unwrap();
+    for (found, word) in [("1", "train or export it again"), ("99", "newer program")] {
+        let other = text.replace("\"format\": 2", &format!("\"format\": {found}"));
+        std::fs::write(&file, other).unwrap();
+        let message = resume(&out, &options()).unwrap_err().to_string();
+        assert!(
+            message.contains(&format!("has format {found}")) && message.contains(word),
+            "{message}"
+        );
+    }
+}
+
+#[test]
+fn a_plan_counts_what_a_step_computes() {
+    let _alone = alone();
+    let device = Device::default();
+    for policy in ["apt", "pairs", "attentive", "dynamic-vit", "tome", "dense"] {
+        let algorithms = match policy {
+            "attentive" => vec!["first-order", "policy-gradient", "ppo"],
+            _ => vec![""],
+        };
+        for algorithm in algorithms {
+            let mut overrides = vec![format!("policy={policy}")];
+            if policy != "dense" {
+                overrides.push("flops=[0.8]".to_string());
+            }
+            if !algorithm.is_empty() {
+                overrides.push(format!("policy.algorithm={algorithm}"));
+            }
+            let overrides: Vec<&str> = overrides.iter().map(String::as_str).collect();
+            let mut config = config(&overrides);
+            if policy == "apt" {
+                config.flops.clear();
+                // Nothing is removed by this threshold.
+                let text = config
+                    .to_toml()
+                    .unwrap()
+                    .replace("threshold = 0.5", "threshold = 1.0");
+                config = apt_rl_trainer::ExperimentConfig::parse(&text, "x", &[]).unwrap();
+            }
+            let planned = apt_rl_trainer::plan(&config, 10, &device)
+                .unwrap()
+                .step_flops as f64;
+            let folder = tempfile::tempdir().unwrap();
+            let counted = common::counted_flops(&config, folder.path());
+            let off = (planned - counted).abs() / counted;
+            assert!(
+                off < 0.02,
+                "{policy} {algorithm}: {planned} planned, {counted} counted"
+            );
+        }
+    }
 }

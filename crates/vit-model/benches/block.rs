@@ -45,9 +45,10 @@ fn prepare((preset, batch, least): Work, device: &Device) -> Result<(Block, Toke
         })
         .collect();
     let block = BlockConfig { model }.init(device);
-    let block = match device.is_autodiff() {
-        true => block,
-        false => block.prepack(),
+    let block = if device.is_autodiff() {
+        block
+    } else {
+        block.prepack()
     };
     Ok((block, TokenBatch::full(tokens).drop_rows(&keep)))
 }
@@ -59,17 +60,19 @@ fn time(
     learn: bool,
     half: impl Fn(&Block, &TokenBatch) -> Tensor<2>,
 ) {
-    let device = match learn {
-        true => Device::default().autodiff(),
-        false => Device::default(),
+    let device = if learn {
+        Device::default().autodiff()
+    } else {
+        Device::default()
     };
     let (block, batch) = prepare(work, &device).expect("a preset");
     let rows = ItemsCount::new(batch.sequences.num_rows());
     bencher.counter(rows).bench_local(|| {
         let output = half(&block, &batch);
-        match learn {
-            true => drop(output.sum().backward()),
-            false => drop(output),
+        if learn {
+            drop(output.sum().backward())
+        } else {
+            drop(output)
         }
     });
 }

@@ -1,9 +1,8 @@
 mod image_size;
 
-use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 
-use crate::{StemConfig, Vit, VitError};
+use crate::{StemConfig, VitError};
 
 pub use self::image_size::ImageSize;
 
@@ -200,18 +199,6 @@ impl VitConfig {
             );
         }
         Ok(())
-    }
-
-    /// Creates the model with fresh weights on `device`: truncated normal (0.02) for patch
-    /// embedding, CLS and positions, Xavier uniform for the blocks, zero for the head, as the
-    /// published ViT starts.
-    ///
-    /// # Errors
-    ///
-    /// As [`validate`](Self::validate).
-    pub fn init(&self, device: &Device) -> Result<Vit, VitError> {
-        self.validate()?;
-        Ok(Vit::new(self, device))
     }
 }
 

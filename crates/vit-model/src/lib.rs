@@ -7,6 +7,7 @@ mod config;
 mod encoder;
 mod error;
 mod flops;
+mod forward;
 pub mod host;
 // LibTorch's backend is deprecated; this is the last release line that has it.
 #[cfg_attr(feature = "tch", allow(deprecated))]
@@ -20,13 +21,16 @@ pub mod fused {
 
 mod kept;
 mod keys;
+mod merge;
 mod parts;
 mod patch_embedding;
 mod precision;
 mod reducer;
+mod sequences;
 mod stem;
 mod token_batch;
 mod uniform;
+mod uniform_reducer;
 mod vit;
 mod weights;
 
@@ -38,12 +42,14 @@ pub use error::VitError;
 pub use flops::{FlopsCount, block_flops, patch_embedding_flops, vit_flops};
 pub use kept::Kept;
 pub use keys::Keys;
+pub use merge::Merge;
 pub use patch_embedding::PatchEmbedding;
 pub use precision::Precision;
 pub use reducer::{Needs, Observation, Placement, Reduction, TokenReducer};
+pub use sequences::Sequences;
 pub use stem::{StandardizedConv, Stem, StemConfig, Unit};
-pub use token_batch::{Merge, Sequences, TokenBatch};
-pub use uniform::{
+pub use token_batch::TokenBatch;
+pub use uniform_reducer::{
     MergeWeights, UniformMerge, UniformObservation, UniformReducer, UniformReduction,
 };
 pub use vit::{Vit, VitOutput};

@@ -67,8 +67,9 @@ pub(crate) fn widen<const D: usize>(tensor: Tensor<D>) -> Tensor<D> {
 
 /// The tensor as another type of float.
 pub(crate) fn cast<const D: usize>(tensor: Tensor<D>, dtype: DType) -> Tensor<D> {
-    match tensor.dtype() == dtype {
-        true => tensor,
-        false => tensor.cast(FloatDType::from(dtype)),
+    if tensor.dtype() == dtype {
+        tensor
+    } else {
+        tensor.cast(FloatDType::from(dtype))
     }
 }

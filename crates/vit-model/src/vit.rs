@@ -8,7 +8,7 @@ use crate::encoder::run_blocks;
 use crate::precision::widen;
 use crate::{
     Block, BlockConfig, Distillation, Encoded, LayerTrace, PatchEmbedding, Precision, RunSettings,
-    TokenBatch, VitConfig, kernels, parts, uniform,
+    TokenBatch, VitConfig, VitError, kernels,
 };
 
 /// A pre-norm Vision Transformer (Dosovitskiy et al., "An Image is Worth 16x16 Words", 2021),
@@ -104,6 +104,11 @@ impl Vit {
         self.logits_of(batch.cls(), || batch.after_cls())
     }
 
+    /// What the head sees: the CLS tokens after the last norm, `[batch, hidden]`.
+    pub fn cls_features(&self, batch: &TokenBatch) -> Tensor<2> {
+        self.norm.forward(widen(batch.cls()))
+    }
+
     /// The class logits of the CLS tokens, `[batch, hidden]`, and where there are two heads the tokens after them.
     pub(crate) fn logits_of(&self, cls: Tensor<2>, after_cls: impl Fn() -> Tensor<2>) -> Tensor<2> {
         let by = |head: &Linear, tokens| head.forward(self.norm.forward(widen(tokens)));
@@ -114,33 +119,7 @@ impl Vit {
         }
     }
 
-    /// Images to logits.
-    ///
-    /// # Shapes
-    ///
-    /// - `images`: `[batch, 3, height, width]`
-    /// - logits: `[batch, classes]`
-    pub fn forward(&self, images: Tensor<4>, settings: RunSettings<'_>) -> VitOutput {
-        parts::forward(self, &images, settings)
-            .or_else(|| {
-                let enqueues = kernels::decides_on_device(&images.device());
-                let images = enqueues.then(|| images.clone())?;
-                self.forward_uniformly(images, settings)
-            })
-            .unwrap_or_else(|| self.forward_from(images, 0, settings))
-    }
-
-    /// As [`forward`](Self::forward), every decision made by tensor operations: nothing waits for the host. None where the
-    /// reducer decides on the host or leaves images different numbers of tokens, and in mask mode.
-    pub fn forward_uniformly(
-        &self,
-        images: Tensor<4>,
-        settings: RunSettings<'_>,
-    ) -> Option<VitOutput> {
-        uniform::forward(self, images, settings)
-    }
-
-    /// The same for images that stand in their batch from `first` on.
+    /// Images to logits, for images that stand in their batch from `first` on.
     pub(crate) fn forward_from(
         &self,
         images: Tensor<4>,
@@ -154,5 +133,19 @@ impl Vit {
             logits: self.classify(&encoded.batch),
             trace: encoded.trace,
         }
+    }
+}
+
+impl VitConfig {
+    /// Creates the model with fresh weights on `device`: truncated normal (0.02) for patch
+    /// embedding, CLS and positions, Xavier uniform for the blocks, zero for the head, as the
+    /// published ViT starts.
+    ///
+    /// # Errors
+    ///
+    /// As [`validate`](Self::validate).
+    pub fn init(&self, device: &Device) -> Result<Vit, VitError> {
+        self.validate()?;
+        Ok(Vit::new(self, device))
     }
 }

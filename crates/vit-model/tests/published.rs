@@ -76,9 +76,10 @@ fn config_of(checkpoint: &Checkpoint, folder: &Path) -> VitConfig {
 }
 
 fn load(checkpoint: &mut Checkpoint, config: &VitConfig, has_head: bool) -> Result<Vit, VitError> {
-    let head = match has_head {
-        true => CheckpointHead::Load,
-        false => CheckpointHead::Fresh,
+    let head = if has_head {
+        CheckpointHead::Load
+    } else {
+        CheckpointHead::Fresh
     };
     checkpoint.load(config.init(&Device::default())?, config, head, None)
 }
@@ -101,12 +102,11 @@ fn check(name: &str, weights: &str, outputs: &str) {
     };
     let vit = load(&mut checkpoint, &config, expected.has_head).unwrap();
     for vit in [vit.clone(), vit.prepack()] {
-        let output = match expected.has_head {
-            true => {
-                let images = Tensor::<4>::from_data(expected.images.clone(), &Device::default());
-                vit.forward(images, RunSettings::DENSE).logits
-            }
-            false => features(&vit, &expected.images),
+        let output = if expected.has_head {
+            let images = Tensor::<4>::from_data(expected.images.clone(), &Device::default());
+            vit.forward(images, RunSettings::DENSE).logits
+        } else {
+            features(&vit, &expected.images)
         };
         // Below what a wrong epsilon or activation would change.
         let tolerance = Tolerance::<f32>::rel_abs(2e-5, 2e-5);

@@ -10,9 +10,10 @@ use apt_data::{
 use burn::data::dataloader::DataLoader;
 use serde::Serialize;
 
-use super::print_lines;
-use crate::args::{Bench, Global};
+use super::args::Bench;
+use super::output::print_lines;
 use crate::device;
+use crate::global::Global;
 use crate::table::table;
 
 /// Images up to this side are not enlarged where nobody says.

@@ -3,16 +3,17 @@
 use std::cell::RefCell;
 
 use anyhow::Result;
-use apt_pruning_agent::{Amount, KeptCounts, RankedReducer};
+use apt_pruning_agent::Selection;
 use apt_rl_trainer::sweep::DENSE;
 use apt_vit_model::{ExecutionMode, LayerTrace, RunSettings, TokenReducer, VitOutput};
 use serde::Serialize;
 
+use super::args::Bench;
 use super::clock::{self, Case};
+use super::output::{bench_bar, print_lines};
 use super::subject::{Removed, Subject, Timed};
-use super::{bench_bar, print_lines};
-use crate::args::{Bench, Global};
 use crate::device;
+use crate::global::Global;
 use crate::table::{count, percent, table};
 
 /// A line of the result.
@@ -21,7 +22,7 @@ struct Row {
     #[serde(flatten)]
     timed: Timed,
     mode: &'static str,
-    /// What a sweep calls who decided; absent where the plain agents of a preset did.
+    /// Who decided; absent where the plain agents of a preset did.
     #[serde(skip_serializing_if = "Option::is_none")]
     policy: Option<String>,
     /// The share of the dense FLOPs that was asked for, if any was.
@@ -133,39 +134,33 @@ pub fn run(args: &Bench, global: &Global) -> Result<()> {
 fn ways(subject: &Subject, batch: usize, ragged: bool) -> Result<Vec<Way<'_>>> {
     let mut ways = vec![Way::DENSE];
     let (model, patches) = (&subject.model, subject.model.config().num_patches());
+    let seeds: Vec<u64> = (0..batch as u64).collect();
+    let mut push = |mode, target_flops, selection: &Selection| {
+        ways.push(Way {
+            mode,
+            target_flops,
+            reducer: Some(model.policy.reducer(selection, &seeds)),
+        });
+    };
     match &subject.removed {
         Removed::Nothing => (),
         Removed::Rates(rates) => {
-            let ranked = |mode, kept| Way {
-                mode,
-                target_flops: None,
-                reducer: Some(Box::new(RankedReducer {
-                    agents: &model.agents,
-                    kept,
-                })),
-            };
-            ways.push(ranked("drop", KeptCounts::uniform(patches, batch, rates)));
+            push("drop", None, &Selection::at_rates(patches, rates));
             if ragged {
-                let kept = KeptCounts::ragged(patches, batch, rates);
-                ways.push(ranked("drop-ragged", kept));
+                push(
+                    "drop-ragged",
+                    None,
+                    &Selection::ragged(patches, batch, rates),
+                );
             }
         }
         Removed::ToCompute(shares) => {
-            let seeds: Vec<u64> = (0..batch as u64).collect();
             for &share in shares {
                 let kept = model.kept_for(share)?;
-                let mut push = |mode, amount: Amount| {
-                    let (agents, sizes) = (&model.agents, model.config());
-                    let reducer = model.policy().reducer(agents, sizes, &amount, &seeds, None);
-                    ways.push(Way {
-                        mode,
-                        target_flops: Some(share),
-                        reducer: Some(reducer),
-                    });
-                };
-                push("drop", Amount::Kept { kept: kept.clone() });
+                let selection = Selection::Kept { kept: kept.clone() };
+                push("drop", Some(share), &selection);
                 if ragged && !model.counts_tokens() {
-                    push("drop-ragged", Amount::KeptOfBatch { kept });
+                    push("drop-ragged", Some(share), &Selection::KeptOfBatch { kept });
                 }
             }
         }

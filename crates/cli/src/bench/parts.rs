@@ -2,9 +2,10 @@
 
 use std::cell::RefCell;
 
-use apt_pruning_agent::{KeepRate, KeptCounts, RankedReducer};
-use apt_rl_trainer::counterfactual::{DensePass, choose_cuts, stream_0, stream_1, stream_2};
-use apt_rl_trainer::{OptimizerConfig, PruningVit, build_optimizer, clip_global_norm};
+use apt_inference::PruningVit;
+use apt_pruning_agent::{KeepRate, Selection};
+use apt_rl_trainer::algorithm::counterfactual::{DensePass, choose_cuts, cut_pass, dense_pass};
+use apt_rl_trainer::{OptimizerConfig, build_optimizer, clip_global_norm, pruned_pass};
 use apt_vit_model::{ExecutionMode, RunSettings};
 use burn::module::Module;
 use burn::optim::{GradientsParams, ModuleOptimizer};
@@ -16,23 +17,22 @@ use super::clock::Case;
 pub const WHOLE: &str = "the whole step";
 
 /// Classes for a batch of random images.
-pub fn targets(model: &PruningVit, batch: usize) -> Vec<usize> {
-    let classes = model.config().num_classes;
+pub fn targets(classes: usize, batch: usize) -> Vec<usize> {
     (0..batch).map(|image| image % classes).collect()
 }
 
 /// A training step's parts and what they work on.
 pub struct Step<'a> {
     model: &'a PruningVit,
-    /// How many patches the agents keep in stream 1.
-    kept: KeptCounts,
+    /// How many patches the agents keep in the pruned pass.
+    kept: Selection,
     device: &'a Device,
     images: Tensor<4>,
     targets: Vec<usize>,
     seeds: Vec<u64>,
     /// The model without autodiff.
     frozen: PruningVit,
-    /// What stream 0 found, for those that time stream 2 alone.
+    /// What the dense pass found, for what times the cut passes alone.
     dense: DensePass,
     optimizer: RefCell<ModuleOptimizer>,
 }
@@ -47,26 +47,20 @@ impl<'a> Step<'a> {
         device: &'a Device,
     ) -> Self {
         let (batch, patches) = (images.dims()[0], model.config().num_patches());
-        let targets = targets(model, batch);
+        let targets = targets(model.config().num_classes, batch);
         let frozen = model.valid();
         let plain = images.clone().inner();
         let optimizer = build_optimizer(&OptimizerConfig::default(), model);
         Self {
             model,
             kept: if ragged {
-                KeptCounts::ragged(patches, batch, rates)
+                Selection::ragged(patches, batch, rates)
             } else {
-                KeptCounts::uniform(patches, batch, rates)
+                Selection::at_rates(patches, rates)
             },
             device,
             seeds: (0..batch as u64).collect(),
-            dense: stream_0(
-                &frozen.vit,
-                frozen.config(),
-                &frozen.agents,
-                plain,
-                &targets,
-            ),
+            dense: dense_pass(&frozen, plain, &targets),
             images,
             targets,
             optimizer: RefCell::new(optimizer),
@@ -88,16 +82,16 @@ impl<'a> Step<'a> {
         }
         vec![
             dense,
-            self.part("stream 0", || drop(self.observe(false))),
-            self.part("stream 0 with a graph", || drop(self.observe(true))),
-            self.part("stream 1", || {
+            self.part("the dense pass", || drop(self.observe(false))),
+            self.part("the dense pass with a graph", || drop(self.observe(true))),
+            self.part("the pruned pass", || {
                 drop(self.learn(ExecutionMode::Drop).backward())
             }),
-            self.part("stream 1 masked", || {
+            self.part("the pruned pass, masked", || {
                 drop(self.learn(ExecutionMode::Mask).backward())
             }),
-            self.part("stream 2, all agents", || self.cut_and_learn()),
-            self.part("stream 2 without shared blocks", || {
+            self.part("the cut passes of all agents", || self.cut_and_learn()),
+            self.part("the cut passes without shared blocks", || {
                 self.embed_for_each_agent();
                 self.cut_and_learn();
             }),
@@ -119,65 +113,56 @@ impl<'a> Step<'a> {
         output.logits.into_data();
     }
 
-    /// Stream 0, or what it would be as part of a graph.
+    /// The dense pass (stream 0 of the original), or what it would be as part of a graph.
     fn observe(&self, graph: bool) -> DensePass {
         let (model, images) = if graph {
             (self.model, self.images.clone())
         } else {
             (&self.frozen, self.images.clone().inner())
         };
-        stream_0(
-            &model.vit,
-            model.config(),
-            &model.agents,
-            images,
-            &self.targets,
-        )
+        dense_pass(model, images, &self.targets)
     }
 
-    /// Stream 1 as far as its loss.
+    /// The pruned pass (stream 1) as far as its loss.
     fn learn(&self, mode: ExecutionMode) -> Tensor<1> {
-        let reducer = RankedReducer {
-            agents: &self.frozen.agents,
-            kept: self.kept.clone(),
-        };
+        let reducer = self.frozen.policy.reducer(&self.kept, &[]);
         let vit = &self.model.vit;
-        stream_1(vit, &reducer, mode, self.images.clone(), &self.targets).loss
+        pruned_pass(vit, &*reducer, mode, self.images.clone(), &self.targets).loss
     }
 
-    /// Stream 2 as far as its losses, one for each agent.
-    fn cut(&self, dense: &DensePass) -> impl Iterator<Item = Tensor<1>> {
-        let agents = &self.model.agents;
-        dense.observed.iter().enumerate().map(|(index, observed)| {
+    /// The cut passes (stream 2) as far as their losses, one for each agent.
+    fn cut<'b>(&'b self, dense: &'b DensePass) -> impl Iterator<Item = Tensor<1>> + 'b {
+        let agents = self.model.policy.agents();
+        let observed = dense.observed.iter().enumerate();
+        observed.filter_map(move |(index, observed)| {
             let cuts = choose_cuts(observed, &self.seeds);
             let vit = &self.frozen.vit;
-            stream_2(vit, agents, index, dense, &cuts, &self.targets, 0.0).loss
+            Some(cut_pass(vit, agents?, index, dense, &cuts, &self.targets).loss)
         })
     }
 
-    /// Stream 2 alone.
+    /// The cut passes alone.
     fn cut_and_learn(&self) {
         let loss = self.cut(&self.dense).reduce(|all, loss| all + loss);
         drop(loss.map(|loss| loss.backward()));
     }
 
-    /// What stream 2 would compute anew for each agent if it shared nothing with stream 0.
+    /// What the cut passes would compute anew for each agent if they shared nothing with the dense pass.
     fn embed_for_each_agent(&self) {
         let vit = &self.frozen.vit;
-        for &layer in &self.frozen.agents.layers {
+        for &layer in self.frozen.policy.blocks() {
             let batch = vit.embed(self.images.clone().inner());
             let prefix = vit.run_blocks(batch, 0..layer + 1, RunSettings::DENSE);
             prefix.batch.cls().into_data();
         }
     }
 
-    /// All streams, one backward pass, the clip and the optimiser. Every round updates the same
-    /// weights: those that the streams ran with.
+    /// All passes, one backward pass, the clip and the optimiser. Every round updates the same
+    /// weights: those that the passes ran with.
     fn whole(&self) {
         let loss = self.learn(ExecutionMode::Drop);
-        let loss = self
-            .cut(&self.observe(false))
-            .fold(loss, |all, loss| all + loss);
+        let dense = self.observe(false);
+        let loss = self.cut(&dense).fold(loss, |all, loss| all + loss);
         let model = self.model.clone();
         let mut grads = GradientsParams::from_grads(loss.backward(), &model);
         let (model, _) = clip_global_norm(model, &mut grads, 1.0, 1.0);

@@ -3,9 +3,9 @@
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Error, Result};
 use apt_data::{Batch, Place};
-use apt_rl_trainer::{AlgorithmKind, ExperimentConfig, PruningVit, stepper};
+use apt_rl_trainer::{ExperimentConfig, Trainee, stepper};
 use burn::tensor::{Int, Tensor, TensorData};
 
 use super::clock::Case;
@@ -23,9 +23,9 @@ pub struct Training {
 pub fn trainings(subject: &Subject) -> Vec<Training> {
     let training = |target_flops: Option<f64>| {
         let mut config = subject.config.clone();
-        config.budget.flops = target_flops.into_iter().collect();
+        config.flops = target_flops.into_iter().collect();
         // An update after each pass.
-        config.train.accumulation = 1;
+        config.train.grad_accumulation_steps = 1;
         Training {
             config,
             target_flops,
@@ -46,19 +46,19 @@ impl Training {
     /// they cost the same again.
     pub fn case<'a>(
         &'a self,
-        model: &PruningVit,
+        model: Trainee,
         images: &Tensor<4>,
         folder: &Path,
     ) -> Result<Case<'a>> {
         let batch = images.dims()[0];
-        let targets = targets(model, batch);
+        let targets = targets(model.config().num_classes, batch);
         let labels: Vec<i64> = targets.iter().map(|&target| target as i64).collect();
         let labels = TensorData::new(labels, [batch]);
         let labels = Tensor::<1, Int>::from_data(labels, &images.device());
         let (images, device) = (images.clone(), images.device());
-        let mut step = stepper(&self.config, model.clone(), folder)?;
+        let mut step = stepper(&self.config, model, folder)?;
         let mut number = 0;
-        let cycle = self.cycle();
+        let cycle = self.cycle()?;
         let case = Case::new(WHOLE, move || {
             for _ in 0..cycle {
                 let report = step(Batch {
@@ -81,21 +81,25 @@ impl Training {
         Ok(case.of_passes(cycle))
     }
 
-    /// After so many steps they cost the same again: agents may learn in some of them alone, and PPO learns
-    /// from what it did several times.
-    fn cycle(&self) -> usize {
+    /// After so many steps they cost the same again: the policy may learn in some of them alone, and algorithms may
+    /// learn from what they did several times.
+    fn cycle(&self) -> Result<usize> {
         let train = &self.config.train;
-        let dense = train.dense_every.unwrap_or(1);
-        let agents = match train.agents_every {
-            // They never learn.
-            every if every > train.steps => 1,
-            every => every,
+        let dense = train.dense_interval.unwrap_or(1);
+        let algorithm = self.config.policy.algorithm.as_ref();
+        let period = match algorithm.map(|algorithm| algorithm.init()) {
+            Some(algorithm) => {
+                let algorithm = algorithm.map_err(Error::msg)?;
+                train.agent_interval * algorithm.period()
+            }
+            None => 1,
         };
-        let rollout = match self.config.algorithm.kind {
-            AlgorithmKind::Ppo => self.config.algorithm.epochs,
-            _ => 1,
-        };
-        dense * agents * rollout
+        Ok(dense * period)
+    }
+
+    /// What the training says.
+    pub fn config(&self) -> &ExperimentConfig {
+        &self.config
     }
 
     /// Counted in the last step that was made.

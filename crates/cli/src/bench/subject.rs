@@ -1,19 +1,24 @@
 //! The model that is timed, and what is removed from it.
 
-use anyhow::{Error, Result, bail};
-use apt_pruning_agent::{KeepRate, Merging, PolicyKind, PruningAgentsConfig};
-use apt_rl_trainer::sweep::DENSE;
+use std::path::Path;
+
+use anyhow::{Context, Error, Result, bail};
+use apt_inference::{Choice, InferenceError, PruningVit};
+use apt_pruning_agent::{AptSettings, KeepRate, LAYERS, PolicyConfig, PolicySettings, Removal};
 use apt_rl_trainer::{
-    Choice, ExperimentConfig, ModelConfig, PruningVit, TrainConfig, TrainerError,
+    ExperimentConfig, ModelConfig, RunFolder, TrainConfig, Trainee, TrainerError,
 };
 use apt_vit_model::{LayerTrace, VitPreset};
+use burn::module::Module;
 use burn::tensor::{Device, Distribution, Tensor};
 use serde::Serialize;
 
+use super::args::Bench;
 use super::clock::{PerImage, Times};
-use super::policies::{Policy, usual_layers};
-use crate::args::{Bench, Global, keep_rates};
-use crate::{device, open_run};
+use super::policies::Policy;
+use crate::device;
+use crate::global::Global;
+use crate::values::keep_rates;
 
 /// The layer keep rate of agents where nobody says.
 const USUAL_RATE: f64 = 0.7;
@@ -24,7 +29,7 @@ pub struct Subject {
     pub model: PruningVit,
     /// What a training of it says.
     pub config: ExperimentConfig,
-    /// What a sweep calls its policy; none where plain agents rank the patches of a preset.
+    /// Its policy's name; none where plain agents rank the patches of a preset.
     pub policy: Option<String>,
     pub removed: Removed,
 }
@@ -33,7 +38,7 @@ pub struct Subject {
 #[derive(Clone, Debug)]
 pub enum Removed {
     Nothing,
-    /// Agents keep this share of what was left, layer by layer.
+    /// Agents keep this share of what was left, block by block.
     Rates(Vec<KeepRate>),
     /// The policy computes these shares of the dense FLOPs, each in passes of its own.
     ToCompute(Vec<f64>),
@@ -53,19 +58,11 @@ impl Subject {
             bail!("--flops: say whose, as in --policy tome");
         }
         let preset = VitPreset::from_name(&args.model)?.config();
-        let mut layers = args.layers.clone();
-        if layers.is_empty() {
-            layers = usual_layers(preset.num_layers);
-        }
         let mut config = ExperimentConfig {
             seed: args.seed,
             model: ModelConfig {
                 preset: args.model.clone(),
                 image_size: args.image_size,
-                ..Default::default()
-            },
-            agents: PruningAgentsConfig {
-                layers,
                 ..Default::default()
             },
             train: TrainConfig {
@@ -74,48 +71,36 @@ impl Subject {
             },
             ..Default::default()
         };
-        let policy = match &args.policy {
-            Some(name) => Some(Policy::named(
-                name,
-                &args.flops,
-                &mut config,
-                preset.num_layers,
-            )?),
-            None => None,
-        };
+        let policy = args.policy.as_ref();
+        let policy = policy.map(|name| Policy::named(name, &args.flops, &mut config));
+        let policy = policy.transpose()?;
         if !args.layers.is_empty() {
-            config.agents.layers.clone_from(&args.layers);
+            config = acting_after(&args.layers, &config)?;
         }
-        let model = PruningVit::new(&config, preset.num_classes, device).map_err(in_layers)?;
-        Self::removing(args.model.clone(), model, config, policy, args)
+        let model = Trainee::new(&config, preset.num_classes, device).map_err(in_layers)?;
+        Self::removing(args.model.clone(), model.pruning(), config, policy, args)
     }
 
-    /// A run's model with its own policy, or with another's fresh agents.
-    fn of_run(
-        folder: &std::path::Path,
-        args: &Bench,
-        global: &Global,
-        device: &Device,
-    ) -> Result<Self> {
-        let run = open_run(folder, global)?;
-        let mut model = run.load_model(&run.checkpoint(Choice::BestPruned)?, device)?;
+    /// A run's model with its own policy, or with another one whose agents are fresh.
+    fn of_run(folder: &Path, args: &Bench, global: &Global, device: &Device) -> Result<Self> {
+        let run = RunFolder::open(folder)?;
+        let checkpoint = run.checkpoints().choose(Choice::BestPruned)?;
+        let mut model = run.load_model(&checkpoint, device)?;
         let mut config = run.config.clone();
+        if let Some(dtype) = global.dtype {
+            config.train.dtype = dtype;
+            model = model.with_precision(dtype)?;
+        }
         let policy = match &args.policy {
             Some(name) => {
-                let blocks = model.config().num_layers;
-                let policy = Policy::named(name, &args.flops, &mut config, blocks)?;
-                model = with_agents_of(&config, &model, device)?;
+                let policy = Policy::named(name, &args.flops, &mut config)?;
+                model = model.with_policy(&config.policy.policy)?;
                 policy
             }
-            None => Policy::of_run(&config, &args.flops)?,
+            None => Policy::of_run(&mut config, &args.flops),
         };
-        Self::removing(
-            folder.display().to_string(),
-            model,
-            config,
-            Some(policy),
-            args,
-        )
+        let name = folder.display().to_string();
+        Self::removing(name, model, config, Some(policy), args)
     }
 
     fn removing(
@@ -126,15 +111,15 @@ impl Subject {
         args: &Bench,
     ) -> Result<Self> {
         let removed = match &policy {
-            Some(policy) if policy.name == DENSE => Removed::Nothing,
+            Some(_) if model.policy.blocks().is_empty() => Removed::Nothing,
             Some(policy) if args.keep.is_empty() && !policy.shares.is_empty() => {
                 Removed::ToCompute(policy.shares.clone())
             }
-            _ if !keeps_by_rates(&config) => bail!(
-                "--keep: agents alone keep by rates, and only where what they remove is lost; say what to \
+            _ if !keeps_by_rates(&model) => bail!(
+                "--keep: agents alone keep by rates, and only where what they remove is dropped; say what to \
                  compute instead, as in --flops 0.5"
             ),
-            _ => Removed::Rates(rates(args, model.agents.layers.len())?),
+            _ => Removed::Rates(rates(args, model.policy.blocks().len())?),
         };
         Ok(Self {
             name,
@@ -146,18 +131,22 @@ impl Subject {
     }
 
     /// The same model with the published method's agents.
-    pub fn published(&self, device: &Device) -> Result<PruningVit> {
-        if keeps_by_rates(&self.config) && self.config.agents.network == Default::default() {
+    pub fn published(&self) -> Result<PruningVit> {
+        let published = AptSettings::NAME;
+        if self.config.policy.policy.name() == published {
             return Ok(self.model.clone());
         }
-        let mut config = self.config.clone();
-        if config.policy.merge == Merging::Matched {
-            config.agents.layers = usual_layers(self.model.config().num_layers);
-        }
-        config.agents.network = Default::default();
-        config.policy = Default::default();
-        config.algorithm = Default::default();
-        with_agents_of(&config, &self.model, device)
+        let policy = PolicyConfig::named(published)?;
+        Ok(self.model.clone().with_policy(&policy)?)
+    }
+
+    /// The same model for a training of it.
+    pub fn trainee(&self, config: &ExperimentConfig, device: &Device) -> Result<Trainee> {
+        let mut config = config.clone();
+        config.model.pretrained = None;
+        let trainee = Trainee::new(&config, self.model.config().num_classes, device)?;
+        let trainee = trainee.with_pruning(self.model.clone()).train();
+        Ok(trainee.with_frozen(config.train.freeze)?)
     }
 
     /// Random images for it.
@@ -197,29 +186,25 @@ pub fn rates(args: &Bench, agents: usize) -> Result<Vec<KeepRate>> {
     }
 }
 
-/// Do agents decide, and is what they remove lost?
-fn keeps_by_rates(config: &ExperimentConfig) -> bool {
-    config.policy.kind == PolicyKind::Agents && config.policy.merge == Merging::Lost
+/// Do agents decide, and is what they remove dropped?
+fn keeps_by_rates(model: &PruningVit) -> bool {
+    let agents = model.policy.agents();
+    agents.is_some_and(|agents| agents.removal() == Removal::Dropped)
 }
 
-/// The weights of `model` with the agents and the policy that `config` says, whose weights are fresh.
-fn with_agents_of(
-    config: &ExperimentConfig,
-    model: &PruningVit,
-    device: &Device,
-) -> Result<PruningVit> {
-    let mut config = config.clone();
-    config.model.pretrained = None;
-    let mut fresh =
-        PruningVit::new(&config, model.config().num_classes, device).map_err(in_layers)?;
-    fresh.vit = model.vit.clone();
-    Ok(fresh)
+/// The config with a policy that acts after these blocks.
+fn acting_after(layers: &[usize], config: &ExperimentConfig) -> Result<ExperimentConfig> {
+    let text = config.to_toml()?;
+    let layers = [format!("policy.{}={layers:?}", LAYERS.key)];
+    ExperimentConfig::parse(&text, "bench", &layers).context("--layers")
 }
 
-/// An error of agents is one of the layers that were asked for.
+/// An error of the policy is one of the layers that were asked for.
 fn in_layers(error: TrainerError) -> Error {
     match error {
-        TrainerError::Agent(_) => Error::new(error).context("--layers"),
+        TrainerError::Agent(_) | TrainerError::Inference(InferenceError::Agent(_)) => {
+            Error::new(error).context("--layers")
+        }
         error => error.into(),
     }
 }

@@ -4,13 +4,14 @@ use anyhow::Result;
 use burn::module::Module;
 use serde::Serialize;
 
+use super::args::Bench;
 use super::clock;
+use super::output::{bench_bar, print_lines};
 use super::parts::{Step, WHOLE};
 use super::steps::{Scratch, trainings};
 use super::subject::{Subject, Timed, rates};
-use super::{bench_bar, print_lines};
-use crate::args::{Bench, Global};
 use crate::device;
+use crate::global::Global;
 use crate::table::{percent, table};
 
 /// A line of the result.
@@ -37,9 +38,9 @@ pub fn run(args: &Bench, global: &Global) -> Result<()> {
     let mut subject = Subject::new(args, global, &device)?;
     // A run's model comes ready for inference.
     subject.model = subject.model.train();
-    let published = subject.published(&device)?.train();
+    let published = subject.published()?.train();
     device.seed(args.seed);
-    let rates = rates(args, published.agents.layers.len())?;
+    let rates = rates(args, published.policy.blocks().len())?;
     let trainings = trainings(&subject);
     let (batches, effort) = (args.batches(8), args.effort());
     let parts = Step::number(args.whole);
@@ -51,7 +52,8 @@ pub fn run(args: &Bench, global: &Global) -> Result<()> {
         let step = Step::new(&published, &rates, args.ragged, images.clone(), &device);
         let mut cases = step.cases(args.whole);
         for training in &trainings {
-            cases.push(training.case(&subject.model, &images, scratch.path())?);
+            let trainee = subject.trainee(training.config(), &device)?;
+            cases.push(training.case(trainee, &images, scratch.path())?);
         }
         let times = clock::time(&mut cases, &effort, &bar)?;
         let (of_parts, of_trainings) = times.split_at(parts);
@@ -112,7 +114,7 @@ fn print_table(rows: &[Row], left: f64) {
     }
     if let Some(row) = rows.first() {
         println!(
-            "{}, {} of the patches left in stream 1",
+            "{}, {} of the patches left in the pruned pass",
             row.timed.title(),
             percent(left)
         );

@@ -4,18 +4,24 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use apt_rl_trainer::{Choice, PruningVit, RunFolder};
+use apt_inference::{Choice, PruningVit};
+use apt_rl_trainer::RunFolder;
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Device, Tensor};
 
 /// A tiny experiment.
 pub const TINY: &str = r#"
 seed = 3
+[policy]
+name = "apt"
+layers = [0, 1]
 [data]
 source = "shapes"
 size = 16
 train = 80
 test = 20
+[input]
+val_images = 20
 [input.transform]
 pad_crop = 1
 [model]
@@ -25,15 +31,12 @@ hidden_size = 16
 num_layers = 3
 num_heads = 2
 mlp_dim = 32
-[agents]
-layers = [0, 1]
 [train]
 steps = 8
 batch_size = 6
-steps_per_epoch = 4
-held_out = 20
+eval_interval = 4
 [optimizer]
-kind = "adamw"
+name = "adamw"
 learning_rate = 0.003
 [schedule]
 warmup_steps = 2
@@ -91,7 +94,7 @@ pub fn weights(folder: &Path) -> Vec<f32> {
         }
     }
     let run = RunFolder::open(folder).unwrap();
-    let checkpoint = run.checkpoint(Choice::Last).unwrap();
+    let checkpoint = run.checkpoints().choose(Choice::Last).unwrap();
     let model: PruningVit = run.load_model(&checkpoint, &Device::default()).unwrap();
     let mut collector = Collector(Vec::new());
     model.visit(&mut collector);

@@ -158,3 +158,66 @@ fn a_folder_without_images_tells_what_it_found() {
         assert!(error.contains("found notes.txt"), "{error}");
     }
 }
+
+fn renamed(files: &[(String, Vec<u8>)], from: &str, to: &str) -> Vec<(String, Vec<u8>)> {
+    let rename = |(name, bytes): &(String, Vec<u8>)| (name.replace(from, to), bytes.clone());
+    files.iter().map(rename).collect()
+}
+
+#[test]
+fn a_validation_split_is_there_to_choose_by_or_else_to_judge_by() {
+    let files = class_folders(&CLASSES, 4, 2);
+    for name in ["val", "valid", "validation"] {
+        let validated = renamed(&files, "test/", &format!("{name}/"));
+        for splits in load_both(&nested(validated.clone())) {
+            let splits = splits.unwrap();
+            assert_eq!((splits.train.len(), splits.test.len()), (12, 6), "{name}");
+            assert!(splits.val.is_none() && splits.test.name(0).starts_with(name));
+        }
+        let all = [files.clone(), validated].concat();
+        let [splits, _] = load_both(&all);
+        let splits = splits.unwrap();
+        assert_eq!((splits.val.unwrap().len(), splits.test.len()), (6, 6));
+        assert!(splits.test.name(0).starts_with("test"));
+    }
+    let two = [
+        renamed(&files, "test/", "val/"),
+        renamed(&files, "test/", "valid/"),
+    ]
+    .concat();
+    for error in errors(&two) {
+        assert!(error.contains("both val and valid"), "{error}");
+    }
+}
+
+#[test]
+fn nobody_trains_on_test_images() {
+    let files = class_folders(&CLASSES, 0, 2);
+    for error in errors(&files) {
+        assert!(error.contains("has test, but no train folder"), "{error}");
+    }
+}
+
+#[test]
+fn a_trained_model_is_measured_on_the_test_split_or_on_all_there_is() {
+    let measured = |files: &[(String, Vec<u8>)]| {
+        let folder = tempfile::tempdir().unwrap();
+        write_files(folder.path(), files);
+        let tree = Tree::open(folder.path(), Progress::Hidden).unwrap();
+        let (images, from) = load_to_measure(tree, Progress::Hidden).unwrap();
+        (images.len(), from.rsplit('/').next().unwrap().to_string())
+    };
+    let files = class_folders(&CLASSES, 4, 2);
+    assert_eq!(measured(&files), (6, "test".into()));
+    assert_eq!(measured(&class_folders(&CLASSES, 0, 2)), (6, "test".into()));
+    assert_eq!(
+        measured(&renamed(&files, "test/", "val/")),
+        (6, "val".into())
+    );
+    assert_eq!(
+        measured(&renamed(&class_folders(&CLASSES, 4, 0), "train/", "")).0,
+        12
+    );
+    // One class is enough to be measured.
+    assert_eq!(measured(&class_folders(&["ant"], 0, 3)).0, 3);
+}

@@ -139,9 +139,12 @@ fn slices_make_the_batches_together_that_one_loader_makes() {
     for devices in [2, 3, 4] {
         let step = items / devices;
         let slices: Vec<_> = (0..devices)
-            .map(|device| match device + 1 == devices {
-                true => whole.slice(device * step, items),
-                false => whole.slice(device * step, (device + 1) * step),
+            .map(|device| {
+                if device + 1 == devices {
+                    whole.slice(device * step, items)
+                } else {
+                    whole.slice(device * step, (device + 1) * step)
+                }
             })
             .collect();
         let count: usize = slices.iter().map(|slice| slice.num_items()).sum();
@@ -201,6 +204,7 @@ fn evaluated_pixels_and_labels_are_the_datasets() {
     eval_image(
         &dataset.image(3).unwrap(),
         [10, 10],
+        &EvalTransform::default(),
         &Normalization::HALF,
         &mut expected,
     );

@@ -8,7 +8,7 @@ const PLAIN: Normalization = Normalization {
 
 fn eval(img: &RgbImage, size: u32, n: &Normalization) -> Vec<f32> {
     let mut out = vec![f32::NAN; 3 * (size * size) as usize];
-    eval_image(img, [size; 2], n, &mut out);
+    eval_image(img, [size; 2], &EvalTransform::default(), n, &mut out);
     out
 }
 
@@ -197,12 +197,30 @@ fn an_image_need_not_be_square() {
         pixels: (0..18).collect(),
     };
     let mut out = vec![f32::NAN; 18];
-    eval_image(&img, [2, 3], &PLAIN, &mut out);
+    eval_image(&img, [2, 3], &EvalTransform::default(), &PLAIN, &mut out);
     let expected: Vec<f32> = (0..3)
         .flat_map(|channel| (0..6).map(move |pixel| (3 * pixel + channel) as f32 / 255.0))
         .collect();
     assert_eq!(out, expected);
     let mut out = vec![f32::NAN; 3 * 5 * 7];
-    eval_image(&img, [5, 7], &PLAIN, &mut out);
+    eval_image(&img, [5, 7], &EvalTransform::default(), &PLAIN, &mut out);
     assert!(out.iter().all(|value| (0.0..=17.0 / 255.0).contains(value)));
+}
+
+#[test]
+fn the_centre_of_the_models_proportions_is_cut_out() {
+    let img = RgbImage {
+        width: 400,
+        height: 200,
+        pixels: vec![0; 400 * 200 * 3],
+    };
+    let crop = |size, share| {
+        let crop = Crop::centred(&img, size, share);
+        [crop.left, crop.top, crop.width, crop.height]
+    };
+    // Resized to 256 and cut to 224, the published way.
+    assert_eq!(crop([224, 224], 0.875), [112, 12, 175, 175]);
+    assert_eq!(crop([224, 224], 1.0), [100, 0, 200, 200]);
+    assert_eq!(crop([100, 200], 1.0), [0, 0, 400, 200]);
+    assert_eq!(crop([200, 100], 0.5), [175, 50, 50, 100]);
 }

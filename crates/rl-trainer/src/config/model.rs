@@ -8,7 +8,7 @@ use apt_vit_model::{
 use serde::{Deserialize, Serialize};
 
 use crate::TrainerError;
-use crate::pretrained::{is_cached, locate_weights};
+use crate::run::{is_cached, locate_weights};
 
 /// `[model]`: a preset, and what is different from it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -42,14 +42,14 @@ pub struct ModelConfig {
     pub stem: Option<StemConfig>,
     /// Weights to start from: Google's `.npz`, or timm's or Hugging Face's safetensors or PyTorch
     /// checkpoint (a file, or Hugging Face's folder), or a name that `aptvit fetch` lists, which is
-    /// downloaded. What is not said above is as they have it. The
+    /// downloaded. Unset keys above take the weights' values. The
     /// head starts fresh.
     pub pretrained: Option<PathBuf>,
-    /// A run of this program whose model to start from, head included: its best dense checkpoint. The agents
-    /// start fresh.
-    pub start: Option<PathBuf>,
+    /// A run of this program whose model to start from, head included: its best dense checkpoint. The policy
+    /// starts fresh.
+    pub init_from_run: Option<PathBuf>,
     /// How their positions are resized; as their project does it where absent.
-    pub positions: Option<PositionResize>,
+    pub pos_embed_resize: Option<PositionResize>,
 }
 
 impl Default for ModelConfig {
@@ -69,8 +69,8 @@ impl Default for ModelConfig {
             distillation: None,
             stem: None,
             pretrained: None,
-            start: None,
-            positions: None,
+            init_from_run: None,
+            pos_embed_resize: None,
         }
     }
 }

@@ -2,12 +2,13 @@ use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use apt_inference::{to_json, write_whole};
 use serde::Serialize;
 
+use super::cell::Cell;
 use super::plot::{Against, plot_png, plot_svg};
-use super::{Cell, summary};
+use super::summary::summary;
 use crate::TrainerError;
-use crate::run_folder::to_json;
 
 /// A folder that holds a sweep: `cells/<policy>-<target>-<seed>.json`, and what is made of them.
 #[derive(Clone, Debug)]
@@ -130,7 +131,7 @@ impl CellFolder {
         }
         let folder = self.path.join("cells");
         fs::create_dir_all(&folder).map_err(TrainerError::io(&folder, "create"))?;
-        write(&path, to_json(cell).as_bytes())?;
+        write_whole(&path, to_json(cell)?.as_bytes())?;
         self.write_rows(&self.all()?)
     }
 
@@ -161,7 +162,7 @@ impl CellFolder {
         }
         self.write_rows(&cells)?;
         let mut written = vec![self.path.join("summary.md")];
-        write(&written[0], summary(&cells, reference).as_bytes())?;
+        write_whole(&written[0], summary(&cells, reference).as_bytes())?;
         for against in [Against::Flops, Against::Time] {
             let path = |end: &str| self.path.join(format!("{}.{end}", against.file_stem()));
             let failed = |path: PathBuf| {
@@ -171,9 +172,9 @@ impl CellFolder {
                 }
             };
             let svg = plot_svg(&cells, against).map_err(failed(path("svg")))?;
-            write(&path("svg"), svg.as_bytes())?;
+            write_whole(&path("svg"), svg.as_bytes())?;
             let png = plot_png(&svg).map_err(failed(path("png")))?;
-            write(&path("png"), &png)?;
+            write_whole(&path("png"), &png)?;
             written.extend([path("svg"), path("png")]);
         }
         Ok(written)
@@ -215,21 +216,16 @@ impl CellFolder {
             table.serialize(row).map_err(|e| failed(e.to_string()))?;
         }
         let table = table.into_inner().map_err(|e| failed(e.to_string()))?;
-        write(&path, &table)?;
+        write_whole(&path, &table)?;
         let rows: Vec<_> = cells
             .iter()
             .map(|cell| Row::new(cell, |tokens| tokens))
             .collect();
-        write(&self.path.join("rows.json"), to_json(&rows).as_bytes())
+        Ok(write_whole(
+            &self.path.join("rows.json"),
+            to_json(&rows)?.as_bytes(),
+        )?)
     }
-}
-
-/// Writes a file, whole or not at all.
-pub(super) fn write(path: &Path, content: &[u8]) -> Result<(), TrainerError> {
-    let mut partial = path.as_os_str().to_owned();
-    partial.push(".partial");
-    fs::write(&partial, content).map_err(TrainerError::io(path, "write"))?;
-    fs::rename(&partial, path).map_err(TrainerError::io(path, "write"))
 }
 
 #[cfg(test)]

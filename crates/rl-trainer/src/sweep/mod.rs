@@ -7,15 +7,19 @@
 mod cell;
 mod folder;
 mod origin;
+mod plan;
 mod plot;
+mod policy;
 mod run;
 mod statistics;
 mod summary;
 
 pub use cell::{Cell, DENSE, Group, groups};
 pub use folder::CellFolder;
+pub use plan::{MeasuredOn, Sweep};
 pub use plot::{Against, plot_png, plot_svg};
-pub use run::{MeasuredOn, Stage, Sweep, SweptPolicy};
+pub use policy::SweptPolicy;
+pub use run::Stage;
 pub use statistics::{Comparison, Mean, compare, compare_dense, mean};
 pub use summary::summary;
 

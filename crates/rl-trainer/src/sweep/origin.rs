@@ -2,12 +2,12 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use apt_inference::{to_json, write_whole};
 use serde::{Deserialize, Serialize};
 
-use super::folder::write;
-use super::{MeasuredOn, Sweep, SweptPolicy};
+use super::plan::{MeasuredOn, Sweep};
+use super::policy::SweptPolicy;
 use crate::TrainerError;
-use crate::run_folder::to_json;
 
 /// What all cells of a folder have in common, as `sweep.json` keeps it: cells of another start or of other
 /// settings are not to be compared with them.
@@ -15,7 +15,7 @@ use crate::run_folder::to_json;
 pub(super) struct Origin {
     start: PathBuf,
     passes: usize,
-    budgets: Vec<f64>,
+    flops: Vec<f64>,
     overrides: Vec<String>,
     measured_on: MeasuredOn,
     /// By name, what the config of each policy says of which a training began.
@@ -29,7 +29,7 @@ impl Origin {
         Self {
             start: sweep.start.clone(),
             passes: sweep.passes,
-            budgets: sweep.budgets.clone(),
+            flops: sweep.flops.clone(),
             overrides: sweep.overrides.clone(),
             measured_on: sweep.measured_on,
             policies: policies
@@ -43,7 +43,7 @@ impl Origin {
         let mut fields = BTreeMap::from([
             ("start".to_string(), self.start.display().to_string()),
             ("passes".to_string(), self.passes.to_string()),
-            ("budgets".to_string(), format!("{:?}", self.budgets)),
+            ("flops".to_string(), format!("{:?}", self.flops)),
             ("overrides".to_string(), format!("{:?}", self.overrides)),
             ("measured_on".to_string(), format!("{:?}", self.measured_on)),
         ]);
@@ -113,7 +113,7 @@ pub(super) fn claim(
         origin.policies.extend(found.policies);
     }
     fs::create_dir_all(folder).map_err(TrainerError::io(folder, "create"))?;
-    write(&path(folder), to_json(&origin).as_bytes())
+    Ok(write_whole(&path(folder), to_json(&origin)?.as_bytes())?)
 }
 
 #[cfg(test)]
@@ -127,7 +127,7 @@ mod tests {
         Sweep {
             start: "runs/start".into(),
             policies: policies.collect(),
-            budgets: vec![0.7, 0.5],
+            flops: vec![0.7, 0.5],
             seeds: vec![1],
             passes: 64,
             overrides: vec!["train.batch_size=8".into()],
@@ -150,15 +150,15 @@ mod tests {
         let errors = [
             refused(&|sweep| sweep.start = "runs/other".into()),
             refused(&|sweep| sweep.passes = 65),
-            refused(&|sweep| sweep.budgets = vec![0.7]),
+            refused(&|sweep| sweep.flops = vec![0.7]),
             refused(&|sweep| sweep.overrides.clear()),
             refused(&|sweep| sweep.measured_on = MeasuredOn::HeldOut),
-            refused(&|sweep| sweep.policies[0].overrides.clear()),
+            refused(&|sweep| sweep.policies[0].overrides.push("seed=3".into())),
         ];
         let fields = [
             "start",
             "passes",
-            "budgets",
+            "flops",
             "overrides",
             "measured_on",
             "policies.tome",
@@ -168,7 +168,9 @@ mod tests {
         }
         // No training of evit began: it may still say something else. Then it may not.
         let before = both.policies[1].clone();
-        both.policies[1].overrides.push("train.distill=1".into());
+        both.policies[1]
+            .overrides
+            .push("train.distillation_weight=1".into());
         check(folder.path(), &both).unwrap();
         claim(folder.path(), &both, &both.policies[1]).unwrap();
         both.policies[1] = before;

@@ -6,7 +6,7 @@ use rand_distr::{Binomial, Distribution};
 use serde::Serialize;
 use statrs::distribution::{ContinuousCDF, StudentsT};
 
-use super::Cell;
+use super::cell::Cell;
 
 const RESAMPLES: usize = 10_000;
 /// The bootstrap's own seed: the same cells give the same interval.

@@ -1,7 +1,7 @@
 use std::fmt::Write;
 
+use super::cell::{Cell, DENSE, Group, groups};
 use super::statistics::{Comparison, Mean, compare, compare_dense, mean};
-use super::{Cell, DENSE, Group, groups};
 
 /// A sweep as Markdown: a row for each policy and budget, then each policy against `reference` at
 /// the same budget (against the baseline where that is [`DENSE`]).
@@ -97,9 +97,10 @@ fn comparisons(text: &mut String, groups: &[Group<'_>], reference: &str) {
          two runs and each image together. Not corrected for the number of comparisons; with few seeds, what a seed \
          does to all images alike is understated.",
     );
-    text.push_str(match clear {
-        true => " **Bold**: the interval excludes 0.\n",
-        false => " No interval excludes 0.\n",
+    text.push_str(if clear {
+        " **Bold**: the interval excludes 0.\n"
+    } else {
+        " No interval excludes 0.\n"
     });
 }
 
@@ -113,9 +114,10 @@ fn with_interval(mean: &Mean, digits: usize, unit: &str) -> String {
 
 fn difference(found: &Comparison) -> String {
     let [mid, low, high] = [found.difference, found.low, found.high].map(|x| signed(100.0 * x));
-    match found.is_clear() {
-        true => format!("**{mid}** [{low}, {high}]"),
-        false => format!("{mid} [{low}, {high}]"),
+    if found.is_clear() {
+        format!("**{mid}** [{low}, {high}]")
+    } else {
+        format!("{mid} [{low}, {high}]")
     }
 }
 

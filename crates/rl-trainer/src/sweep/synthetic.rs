@@ -3,7 +3,7 @@
 use rand::rngs::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
 
-use super::{Cell, DENSE};
+use super::cell::{Cell, DENSE};
 
 /// A cell of so many images; the same arguments give the same cell.
 pub fn cell(policy: &str, target: f64, seed: u64, images: usize) -> Cell {
@@ -13,27 +13,31 @@ pub fn cell(policy: &str, target: f64, seed: u64, images: usize) -> Cell {
     let key = hash * 1_000_003 + (target * 1000.0) as u64 * 101 + seed;
     let mut rng = ChaCha8Rng::seed_from_u64(key);
     let dense = policy == DENSE;
-    let loss = match dense {
-        true => 0.0,
-        false => (1.0 - target).powi(2) * (0.1 + 0.02 * (hash % 11) as f64),
+    let loss = if dense {
+        0.0
+    } else {
+        (1.0 - target).powi(2) * (0.1 + 0.02 * (hash % 11) as f64)
     };
     let chance = 0.93 - loss + 0.004 * (rng.random::<f64>() - 0.5);
     let correct: Vec<bool> = (0..images).map(|_| rng.random::<f64>() < chance).collect();
-    let dense_correct: Vec<bool> = match dense {
-        true => correct.clone(),
-        false => (0..images)
+    let dense_correct: Vec<bool> = if dense {
+        correct.clone()
+    } else {
+        (0..images)
             .map(|_| rng.random::<f64>() < chance + 0.01)
-            .collect(),
+            .collect()
     };
     let share =
         |correct: &[bool]| correct.iter().filter(|&&right| right).count() as f64 / images as f64;
-    let flops_share = match dense {
-        true => 1.0,
-        false => target + 0.02 * (rng.random::<f64>() - 0.5),
+    let flops_share = if dense {
+        1.0
+    } else {
+        target + 0.02 * (rng.random::<f64>() - 0.5)
     };
-    let time = match dense {
-        true => 1.0,
-        false => flops_share + 0.06 + 0.02 * (hash % 5) as f64 + 0.01 * rng.random::<f64>(),
+    let time = if dense {
+        1.0
+    } else {
+        flops_share + 0.06 + 0.02 * (hash % 5) as f64 + 0.01 * rng.random::<f64>()
     };
     Cell {
         policy: policy.to_string(),

@@ -3,20 +3,25 @@
 
 use std::path::Path;
 
-use apt_data::Progress;
-use apt_rl_trainer::{
-    Choice, Devices, ExperimentConfig, PruningVit, RunFolder, StopRequest, TrainOptions,
-};
+use apt_data::{Batch, Place, Progress};
+use apt_inference::Choice;
+use apt_rl_trainer::{ExperimentConfig, RunFolder, TrainOptions, Trainee, stepper};
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::prelude::*;
+use burn::tensor::Distribution;
 
 const TINY: &str = r#"
 seed = 7
+[policy]
+name = "apt"
+layers = [0, 1]
 [data]
 source = "shapes"
 size = 16
 train = 80
 test = 20
+[input]
+val_images = 20
 [input.transform]
 pad_crop = 1
 [model]
@@ -27,17 +32,14 @@ num_layers = 3
 num_heads = 2
 mlp_dim = 32
 dropout = 0.1
-[agents]
-layers = [0, 1]
 [train]
 steps = 8
 batch_size = 6
-accumulation = 2
-steps_per_epoch = 4
-held_out = 20
+grad_accumulation_steps = 2
+eval_interval = 4
 eval_batch_size = 16
 [optimizer]
-kind = "adamw"
+name = "adamw"
 learning_rate = 0.003
 [schedule]
 warmup_steps = 2
@@ -59,17 +61,12 @@ pub fn config(overrides: &[&str]) -> ExperimentConfig {
 
 pub fn options() -> TrainOptions {
     TrainOptions {
-        data: None,
-        devices: Devices::single(Device::default()),
-        memory: None,
-        time_limit: None,
-        stop: StopRequest::default(),
-        dashboard: false,
         progress: Progress::Hidden,
+        ..Default::default()
     }
 }
 
-pub fn weights(model: &PruningVit) -> Vec<f32> {
+pub fn weights<M: Module>(model: &M) -> Vec<f32> {
     struct Collector(Vec<f32>);
     impl ModuleVisitor for Collector {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
@@ -83,6 +80,28 @@ pub fn weights(model: &PruningVit) -> Vec<f32> {
 
 pub fn final_weights(folder: &Path) -> Vec<f32> {
     let run = RunFolder::open(folder).unwrap();
-    let checkpoint = run.checkpoint(Choice::Last).unwrap();
+    let checkpoint = run.checkpoints().choose(Choice::Last).unwrap();
     weights(&run.load_model(&checkpoint, &Device::default()).unwrap())
+}
+
+/// FLOPs of an image in one training step, as the step counts them.
+pub fn counted_flops(config: &ExperimentConfig, folder: &Path) -> f64 {
+    let device = Device::default().autodiff();
+    let model = Trainee::new(config, 10, &device).unwrap();
+    let batch = config.train.batch_size;
+    let size = model.config().image_size;
+    let mut step = stepper(config, model, folder).unwrap();
+    let normal = Distribution::Normal(0.0, 1.0);
+    let report = step(Batch {
+        images: Tensor::random([batch, 3, size.height, size.width], normal, &device),
+        labels: Tensor::zeros([batch], &device),
+        targets: (0..batch).map(|image| image % 10).collect(),
+        indices: (0..batch).collect(),
+        place: Place {
+            number: 0,
+            part: 0..batch,
+            whole: batch,
+        },
+    });
+    report.unwrap().values["step_flops"]
 }

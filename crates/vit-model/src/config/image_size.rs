@@ -31,9 +31,10 @@ impl ImageSize {
 
 impl fmt::Display for ImageSize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.height == self.width {
-            true => write!(f, "{}", self.height),
-            false => write!(f, "{}x{}", self.height, self.width),
+        if self.height == self.width {
+            write!(f, "{}", self.height)
+        } else {
+            write!(f, "{}x{}", self.height, self.width)
         }
     }
 }
@@ -72,9 +73,10 @@ impl From<Written> for ImageSize {
 
 impl From<ImageSize> for Written {
     fn from(size: ImageSize) -> Self {
-        match size.height == size.width {
-            true => Self::Square(size.height),
-            false => Self::Sides([size.height, size.width]),
+        if size.height == size.width {
+            Self::Square(size.height)
+        } else {
+            Self::Sides([size.height, size.width])
         }
     }
 }

@@ -391,13 +391,12 @@ pub(super) fn sum_rows<B: Backend>(
         weights.resize(rows.len(), 0.0);
     }
     let selected = B::float_select(input, 0, indices::<B>(&rows, &device));
-    let weighted = match weights.iter().all(|&weight| weight == 1.0) {
-        true => selected,
-        false => {
-            let count = weights.len();
-            let weights = TensorData::new(weights, [count, 1]);
-            B::float_mul(selected, upload::<B>(weights, dtype, &device))
-        }
+    let weighted = if weights.iter().all(|&weight| weight == 1.0) {
+        selected
+    } else {
+        let count = weights.len();
+        let weights = TensorData::new(weights, [count, 1]);
+        B::float_mul(selected, upload::<B>(weights, dtype, &device))
     };
     if !sums_up {
         return weighted;

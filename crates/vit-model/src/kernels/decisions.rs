@@ -3,7 +3,7 @@
 
 use burn::prelude::*;
 
-use super::Rows;
+use super::{Rows, Sizes};
 use crate::precision::{cast, widen};
 use crate::{MergeWeights, UniformMerge};
 
@@ -93,24 +93,6 @@ pub fn highest(scores: Tensor<2>, prefix: usize, count: usize) -> Tensor<2, Bool
     let higher = others.greater(own).bool_or(earlier);
     let ranks: Tensor<2, Int> = higher.int().sum_dim(2).squeeze_dim(2);
     ranks.lower_elem((prefix + count) as i64)
-}
-
-/// For how many patches tokens stand.
-#[derive(Clone, Debug)]
-pub(crate) struct Sizes {
-    /// `[batch, tokens]`
-    pub counts: Tensor<2>,
-    /// Their logarithms, which are added to attention scores ("proportional attention"; Bolya et al. 2023, section 3).
-    pub logarithms: Tensor<2>,
-}
-
-impl From<Tensor<2>> for Sizes {
-    fn from(counts: Tensor<2>) -> Self {
-        Self {
-            logarithms: counts.clone().log(),
-            counts,
-        }
-    }
 }
 
 /// The `left` tokens of each image that stay, each having taken in what goes into it, and their sizes where those count.

@@ -10,29 +10,37 @@
 mod autodiff;
 mod composed;
 pub(crate) mod decisions;
+mod device;
 #[cfg(feature = "flex")]
 mod flex;
 #[cfg(feature = "tch")]
 mod libtorch;
+mod own;
 mod row_sums;
 mod rows;
+mod sizes;
+mod spans;
 
-use std::fmt::Debug;
 use std::sync::Arc;
 
 use burn::backend::tensor::{Device as BackendDevice, FloatTensor};
-use burn::backend::{
-    Backend, DType, Dispatch, DispatchDevice, DispatchTensor, TensorMetadata, backend_extension,
-};
+use burn::backend::{Backend, DType, Dispatch, DispatchTensor, TensorMetadata, backend_extension};
 use burn::nn::{Dropout, LayerNorm, Linear};
 use burn::tensor::activation::gelu;
-use burn::tensor::{Device, Shape, Tensor};
+use burn::tensor::{Shape, Tensor};
 
 use crate::Precision;
 use crate::precision::cast;
 
+#[cfg(any(feature = "wgpu", feature = "cuda", all(test, feature = "flex")))]
+use device::shared_shape;
+pub use device::{compiles_for_shapes, computes_here, decides_on_device};
+pub(crate) use device::{filled_rows, keeps_tokens_short};
+use own::{Kernels, Mask, Then};
 pub(crate) use row_sums::RowSums;
 pub(crate) use rows::Rows;
+pub(crate) use sizes::Sizes;
+pub(crate) use spans::Spans;
 
 /// Attention within each image, heads side by side: `[rows, 3 * hidden]` (queries, keys and
 /// values) to `[rows, hidden]`.
@@ -218,91 +226,6 @@ pub(crate) fn cls_scores(qkv: Tensor<2>, cls_rows: Vec<usize>, num_heads: usize)
         Arc::new(cls_rows),
         num_heads,
     ))
-}
-
-/// Does the device compile kernels for shapes, so that it pays to give it few different ones?
-pub fn compiles_for_shapes(device: &Device) -> bool {
-    match inner(device.as_dispatch()) {
-        #[cfg(any(feature = "wgpu", feature = "cuda"))]
-        DispatchDevice::Cube(_) => true,
-        #[allow(unreachable_patterns)] // with one backend there may be no other
-        _ => false,
-    }
-}
-
-/// Does the device work through a queue of its own, so that a pass should be enqueued as a whole?
-pub fn decides_on_device(device: &Device) -> bool {
-    match inner(device.as_dispatch()) {
-        #[cfg(any(feature = "wgpu", feature = "cuda"))]
-        DispatchDevice::Cube(_) => true,
-        #[cfg(feature = "tch")]
-        DispatchDevice::LibTorch(_) => true,
-        #[allow(unreachable_patterns)] // with one backend there may be no other
-        _ => false,
-    }
-}
-
-/// Are the tokens between blocks kept in the short floats that matrix products are computed in? LibTorch's norms
-/// compute in 32 bits whatever they are given, so that only the residual sums are rounded, as in its own models.
-pub(crate) fn keeps_tokens_short(device: &Device) -> bool {
-    match device.as_dispatch() {
-        #[cfg(feature = "tch")]
-        DispatchDevice::LibTorch(_) => true,
-        #[allow(unreachable_patterns)] // with one backend there may be no other
-        _ => false,
-    }
-}
-
-/// The device without what records for a backward pass.
-fn inner(device: &DispatchDevice) -> &DispatchDevice {
-    match device {
-        DispatchDevice::Autodiff(device) => inner(device),
-        device => device,
-    }
-}
-
-/// Does the device compute on this program's own threads and in its memory, and is nothing recorded for a backward pass?
-/// Its kernels take as many threads as the thread pool that they run in has.
-pub fn computes_here(device: &Device) -> bool {
-    match device.as_dispatch() {
-        #[cfg(feature = "flex")]
-        DispatchDevice::Flex(_) => true,
-        #[allow(unreachable_patterns)] // with one backend there may be no other
-        _ => false,
-    }
-}
-
-/// How many rows a packed matrix of `rows` rows gets on `device`. Where kernels are compiled for shapes, it is
-/// filled up with rows that are nobody's, so that batches of different token counts share shapes: by
-/// less than 64 rows, or an eighth.
-pub(crate) fn filled_rows(rows: usize, device: &Device) -> usize {
-    match compiles_for_shapes(device) {
-        true => shared_shape(rows),
-        false => rows,
-    }
-}
-
-fn shared_shape(rows: usize) -> usize {
-    rows.next_multiple_of((rows.next_power_of_two() / 16).max(64))
-}
-
-/// Whose rows a packed matrix holds: the shape of a batch of sequences of any lengths.
-#[derive(Clone, Debug)]
-pub(crate) struct Spans {
-    /// The first row of each sequence, and the number of rows as the last entry.
-    pub starts: Vec<usize>,
-    /// Per row, what is added to everyone's attention score for it: minus infinity hides it. At
-    /// least one row of each sequence is not hidden; none means zeros.
-    pub bias: Option<Vec<f32>>,
-}
-
-impl Spans {
-    /// First row and length of each sequence.
-    pub fn iter(&self) -> impl Iterator<Item = (usize, usize)> + '_ {
-        self.starts
-            .windows(2)
-            .map(|pair| (pair[0], pair[1] - pair[0]))
-    }
 }
 
 /// The operations, on any backend.
@@ -519,148 +442,6 @@ impl FusedOps for burn::backend::Cube {
 // The operations run on the server one by one.
 #[cfg(feature = "remote")]
 impl FusedOps for burn::backend::Remote {}
-
-/// The kernels that a backend has for its tensors of 32-bit floats: each operation forwards,
-/// with what its backward pass needs, and backwards.
-pub(crate) trait Kernels<B: Backend>: Debug + Sync {
-    /// Output, `[rows, hidden]`, and the logarithm of each softmax's denominator,
-    /// `[heads, rows]`.
-    fn attention(
-        &self,
-        qkv: &FloatTensor<B>,
-        spans: &Spans,
-        num_heads: usize,
-    ) -> (FloatTensor<B>, FloatTensor<B>);
-
-    /// The gradient of `qkv`, given that of the output.
-    fn attention_backward(
-        &self,
-        qkv: &FloatTensor<B>,
-        forward: &(FloatTensor<B>, FloatTensor<B>),
-        gradient: &FloatTensor<B>,
-        spans: &Spans,
-        num_heads: usize,
-    ) -> FloatTensor<B>;
-
-    /// As [`attention`](Self::attention), with keys that weigh what `key_mask` says.
-    fn masked_attention(
-        &self,
-        qkv: &FloatTensor<B>,
-        key_mask: &FloatTensor<B>,
-        spans: &Spans,
-        num_heads: usize,
-    ) -> (FloatTensor<B>, FloatTensor<B>);
-
-    /// The gradients of `qkv` and key mask where they are `wanted`, given that of the output.
-    fn masked_attention_backward(
-        &self,
-        inputs: [&FloatTensor<B>; 2],
-        forward: &(FloatTensor<B>, FloatTensor<B>),
-        gradient: &FloatTensor<B>,
-        spans: &Spans,
-        num_heads: usize,
-        wanted: [bool; 2],
-    ) -> [Option<FloatTensor<B>>; 2];
-
-    /// Draws a new dropout mask from the backend's random numbers.
-    fn mask(&self, probability: f64) -> Mask;
-
-    /// A linear layer's output, given to what comes then, and what GELU was applied to where
-    /// that is to be kept. Dropout is applied after GELU, and before anything is added.
-    fn linear(
-        &self,
-        input: &FloatTensor<B>,
-        weight: &FloatTensor<B>,
-        bias: &FloatTensor<B>,
-        then: Then<&FloatTensor<B>>,
-        mask: Option<Mask>,
-    ) -> (FloatTensor<B>, Option<FloatTensor<B>>);
-
-    /// Another layout of the same values, which [`linear`](Self::linear) takes as well as the plain
-    /// one. Only once: it does not tell one from the other.
-    fn prepack(&self, weight: &FloatTensor<B>) -> FloatTensor<B>;
-
-    /// The gradients of input, weight and bias where they are `wanted`, given that of the output;
-    /// where GELU followed the linear layer, it was applied to `before_gelu`.
-    fn linear_backward(
-        &self,
-        input: &FloatTensor<B>,
-        weight: &FloatTensor<B>,
-        before_gelu: Option<&FloatTensor<B>>,
-        mask: Option<Mask>,
-        gradient: FloatTensor<B>,
-        wanted: [bool; 3],
-    ) -> [Option<FloatTensor<B>>; 3];
-
-    /// The patches, line by line.
-    fn patches(&self, features: &FloatTensor<B>, patch: usize) -> FloatTensor<B>;
-
-    /// The tokens.
-    fn assemble(
-        &self,
-        patches: &FloatTensor<B>,
-        table: &FloatTensor<B>,
-        prefix: usize,
-    ) -> FloatTensor<B>;
-
-    /// The mean over the heads.
-    fn mean_keys(&self, qkv: &FloatTensor<B>, num_heads: usize) -> FloatTensor<B>;
-
-    /// The scores.
-    fn cls_scores(
-        &self,
-        qkv: &FloatTensor<B>,
-        cls_rows: &[usize],
-        num_heads: usize,
-    ) -> FloatTensor<B>;
-
-    /// The sums.
-    fn sum_rows(&self, input: &FloatTensor<B>, sums: &RowSums) -> FloatTensor<B>;
-
-    /// Output, and each row's mean and reciprocal standard deviation, `[rows, 2]`.
-    fn layer_norm(
-        &self,
-        input: &FloatTensor<B>,
-        gamma: &FloatTensor<B>,
-        beta: &FloatTensor<B>,
-        epsilon: f64,
-    ) -> (FloatTensor<B>, FloatTensor<B>);
-
-    /// The gradients of input, gamma and beta where they are `wanted`, given that of the output.
-    fn layer_norm_backward(
-        &self,
-        input: &FloatTensor<B>,
-        gamma: &FloatTensor<B>,
-        statistics: &FloatTensor<B>,
-        gradient: &FloatTensor<B>,
-        wanted: [bool; 3],
-    ) -> [Option<FloatTensor<B>>; 3];
-}
-
-/// What becomes of a linear layer's output, in the same kernel.
-#[derive(Clone, Copy, Debug)]
-#[cfg_attr(not(feature = "flex"), allow(dead_code))] // kernels alone read it
-pub(crate) enum Then<T> {
-    /// Nothing.
-    End,
-    /// Exact GELU is applied to it.
-    Gelu {
-        /// Is it returned too, for the backward pass?
-        keep: bool,
-    },
-    /// It is added to this.
-    Add(T),
-}
-
-/// A dropout mask of any shape: never stored, but computed from its seed wherever it is needed.
-#[derive(Clone, Copy, Debug)]
-#[cfg_attr(not(feature = "flex"), allow(dead_code))] // kernels alone read it
-pub(crate) struct Mask {
-    /// Equal seeds give equal masks.
-    pub seed: [u32; 2],
-    /// How likely a value is dropped.
-    pub probability: f64,
-}
 
 /// The backend's kernels, if it has any for such a tensor.
 fn kernels_for<B: FusedOps>(tensor: &FloatTensor<B>) -> Option<&'static dyn Kernels<B>> {

@@ -557,9 +557,10 @@ fn views_are_read_in_place() {
                 let input = Diff::float_slice(input, &[(1..8).into(), (2..12).into()]);
                 let weight = Diff::float_transpose(weight);
                 let bias = Diff::float_slice(bias, &[(3..9).into()]);
-                match fused {
-                    true => Diff::fused_linear_gelu(input, weight, bias, None),
-                    false => composed::linear_gelu::<Diff>([input, weight, bias], None),
+                if fused {
+                    Diff::fused_linear_gelu(input, weight, bias, None)
+                } else {
+                    composed::linear_gelu::<Diff>([input, weight, bias], None)
                 }
             },
         )

@@ -9,9 +9,8 @@ use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Map, Value, json};
 
 use super::load::transposed;
-use super::naming::{
-    HF_DEIT, HF_DINOV2, HF_DISTILLED, HF_VIT, Names, Naming, Part, StemNames, TIMM,
-};
+use super::naming::{Names, Naming, Part, StemNames};
+use super::namings::{HF_DEIT, HF_DINOV2, HF_DISTILLED, HF_VIT, TIMM};
 use crate::{
     Activation, Distillation, ImageSize, StandardizedConv, Stem, StemConfig, Vit, VitConfig,
     VitError,
@@ -346,9 +345,10 @@ fn timm_config(config: &VitConfig, details: ExportDetails<'_>) -> Value {
 /// The MLP's width by the tokens'; the frameworks multiply and cut off what is behind the point.
 fn mlp_ratio(config: &VitConfig) -> Value {
     let (d, m) = (config.hidden_size, config.mlp_dim);
-    match m.is_multiple_of(d) {
-        true => json!(m / d),
-        false => json!((m as f64 + 0.5) / d as f64),
+    if m.is_multiple_of(d) {
+        json!(m / d)
+    } else {
+        json!((m as f64 + 0.5) / d as f64)
     }
 }
 

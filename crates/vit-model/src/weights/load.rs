@@ -68,9 +68,10 @@ impl Checkpoint {
         vit.norm = self.norm(vit.norm, Part::Norm, 0, d)?;
         if head == CheckpointHead::Load {
             let shape = [d, config.num_classes];
-            vit.head = match self.has_wide_head(d)? {
-                true => self.wide_head(vit.head, shape)?,
-                false => self.linear(vit.head, Part::Head, 0, shape)?,
+            vit.head = if self.has_wide_head(d)? {
+                self.wide_head(vit.head, shape)?
+            } else {
+                self.linear(vit.head, Part::Head, 0, shape)?
             };
             if let Some(head) = vit.distillation_head {
                 vit.distillation_head =

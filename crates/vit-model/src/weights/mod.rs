@@ -6,6 +6,7 @@ mod export;
 mod known;
 mod load;
 mod naming;
+mod namings;
 mod pickle;
 mod positions;
 mod sizes;
@@ -15,7 +16,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use self::naming::{NAMINGS, Names, Part};
+use self::naming::{Names, Naming, Part};
+use self::namings::NAMINGS;
 use self::sizes::{ConfigBeside, Sizes};
 use self::tensors::{Tensors, unreadable};
 use crate::{VitConfig, VitError};
@@ -84,7 +86,28 @@ impl Checkpoint {
     ///
     /// Where it cannot be read, or holds no Vision Transformer that is known.
     pub fn open(path: &Path) -> Result<Self, VitError> {
-        let mut tensors = Tensors::open(path)?;
+        Self::of(Tensors::open(path)?, ConfigBeside::read)
+    }
+
+    /// The same of a safetensors file in memory, with the `config.json` that lies beside it if there is one.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open).
+    pub fn from_safetensors(
+        weights: Vec<u8>,
+        config_json: Option<&[u8]>,
+    ) -> Result<Self, VitError> {
+        Self::of(Tensors::from_safetensors(weights)?, |path, _| {
+            ConfigBeside::parse(config_json.unwrap_or(b"{}"), path)
+        })
+    }
+
+    /// `beside` reads what lies beside the weights.
+    fn of(
+        mut tensors: Tensors,
+        beside: impl FnOnce(&Path, &Naming) -> Result<ConfigBeside, VitError>,
+    ) -> Result<Self, VitError> {
         let names = recognise(&tensors).ok_or_else(|| {
             let known = NAMINGS.map(|naming| naming.name).join(", ");
             let some: Vec<String> = tensors.names().into_iter().take(3).collect();
@@ -92,7 +115,7 @@ impl Checkpoint {
             let reason = format!("no tensors named as in a ViT of {known}; found {found}, ...");
             unreadable(&tensors.path, reason)
         })?;
-        let beside = ConfigBeside::read(&tensors.path, names.naming)?;
+        let beside = beside(&tensors.path, names.naming)?;
         let sizes = Sizes::read(&mut tensors, &names, &beside)?;
         Ok(Self {
             tensors,

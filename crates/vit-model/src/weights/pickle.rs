@@ -171,12 +171,11 @@ impl<'a> Scan<'a> {
 
     /// Reads the memo, or writes what was pushed last to it.
     fn remember(&mut self, index: usize, read: bool) {
-        match read {
-            true => self.strings.push(self.memo.get(&index).copied().flatten()),
-            false => {
-                self.memo
-                    .insert(index, self.strings.last().copied().flatten());
-            }
+        if read {
+            self.strings.push(self.memo.get(&index).copied().flatten())
+        } else {
+            self.memo
+                .insert(index, self.strings.last().copied().flatten());
         }
     }
 }
@@ -186,11 +185,12 @@ fn is_harmless(module: Option<&str>, name: Option<&str>) -> Result<(), String> {
     let known = HARMLESS.iter().any(|&(in_module, ends)| {
         in_module == module && (name == ends || ends == "Storage" && name.ends_with(ends))
     });
-    match known {
-        true => Ok(()),
-        false => Err(format!(
+    if known {
+        Ok(())
+    } else {
+        Err(format!(
             "it would call '{module}.{name}', which no model's weights need; nothing was executed"
-        )),
+        ))
     }
 }
 

@@ -33,7 +33,12 @@ impl ConfigBeside {
             return Ok(Self::default());
         }
         let text = std::fs::read(&path).map_err(|error| unreadable(&path, error))?;
-        serde_json::from_slice(&text).map_err(|error| unreadable(&path, error))
+        Self::parse(&text, &path)
+    }
+
+    /// Reads the text of `path`.
+    pub fn parse(text: &[u8], path: &Path) -> Result<Self, VitError> {
+        serde_json::from_slice(text).map_err(|error| unreadable(path, error))
     }
 
     fn activation(&self, weights: &Path) -> Result<Activation, VitError> {
@@ -161,16 +166,17 @@ fn refuse_claims(config: &VitConfig, tensors: &Tensors) -> Result<(), VitError> 
     ]
     .map(|size| size as f64);
     let bytes = 4.0 * (layers * (4.0 * d * d + 2.0 * d * m) + (inputs + tokens) * d);
-    match bytes <= MOST * tensors.bytes as f64 {
-        true => Ok(()),
-        false => Err(unreadable(
+    if bytes <= MOST * tensors.bytes as f64 {
+        Ok(())
+    } else {
+        Err(unreadable(
             &tensors.path,
             format!(
                 "its shapes are those of a model of {bytes:.0} bytes, which a file of {} bytes \
                  cannot hold",
                 tensors.bytes
             ),
-        )),
+        ))
     }
 }
 

@@ -46,11 +46,26 @@ enum Source {
 const NESTED: [&str; 4] = ["model", "state_dict", "model_state_dict", "module"];
 
 impl Tensors {
+    /// A safetensors file in memory.
+    pub fn from_safetensors(bytes: Vec<u8>) -> Result<Self, VitError> {
+        let path = PathBuf::from("model.safetensors");
+        let length = bytes.len() as u64;
+        let mut store = SafetensorsStore::from_bytes(Some(bytes));
+        let tensors = store
+            .get_all_tensors()
+            .map_err(|error| unreadable(&path, error))?;
+        Ok(Self {
+            source: Source::Stored(tensors.clone()),
+            path,
+            format: WeightsFormat::Safetensors,
+            bytes: length,
+        })
+    }
+
     /// Opens a file, or a folder as Hugging Face lays one out.
     pub fn open(path: &Path) -> Result<Self, VitError> {
-        let path = match path.is_dir() {
-            false => path.to_path_buf(),
-            true => [
+        let path = if path.is_dir() {
+            [
                 "model.safetensors.index.json",
                 "model.safetensors",
                 "pytorch_model.bin",
@@ -64,7 +79,9 @@ impl Tensors {
                     "a folder without model.safetensors, model.safetensors.index.json or \
                          pytorch_model.bin",
                 )
-            })?,
+            })?
+        } else {
+            path.to_path_buf()
         };
         let failed = |error: &dyn Display| unreadable(&path, error);
         let mut file = File::open(&path).map_err(|error| failed(&error))?;

@@ -36,10 +36,7 @@ macro_rules! vectorised {
                         && is_x86_feature_detected!("avx512bw");
                     // SAFETY: this machine has the instructions.
                     return unsafe {
-                        match wide {
-                            true => avx512($($argument),*),
-                            false => avx2($($argument),*),
-                        }
+                        if wide { avx512($($argument),*) } else { avx2($($argument),*) }
                     };
                 }
             }

@@ -94,9 +94,10 @@ pub(super) fn backward(
         let part = |matrix: Matrix<'_>| start * matrix.columns..end * matrix.columns;
         // SAFETY: no other task has these sums and these rows.
         let (sums, rows) = unsafe {
-            let sums = match learns {
-                true => writer.part(task * 2 * columns, 2 * columns),
-                false => Default::default(),
+            let sums = if learns {
+                writer.part(task * 2 * columns, 2 * columns)
+            } else {
+                Default::default()
             };
             (
                 sums,

@@ -238,11 +238,12 @@ impl<S: Simd> Tile<S> {
         let target = vectors.as_mut_ptr();
         // SAFETY: `width` values exist, and a panel's row has no more.
         unsafe {
-            match self.width == VECTORS * S::F32_LANES {
-                true => return start.cast::<[S::f32s; VECTORS]>().read_unaligned(),
-                false => target
+            if self.width == VECTORS * S::F32_LANES {
+                return start.cast::<[S::f32s; VECTORS]>().read_unaligned();
+            } else {
+                target
                     .cast::<f32>()
-                    .copy_from_nonoverlapping(start, self.width),
+                    .copy_from_nonoverlapping(start, self.width)
             }
         }
         vectors
@@ -253,9 +254,10 @@ impl<S: Simd> Tile<S> {
     unsafe fn write(&self, start: *mut f32, vectors: [S::f32s; VECTORS]) {
         // SAFETY: as in `read`.
         unsafe {
-            match self.width == VECTORS * S::F32_LANES {
-                true => start.cast::<[S::f32s; VECTORS]>().write_unaligned(vectors),
-                false => start.copy_from_nonoverlapping(vectors.as_ptr().cast(), self.width),
+            if self.width == VECTORS * S::F32_LANES {
+                start.cast::<[S::f32s; VECTORS]>().write_unaligned(vectors)
+            } else {
+                start.copy_from_nonoverlapping(vectors.as_ptr().cast(), self.width)
             }
         }
     }

@@ -7,8 +7,7 @@ use burn::prelude::*;
 use tch::{Kind, Tensor as Torch};
 
 use super::program::{Launch, Program};
-use crate::kernels::Rows;
-use crate::kernels::decisions::Sizes;
+use crate::kernels::{Rows, Sizes};
 use crate::{MergeWeights, UniformMerge};
 
 const WARP: usize = 32;

@@ -1,0 +1,89 @@
+//! Values as the command line writes them.
+
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use apt_pruning_agent::KeepRate;
+use apt_vit_model::Precision;
+
+/// A layer keep rate for each of `layers` agents: as many as were given, or one for all.
+pub fn keep_rates(given: &[f64], layers: usize) -> anyhow::Result<Vec<KeepRate>> {
+    let given = match given {
+        &[rate] => vec![rate; layers],
+        given => given.to_vec(),
+    };
+    if given.len() != layers {
+        bail!(
+            "--keep: {} rates; expected 1 for all agents, or {layers}",
+            given.len()
+        );
+    }
+    let rates = given.into_iter().map(KeepRate::new);
+    rates.collect::<Result<_, _>>().context("--keep")
+}
+
+pub fn threads(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(number) if (1..=1024).contains(&number) => Ok(number),
+        _ => Err("expected a whole number from 1 to 1024".into()),
+    }
+}
+
+pub fn precision(text: &str) -> Result<Precision, String> {
+    let mut all = Precision::ALL.into_iter();
+    all.find(|precision| precision.name() == text)
+        .ok_or_else(|| "expected f32, bf16 or f16".into())
+}
+
+pub fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err("expected a whole number of at least 1".into()),
+        Ok(number) => Ok(number),
+    }
+}
+
+pub fn share(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(number) if number > 0.0 && number <= 1.0 => Ok(number),
+        _ => Err("expected a share above 0 and at most 1, as in 0.5".into()),
+    }
+}
+
+pub fn probability(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(number) if (0.0..=1.0).contains(&number) => Ok(number),
+        _ => Err("expected a probability from 0 to 1".into()),
+    }
+}
+
+/// `90s`, `30m`, `2h`, or seconds.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let split = text
+        .find(|c: char| c.is_ascii_alphabetic())
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let seconds = match unit {
+        "" | "s" => 1.0,
+        "m" => 60.0,
+        "h" => 3600.0,
+        _ => return Err("expected a time as in 90s, 30m or 2h".into()),
+    };
+    match number.parse::<f64>() {
+        Ok(number) if number > 0.0 && number * seconds < 1e9 => {
+            Ok(Duration::from_secs_f64(number * seconds))
+        }
+        _ => Err("expected a time as in 90s, 30m or 2h".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_have_units() {
+        assert_eq!(duration("90"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("1.5h"), Ok(Duration::from_secs(5400)));
+        assert!(duration("soon").is_err() && duration("-3m").is_err());
+    }
+}

@@ -1,0 +1,194 @@
+//! Exported folders: the model for other frameworks, and what this one needs to prune it again.
+
+use std::fs;
+use std::path::Path;
+
+use apt_data::Normalization;
+use apt_vit_model::{
+    Checkpoint, CheckpointHead, ExportDetails, ExportNaming, ImageSize, export, write_safetensors,
+};
+use burn::module::Module;
+use burn::prelude::*;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::budgets::Budgets;
+use crate::description::Description;
+use crate::files::{to_json, write_whole};
+use crate::policy_weights::{load_policy, policy_tensors};
+use crate::{InferenceError, PruningVit};
+
+/// What the model is and how it is pruned.
+pub(crate) const FILE: &str = "aptvit.json";
+const WEIGHTS: &str = "model.safetensors";
+const POLICY_WEIGHTS: &str = "policy.safetensors";
+const FILES: [&str; 5] = [
+    FILE,
+    WEIGHTS,
+    POLICY_WEIGHTS,
+    "config.json",
+    "preprocessor_config.json",
+];
+
+/// `aptvit.json`: all that is needed to run an exported model pruned again.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Export {
+    /// The model and its policy.
+    #[serde(flatten)]
+    pub description: Description,
+    /// The checkpoint that was exported.
+    pub checkpoint: String,
+    /// For which budgets it was calibrated.
+    pub budgets: Budgets,
+}
+
+/// Writes a trained model into `folder`, for other frameworks to load: `model.safetensors` and
+/// `config.json` under the names of `naming`, with Hugging Face's also `preprocessor_config.json`; and beside them
+/// `aptvit.json` and `policy.safetensors`, from which [`Model::open`](crate::Model::open) makes the pruned model again.
+///
+/// # Errors
+///
+/// Where the framework has no such model, or a file cannot be written.
+pub fn export_model(
+    model: &PruningVit,
+    exported: &Export,
+    naming: ExportNaming,
+    folder: &Path,
+) -> Result<(), InferenceError> {
+    let description = &exported.description;
+    let Normalization { mean, std } = description.normalization;
+    let details = ExportDetails {
+        class_names: &description.class_names,
+        mean,
+        std,
+    };
+    let weights = export(&model.vit, model.config(), naming, details)?;
+    if let Some(file) = FILES.iter().find(|name| folder.join(name).exists()) {
+        let reason = format!("holds a {file} already; name another folder");
+        return Err(InferenceError::folder(folder, reason));
+    }
+    fs::create_dir_all(folder).map_err(InferenceError::io(folder, "create"))?;
+    // Until all of it is there, it is no model under its name.
+    let partial = folder.join("model.safetensors.partial");
+    write_safetensors(&partial, &weights.tensors)?;
+    let write = |name: &str, bytes: &[u8]| write_whole(&folder.join(name), bytes);
+    let tensors = policy_tensors(&model.policy);
+    let tensors = tensors.map_err(|reason| InferenceError::folder(folder, reason))?;
+    if let Some(tensors) = tensors {
+        write(POLICY_WEIGHTS, &tensors)?;
+    }
+    if naming == ExportNaming::HuggingFace {
+        write(
+            "preprocessor_config.json",
+            to_json(&preprocessor(description))?.as_bytes(),
+        )?;
+    }
+    write("config.json", to_json(&weights.config)?.as_bytes())?;
+    let mut exported = exported.clone();
+    // Where the images lay on this machine is nobody else's business.
+    exported.description.data = None;
+    write(FILE, to_json(&exported)?.as_bytes())?;
+    // Last: a folder with it is complete.
+    let path = folder.join(WEIGHTS);
+    fs::rename(&partial, &path).map_err(InferenceError::io(&path, "write"))
+}
+
+/// Hugging Face's `preprocessor_config.json`.
+fn preprocessor(description: &Description) -> Value {
+    let ImageSize { height, width } = description.model.image_size;
+    json!({
+        "do_normalize": true,
+        "do_rescale": true,
+        "do_resize": true,
+        "image_mean": description.normalization.mean,
+        "image_processor_type": "ViTImageProcessor",
+        "image_std": description.normalization.std,
+        "resample": 2,
+        "rescale_factor": 1.0 / 255.0,
+        "size": { "height": height, "width": width },
+    })
+}
+
+/// Opens an exported folder.
+///
+/// # Errors
+///
+/// Where a file is missing, damaged, or does not fit the others.
+pub(crate) fn open(folder: &Path, device: &Device) -> Result<(PruningVit, Export), InferenceError> {
+    let file = folder.join(FILE);
+    let text = fs::read_to_string(&file).map_err(InferenceError::io(&file, "read"))?;
+    let exported = parse(&text, &file)?;
+    let weights = Checkpoint::open(&folder.join(WEIGHTS))?;
+    let path = folder.join(POLICY_WEIGHTS);
+    let policy = if path.is_file() {
+        Some(fs::read(&path).map_err(InferenceError::io(&path, "read"))?)
+    } else {
+        None
+    };
+    let model = assemble(&exported.description, weights, policy, &path, device)?;
+    Ok((model, exported))
+}
+
+/// The parts of an exported folder from memory; see [`Model::from_bytes`](crate::Model::from_bytes).
+pub(crate) fn from_bytes(
+    aptvit_json: &str,
+    weights: Vec<u8>,
+    config_json: Option<&[u8]>,
+    policy: Option<Vec<u8>>,
+    device: &Device,
+) -> Result<(PruningVit, Export), InferenceError> {
+    let exported = parse(aptvit_json, Path::new(FILE))?;
+    let weights = Checkpoint::from_safetensors(weights, config_json)?;
+    let path = Path::new(POLICY_WEIGHTS);
+    let model = assemble(&exported.description, weights, policy, path, device)?;
+    Ok((model, exported))
+}
+
+fn parse(text: &str, path: &Path) -> Result<Export, InferenceError> {
+    let damaged =
+        |error: serde_json::Error| InferenceError::folder(path, format!("is damaged: {error}"));
+    let mut value: Value = serde_json::from_str(text).map_err(damaged)?;
+    let mut take = |key: &str| {
+        let fields = value.as_object_mut();
+        fields
+            .and_then(|fields| fields.remove(key))
+            .unwrap_or_default()
+    };
+    let (checkpoint, budgets) = (take("checkpoint"), take("budgets"));
+    let damaged_at = |field: &'static str| {
+        move |error: serde_json::Error| {
+            InferenceError::folder(path, format!("is damaged: {field}: {error}"))
+        }
+    };
+    Ok(Export {
+        description: Description::parse(&value.to_string(), path)?,
+        checkpoint: serde_json::from_value(checkpoint).map_err(damaged_at("checkpoint"))?,
+        budgets: serde_json::from_value(budgets).map_err(damaged_at("budgets"))?,
+    })
+}
+
+fn assemble(
+    description: &Description,
+    mut weights: Checkpoint,
+    policy: Option<Vec<u8>>,
+    path: &Path,
+    device: &Device,
+) -> Result<PruningVit, InferenceError> {
+    let config = &description.model;
+    let vit = weights.load(config.init(device)?, config, CheckpointHead::Load, None)?;
+    let fresh = description.policy.init(config, device)?;
+    let policy = match policy {
+        Some(bytes) => {
+            load_policy(fresh, bytes).map_err(|reason| InferenceError::folder(path, reason))?
+        }
+        None if fresh.num_params() > 0 => {
+            let reason = format!(
+                "is missing: the policy `{}` has weights",
+                description.policy.name()
+            );
+            return Err(InferenceError::folder(path, reason));
+        }
+        None => fresh,
+    };
+    PruningVit::new(vit, policy, config.clone()).with_precision(description.dtype)
+}

@@ -1,0 +1,493 @@
+use std::path::Path;
+
+use apt_data::{RgbImage, eval_image};
+use apt_pruning_agent::{Budgeting, PolicyConfig, Selection};
+use apt_vit_model::{ExecutionMode, ImageSize, Precision, RunSettings, VitOutput};
+use burn::module::Module;
+use burn::prelude::*;
+use burn::tensor::activation::softmax;
+
+use crate::budgets::{Budget, Budgets};
+use crate::checkpoints::Choice;
+use crate::description::Description;
+use crate::{
+    Answer, ClassProbability, Export, InferenceError, LayerAnswer, PruningVit, Run, exported,
+    pretrained,
+};
+
+/// The policy of a model that was trained with none.
+const WITHOUT_TRAINING: &str = "tome";
+
+/// What a model was opened from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ModelSource {
+    /// A run of the trainer.
+    Run,
+    /// An exported folder.
+    Export,
+    /// Published weights.
+    Weights,
+}
+
+/// A Vision Transformer with its policy, its budgets and its preprocessing: it answers.
+#[derive(Clone, Debug)]
+pub struct Model {
+    pruning: PruningVit,
+    description: Description,
+    checkpoint: String,
+    budgets: Budgets,
+    selection: Selection,
+    source: ModelSource,
+    /// Has nobody trained the policy with this model?
+    is_fresh: bool,
+}
+
+/// What a model is made of.
+struct Parts {
+    pruning: PruningVit,
+    description: Description,
+    checkpoint: String,
+    budgets: Budgets,
+    source: ModelSource,
+}
+
+/// How a model is opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OpenOptions {
+    /// Which of a run's checkpoints.
+    pub checkpoint: Choice,
+    /// What matrix products are computed in; none is what the run was trained in, or 32-bit floats.
+    pub precision: Option<Precision>,
+}
+
+impl Model {
+    /// Opens a run's folder, an exported folder, or published weights (a file, or a folder as Hugging Face lays one out)
+    /// on `device`. It prunes as it was trained to; published weights are dense until
+    /// [`prune_to`](Self::prune_to) is called.
+    ///
+    /// # Errors
+    ///
+    /// Where it is none of these, or is damaged.
+    pub fn open(path: &Path, device: &Device) -> Result<Self, InferenceError> {
+        Self::open_with(path, OpenOptions::default(), device)
+    }
+
+    /// As [`open`](Self::open), with another of a run's checkpoints, or in another precision.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open), and where the device does not compute in such floats.
+    pub fn open_with(
+        path: &Path,
+        options: OpenOptions,
+        device: &Device,
+    ) -> Result<Self, InferenceError> {
+        let OpenOptions {
+            checkpoint: choice,
+            precision,
+        } = options;
+        if !path.exists() {
+            return Err(InferenceError::folder(
+                path,
+                "there is no such file or folder",
+            ));
+        }
+        if path.join(exported::FILE).is_file() {
+            let (pruning, export) = exported::open(path, device)?;
+            return Self::of_export(pruning, export, precision);
+        }
+        if Run::is_in(path) {
+            let run = Run::open(path)?;
+            let checkpoint = run.checkpoints().choose(choice)?;
+            let pruning = run.load_model(&checkpoint, device)?;
+            let budgets = Budgets::read(path)?;
+            let name = checkpoint.name();
+            let parts = Parts {
+                pruning,
+                description: run.description,
+                checkpoint: name,
+                budgets,
+                source: ModelSource::Run,
+            };
+            return Self::new(parts, precision);
+        }
+        let (pruning, description) = pretrained::open(path, device).map_err(|error| {
+            if !path.is_dir() {
+                return error;
+            }
+            let reason = format!(
+                "is no run folder ({}), no exported folder ({}) and no weights: {error}",
+                Run::FILE,
+                exported::FILE
+            );
+            InferenceError::folder(path, reason)
+        })?;
+        let parts = Parts {
+            pruning,
+            description,
+            checkpoint: String::new(),
+            budgets: Budgets::default(),
+            source: ModelSource::Weights,
+        };
+        Self::new(parts, precision)
+    }
+
+    /// The files of an exported folder from memory: `aptvit.json`, `model.safetensors`, `config.json` and
+    /// `policy.safetensors`; the last where the policy has weights.
+    ///
+    /// # Errors
+    ///
+    /// Where they are damaged or do not fit together.
+    pub fn from_bytes(
+        aptvit_json: &str,
+        weights: Vec<u8>,
+        config_json: Option<&[u8]>,
+        policy: Option<Vec<u8>>,
+        device: &Device,
+    ) -> Result<Self, InferenceError> {
+        let (pruning, export) =
+            exported::from_bytes(aptvit_json, weights, config_json, policy, device)?;
+        Self::of_export(pruning, export, None)
+    }
+
+    fn of_export(
+        pruning: PruningVit,
+        export: Export,
+        precision: Option<Precision>,
+    ) -> Result<Self, InferenceError> {
+        let Export {
+            description,
+            checkpoint,
+            budgets,
+        } = export;
+        let parts = Parts {
+            pruning,
+            description,
+            checkpoint,
+            budgets,
+            source: ModelSource::Export,
+        };
+        Self::new(parts, precision)
+    }
+
+    /// A model that prunes as it was trained to; a budget that was not calibrated yet is no error until it is asked for.
+    fn new(parts: Parts, precision: Option<Precision>) -> Result<Self, InferenceError> {
+        let mut pruning = parts.pruning.valid();
+        if let Some(precision) = precision {
+            pruning = pruning.with_precision(precision)?;
+        }
+        let mut model = Self {
+            pruning: pruning.prepack(),
+            selection: Selection::All,
+            // Published weights say nothing of how they are pruned.
+            is_fresh: parts.source == ModelSource::Weights,
+            description: parts.description,
+            checkpoint: parts.checkpoint,
+            budgets: parts.budgets,
+            source: parts.source,
+        };
+        model.selection = match model.selection_for(None) {
+            Err(InferenceError::NotCalibrated { .. }) => Selection::All,
+            found => found?,
+        };
+        Ok(model)
+    }
+
+    /// The same model with another policy, whose weights are fresh where it has some. It removes nothing until
+    /// [`prune_to`](Self::prune_to) is called.
+    ///
+    /// # Errors
+    ///
+    /// Where there is no such policy.
+    pub fn with_policy(mut self, policy: PolicyConfig) -> Result<Self, InferenceError> {
+        self.pruning = self.pruning.with_policy(&policy)?;
+        self.is_fresh = true;
+        self.description.policy = policy;
+        self.description.flops.clear();
+        self.budgets = Budgets::default();
+        self.selection = Selection::All;
+        Ok(self)
+    }
+
+    /// The same model with other names of its classes, in the order of the logits.
+    ///
+    /// # Errors
+    ///
+    /// Where there are more or fewer of them than classes.
+    pub fn with_class_names(mut self, names: Vec<String>) -> Result<Self, InferenceError> {
+        let expected = self.description.class_names.len();
+        if names.len() != expected {
+            let found = names.len();
+            return Err(InferenceError::ClassNames { found, expected });
+        }
+        self.description.class_names = names;
+        Ok(self)
+    }
+
+    /// From now on it computes this share of the dense model's FLOPs, the policy's own included. A dense model gets ToMe
+    /// for that, which needs no training.
+    ///
+    /// # Errors
+    ///
+    /// Where the policy cannot compute so little or so much, or has to be calibrated first; the error says how.
+    pub fn prune_to(&mut self, share: f64) -> Result<&mut Self, InferenceError> {
+        if self.description.policy.name() == "dense" {
+            let policy = PolicyConfig::named(WITHOUT_TRAINING)?;
+            let mut other = self.clone().with_policy(policy)?;
+            other.selection = other.selection_for(Some(share))?;
+            *self = other;
+        } else {
+            self.selection = self.selection_for(Some(share))?;
+        }
+        Ok(self)
+    }
+
+    /// From now on it removes what `selection` says.
+    pub fn select(&mut self, selection: Selection) -> &mut Self {
+        self.selection = selection;
+        self
+    }
+
+    /// What meets the share `target` of the dense FLOPs; where it is absent, the first of the shares that the policy was
+    /// trained for, or what it removes without a budget.
+    ///
+    /// # Errors
+    ///
+    /// Where the policy cannot compute so little or so much, or has to be calibrated first; the error says how.
+    pub fn selection_for(&self, target: Option<f64>) -> Result<Selection, InferenceError> {
+        let description = &self.description;
+        let usual = description.flops.first().copied();
+        let Some(share) = target.or(usual) else {
+            return Ok(description.policy.without_budget());
+        };
+        if self.pruning.policy.budgeting() == Budgeting::Counts {
+            if self.pruning.policy.blocks().is_empty() && share < 1.0 {
+                return Err(InferenceError::Unprunable(description.policy.name()));
+            }
+            let kept = self.pruning.kept_for(share)?;
+            return Ok(Selection::Kept { kept });
+        }
+        match self.budgets.find(share, &self.checkpoint) {
+            Some(budget) => Ok(budget.selection.clone()),
+            // Fresh agents have nothing to be calibrated for: every image keeps as many patches.
+            None if self.is_fresh => {
+                let kept = self.pruning.kept_for(share)?;
+                Ok(Selection::Kept { kept })
+            }
+            None if self.source == ModelSource::Export => {
+                let budgets = &self.budgets.0;
+                let known: Vec<String> =
+                    budgets.iter().map(|b| b.target_flops.to_string()).collect();
+                Err(InferenceError::NotExported {
+                    share,
+                    known: known.join(", "),
+                })
+            }
+            None => Err(InferenceError::NotCalibrated {
+                share,
+                checkpoint: self.checkpoint.clone(),
+            }),
+        }
+    }
+
+    /// What it says of itself.
+    pub fn description(&self) -> &Description {
+        &self.description
+    }
+
+    /// The checkpoint that it is of; empty of published weights.
+    pub fn checkpoint(&self) -> &str {
+        &self.checkpoint
+    }
+
+    /// The budgets for which it was calibrated.
+    pub fn budgets(&self) -> &Budgets {
+        &self.budgets
+    }
+
+    /// Adds a budget for which it was calibrated.
+    pub fn add_budget(&mut self, budget: Budget) {
+        self.budgets.add(budget);
+    }
+
+    /// What it was opened from.
+    pub fn source(&self) -> ModelSource {
+        self.source
+    }
+
+    /// How much it removes.
+    pub fn selection(&self) -> &Selection {
+        &self.selection
+    }
+
+    /// Model and policy, laid out for inference.
+    pub fn pruning(&self) -> &PruningVit {
+        &self.pruning
+    }
+
+    /// The classes, in the order of the logits.
+    pub fn class_names(&self) -> &[String] {
+        &self.description.class_names
+    }
+
+    /// Images as the model wants them, `[batch, 3, height, width]`.
+    pub fn preprocess(&self, images: &[RgbImage]) -> Tensor<4> {
+        let ImageSize { height, width } = self.description.model.image_size;
+        let (transform, normalization) =
+            (&self.description.transform, &self.description.normalization);
+        let mut values = vec![0.0; images.len() * 3 * height * width];
+        for (image, values) in images
+            .iter()
+            .zip(values.chunks_exact_mut(3 * height * width))
+        {
+            let size = [height as u32, width as u32];
+            eval_image(image, size, transform, normalization, values);
+        }
+        let data = TensorData::new(values, [images.len(), 3, height, width]);
+        Tensor::from_data(data, &self.device())
+    }
+
+    /// Runs the model on preprocessed images: logits, and what was removed.
+    pub fn forward(&self, images: Tensor<4>) -> VitOutput {
+        let seeds: Vec<u64> = (0..images.dims()[0] as u64).collect();
+        let mode = ExecutionMode::Drop;
+        self.pruning.run(images, mode, &self.selection, &seeds)
+    }
+
+    /// The `top` most probable classes of each image, and what it cost to find them.
+    pub fn classify(&self, images: &[RgbImage], top: usize) -> Vec<Answer> {
+        if images.is_empty() {
+            return Vec::new();
+        }
+        self.answers(self.forward(self.preprocess(images)), top)
+    }
+
+    /// The answers that a pass of [`forward`](Self::forward) gives.
+    pub fn answers(&self, output: VitOutput, top: usize) -> Vec<Answer> {
+        let [images, classes] = output.logits.dims();
+        let probabilities = softmax(output.logits, 1).into_data();
+        let probabilities: Vec<f32> = probabilities.iter::<f32>().collect();
+        let config = self.pruning.config();
+        let prefix = config.num_prefix_tokens();
+        let kept: Vec<_> = output.trace.iter().map(|entry| entry.kept.read()).collect();
+        let answer = |image: usize| {
+            let row = &probabilities[image * classes..(image + 1) * classes];
+            let mut order: Vec<usize> = (0..classes).collect();
+            order.sort_by(|&a, &b| row[b].total_cmp(&row[a]));
+            let classes = order.into_iter().take(top).map(|index| ClassProbability {
+                class: self.description.class_names[index].clone(),
+                index,
+                probability: row[index],
+            });
+            let layers = output.trace.iter().zip(&kept);
+            let layers = layers.map(|(entry, kept)| LayerAnswer {
+                layer: entry.layer,
+                tokens: entry.left[image],
+                kept: kept[image][prefix..].to_vec(),
+            });
+            let (flops, flops_share) = self.pruning.flops(&output.trace, image);
+            Answer {
+                classes: classes.collect(),
+                tokens: config.num_tokens(),
+                layers: layers.collect(),
+                flops,
+                flops_share,
+            }
+        };
+        (0..images).map(answer).collect()
+    }
+
+    /// The CLS token of each image after the last norm, pruned as the model is: a vector of the model's width for each.
+    pub fn embed(&self, images: &[RgbImage]) -> Vec<Vec<f32>> {
+        if images.is_empty() {
+            return Vec::new();
+        }
+        let vit = &self.pruning.vit;
+        let batch = vit.embed(self.preprocess(images));
+        let seeds: Vec<u64> = (0..images.len() as u64).collect();
+        let reducer = self.pruning.policy.reducer(&self.selection, &seeds);
+        let settings = RunSettings {
+            mode: ExecutionMode::Drop,
+            reducer: Some(&*reducer),
+        };
+        let encoded = vit.run_blocks(batch, 0..vit.blocks.len(), settings);
+        let features = vit.cls_features(&encoded.batch);
+        let [_, width] = features.dims();
+        let values: Vec<f32> = features.into_data().iter::<f32>().collect();
+        values.chunks_exact(width).map(<[f32]>::to_vec).collect()
+    }
+
+    fn device(&self) -> Device {
+        let devices = self.pruning.vit.devices();
+        devices.first().cloned().unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::description::FORMAT;
+    use apt_data::Normalization;
+    use apt_vit_model::VitPreset;
+
+    fn parts(device: &Device) -> Parts {
+        device.seed(1);
+        let model = VitPreset::Tiny32.config();
+        let policy = PolicyConfig::named("pairs").unwrap();
+        Parts {
+            pruning: PruningVit::init(&model, &policy, device).unwrap(),
+            description: Description {
+                format: FORMAT,
+                class_names: (0..model.num_classes)
+                    .map(|class| class.to_string())
+                    .collect(),
+                model,
+                policy,
+                flops: vec![0.6],
+                dtype: Precision::F32,
+                normalization: Normalization::HALF,
+                transform: Default::default(),
+                steps_per_epoch: Some(1),
+                data: None,
+            },
+            checkpoint: "epoch 1".into(),
+            budgets: Budgets::default(),
+            source: ModelSource::Run,
+        }
+    }
+
+    #[test]
+    fn another_precision_gives_nearly_the_same_answer() {
+        let device = Device::default();
+        if !Precision::Bf16.is_supported(&device) {
+            return;
+        }
+        let images = Tensor::ones([2, 3, 32, 32], &device);
+        let logits = |precision| -> Vec<f32> {
+            let mut model = Model::new(parts(&device), precision).unwrap();
+            let logits = model.select(Selection::All).forward(images.clone()).logits;
+            logits.into_data().iter::<f32>().collect()
+        };
+        let (full, half) = (logits(None), logits(Some(Precision::Bf16)));
+        for (full, half) in full.iter().zip(&half) {
+            assert!((full - half).abs() < 0.05, "{full} {half}");
+        }
+    }
+
+    #[test]
+    fn only_a_policy_that_was_trained_has_to_be_calibrated() {
+        let device = Device::default();
+        let mut model = Model::new(parts(&device), None).unwrap();
+        let error = model.prune_to(0.6).unwrap_err().to_string();
+        assert!(error.contains("aptvit calibrate"), "{error}");
+        let policy = PolicyConfig::named("pairs").unwrap();
+        let mut fresh = model.clone().with_policy(policy).unwrap();
+        fresh.prune_to(0.6).unwrap();
+        assert!(fresh.prune_to(60.0).is_err());
+        // What fails leaves the model as it was.
+        let dense = PolicyConfig::named("dense").unwrap();
+        let mut dense = model.with_policy(dense).unwrap();
+        assert!(dense.prune_to(0.01).is_err());
+        assert_eq!(dense.description().policy.name(), "dense");
+    }
+}

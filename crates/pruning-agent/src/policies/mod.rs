@@ -1,0 +1,21 @@
+//! The policies, one file each. To add one: its file, its lines here, and its line in the registry.
+
+mod apt;
+mod attentive;
+mod cls_attention;
+mod dense;
+mod dynamic_vit;
+mod evit;
+mod pairs;
+mod random;
+mod tome;
+
+pub use apt::{Apt, AptSettings};
+pub use attentive::{Attentive, AttentiveSettings};
+pub use cls_attention::{ClsAttention, ClsAttentionSettings};
+pub use dense::{Dense, DenseSettings};
+pub use dynamic_vit::{DynamicVit, DynamicVitSettings};
+pub use evit::{Evit, EvitSettings};
+pub use pairs::{Pairs, PairsSettings};
+pub use random::{Random, RandomSettings};
+pub use tome::{Tome, TomeSettings};

@@ -1,0 +1,314 @@
+//! A model on a set of images: how accurate, how cheap, how fast.
+
+use std::time::Instant;
+
+use apt_data::{EvalLoader, EvalTransform, ImageDataset, Normalization};
+use apt_inference::{Model, PruningVit};
+use apt_pruning_agent::Selection;
+use apt_vit_model::{ExecutionMode, ImageSize};
+use burn::data::dataloader::DataLoader;
+use burn::prelude::*;
+use serde::Serialize;
+
+use crate::TrainerError;
+use crate::algorithm::losses::predictions;
+use crate::run::RunFolder;
+
+/// How to evaluate.
+#[derive(Clone, Debug)]
+pub struct EvaluationSettings {
+    /// How much goes.
+    pub selection: Selection,
+    /// Images of a forward pass.
+    pub batch_size: usize,
+    /// How the model's images are normalised.
+    pub normalization: Normalization,
+    /// How they are sized.
+    pub transform: EvalTransform,
+    /// Threads that load images.
+    pub workers: usize,
+}
+
+impl EvaluationSettings {
+    /// As the run's own evaluations, with this selection removed.
+    pub fn of(run: &RunFolder, selection: Selection) -> Self {
+        Self {
+            selection,
+            batch_size: run.config.train.eval_batch_size,
+            normalization: run.description().normalization,
+            transform: run.description().transform,
+            workers: run.config.train.num_workers,
+        }
+    }
+}
+
+impl EvaluationSettings {
+    /// As a model wants its images, in batches of so many.
+    pub fn for_model(model: &Model, selection: Selection, batch_size: usize) -> Self {
+        let description = model.description();
+        Self {
+            selection,
+            batch_size,
+            normalization: description.normalization,
+            transform: description.transform,
+            workers: 1,
+        }
+    }
+}
+
+/// Height and width, as loaders take them.
+pub(crate) fn sides(size: ImageSize) -> [u32; 2] {
+    [size.height as u32, size.width as u32]
+}
+
+/// The accuracy on one class.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ClassAccuracy {
+    /// Its name.
+    pub class: String,
+    /// Images of it.
+    pub images: usize,
+    /// Share that is classified right.
+    pub accuracy: f64,
+}
+
+/// What one of the policy's blocks left of the tokens.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct LayerTokens {
+    /// The block (0-based).
+    pub layer: usize,
+    /// Tokens that it left, CLS counted; mean over images.
+    pub tokens: f64,
+    /// Kept patches / all patches of the image; mean over images.
+    pub keep_rate: f64,
+    /// Share of foreground patches that are still there, where the truth is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub foreground_kept: Option<f64>,
+    /// Share of the patches that are still there which are foreground, where the truth is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub foreground_precision: Option<f64>,
+    /// Share of background patches that are still there, where the truth is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub background_kept: Option<f64>,
+}
+
+/// A model on a set of images, in one execution mode.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Evaluation {
+    /// `dense`, `mask` or `drop`.
+    pub mode: &'static str,
+    /// Images.
+    pub images: usize,
+    /// Share that is classified right.
+    pub accuracy: f64,
+    /// The same by class.
+    pub per_class: Vec<ClassAccuracy>,
+    /// What each of the policy's blocks left.
+    pub layers: Vec<LayerTokens>,
+    /// Counted FLOPs of an image, the policy's included; mean.
+    pub flops_per_image: f64,
+    /// Their share of the dense model's without agents.
+    pub flops_share: f64,
+    /// Timed: images per second of the model alone, without loading.
+    pub images_per_s: f64,
+    /// Per image of the dataset: was it classified right?
+    #[serde(skip)]
+    pub correct: Vec<bool>,
+}
+
+fn mode_name(mode: ExecutionMode) -> &'static str {
+    match mode {
+        ExecutionMode::Dense => "dense",
+        ExecutionMode::Mask => "mask",
+        ExecutionMode::Drop => "drop",
+    }
+}
+
+/// Sums over the images that one mode has seen.
+struct Tally {
+    mode: ExecutionMode,
+    correct: Vec<usize>,
+    right: Vec<bool>,
+    left: Vec<(usize, usize)>,
+    foreground: Vec<[usize; 2]>,
+    background: Vec<[usize; 2]>,
+    flops: u64,
+    share: f64,
+    seconds: f64,
+}
+
+/// Evaluates the model in each of `modes`, as [`evaluate_each`] does, with what the settings' selection says removed.
+///
+/// # Errors
+///
+/// Where an image cannot be read.
+pub fn evaluate(
+    model: &PruningVit,
+    dataset: &ImageDataset,
+    modes: &[ExecutionMode],
+    settings: &EvaluationSettings,
+    device: &Device,
+    progress: impl FnMut(usize),
+) -> Result<Vec<Evaluation>, TrainerError> {
+    let runs: Vec<(ExecutionMode, Selection)> = modes
+        .iter()
+        .map(|&mode| (mode, settings.selection.clone()))
+        .collect();
+    evaluate_each(model, dataset, &runs, settings, device, progress)
+}
+
+/// Evaluates the model in each mode and with each selection, batch by batch in turn, so that their times
+/// can be compared. `progress` is told how many images are done.
+///
+/// # Errors
+///
+/// Where an image cannot be read.
+pub fn evaluate_each(
+    model: &PruningVit,
+    dataset: &ImageDataset,
+    runs: &[(ExecutionMode, Selection)],
+    settings: &EvaluationSettings,
+    device: &Device,
+    mut progress: impl FnMut(usize),
+) -> Result<Vec<Evaluation>, TrainerError> {
+    let config = model.config();
+    let prefix = config.num_prefix_tokens();
+    let loader = EvalLoader::new(
+        dataset.clone(),
+        settings.batch_size,
+        sides(config.image_size),
+        settings.normalization,
+        settings.workers,
+    );
+    let loader = loader.with_transform(settings.transform).to_device(device);
+    let mut per_class = vec![0; dataset.num_classes()];
+    let blocks = model.policy.blocks().to_vec();
+    let layers = blocks.len();
+    let mut tallies: Vec<Tally> = runs
+        .iter()
+        .map(|(mode, _)| Tally {
+            mode: *mode,
+            correct: vec![0; dataset.num_classes()],
+            right: vec![false; dataset.len()],
+            left: vec![(0, 0); layers],
+            foreground: vec![[0; 2]; layers],
+            background: vec![[0; 2]; layers],
+            flops: 0,
+            share: 0.0,
+            seconds: 0.0,
+        })
+        .collect();
+    let mut done = 0;
+    for batch in loader.iter() {
+        let batch = batch.map_err(|error| TrainerError::Training(error.to_string()))?;
+        let truth: Vec<Option<Vec<bool>>> = batch
+            .indices
+            .iter()
+            .map(|&index| dataset.foreground(index, config.grid()))
+            .collect();
+        for &target in &batch.targets {
+            per_class[target] += 1;
+        }
+        // The same images meet the same chance, whatever stands beside them.
+        let seeds: Vec<u64> = batch.indices.iter().map(|&index| index as u64).collect();
+        let run = |(mode, selection): &(ExecutionMode, Selection)| {
+            model.run(batch.images.clone(), *mode, selection, &seeds)
+        };
+        if done == 0 {
+            // The first pass of each pays for allocations; it is not timed.
+            for each in runs {
+                run(each).logits.into_data();
+            }
+        }
+        for (tally, each) in tallies.iter_mut().zip(runs) {
+            let start = Instant::now();
+            let output = run(each);
+            let predicted = predictions(&output.logits);
+            tally.seconds += start.elapsed().as_secs_f64();
+            for (image, (&class, &target)) in predicted.iter().zip(&batch.targets).enumerate() {
+                tally.correct[target] += usize::from(class == target);
+                tally.right[batch.indices[image]] = class == target;
+                let (flops, share) = model.flops(&output.trace, image);
+                tally.flops += flops;
+                tally.share += share;
+            }
+            for entry in &output.trace {
+                let Some(index) = blocks.iter().position(|&block| block == entry.layer) else {
+                    continue;
+                };
+                tally.left[index].0 += entry.left.iter().sum::<usize>();
+                tally.left[index].1 += entry.left.len();
+                if truth.iter().all(Option::is_none) {
+                    continue;
+                }
+                for (kept, truth) in entry.kept.read().iter().zip(&truth) {
+                    for (&kept, &is_foreground) in kept[prefix..].iter().zip(truth.iter().flatten())
+                    {
+                        let counts = if is_foreground {
+                            &mut tally.foreground[index]
+                        } else {
+                            &mut tally.background[index]
+                        };
+                        counts[0] += usize::from(kept);
+                        counts[1] += 1;
+                    }
+                }
+            }
+        }
+        done += batch.targets.len();
+        progress(done);
+    }
+    let finish = |tally: Tally| finish(tally, model, dataset, &per_class, done);
+    Ok(tallies.into_iter().map(finish).collect())
+}
+
+fn finish(
+    tally: Tally,
+    model: &PruningVit,
+    dataset: &ImageDataset,
+    per_class: &[usize],
+    images: usize,
+) -> Evaluation {
+    let share = |[part, whole]: [usize; 2]| (whole > 0).then(|| part as f64 / whole as f64);
+    let patches = model.config().num_patches() as f64;
+    let prefix = model.config().num_prefix_tokens() as f64;
+    let blocks = model.policy.blocks().to_vec();
+    let layers = blocks.iter().enumerate().filter_map(|(index, &layer)| {
+        let (left, count) = tally.left[index];
+        let tokens = (count > 0).then(|| left as f64 / count as f64)?;
+        Some(LayerTokens {
+            layer,
+            tokens,
+            keep_rate: (tokens - prefix) / patches,
+            foreground_kept: share(tally.foreground[index]),
+            foreground_precision: share([
+                tally.foreground[index][0],
+                tally.foreground[index][0] + tally.background[index][0],
+            ]),
+            background_kept: share(tally.background[index]),
+        })
+    });
+    let classes = dataset
+        .class_names()
+        .iter()
+        .zip(&tally.correct)
+        .zip(per_class);
+    let count = images.max(1) as f64;
+    Evaluation {
+        mode: mode_name(tally.mode),
+        images,
+        accuracy: tally.correct.iter().sum::<usize>() as f64 / count,
+        per_class: classes
+            .map(|((class, &correct), &images)| ClassAccuracy {
+                class: class.clone(),
+                images,
+                accuracy: correct as f64 / images.max(1) as f64,
+            })
+            .collect(),
+        layers: layers.collect(),
+        flops_per_image: tally.flops as f64 / count,
+        flops_share: tally.share / count,
+        images_per_s: count / tally.seconds.max(1e-9),
+        correct: tally.right,
+    }
+}

@@ -1,0 +1,10 @@
+//! What a model is worth: accuracy, tokens, FLOPs and time; and how a policy meets a budget.
+
+mod calibrate;
+mod evaluation;
+
+pub use calibrate::{calibrate, calibrate_budgets};
+pub(crate) use evaluation::sides;
+pub use evaluation::{
+    ClassAccuracy, Evaluation, EvaluationSettings, LayerTokens, evaluate, evaluate_each,
+};

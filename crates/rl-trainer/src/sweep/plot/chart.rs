@@ -1,0 +1,134 @@
+//! The drawing: axes, the front, lines, intervals and points.
+
+use std::ops::Range;
+
+use plotters::prelude::*;
+
+use super::super::cell::{Cell, DENSE};
+use super::super::statistics::Mean;
+use super::against::Against;
+use super::front::{extent, pareto_front, shown};
+use super::legend::legend;
+use super::line::{Line, Point};
+use super::shapes::{FRONT, Failure, WIDE, bar, dashes, mark, ring, text};
+
+const SIZE: (u32, u32) = (900, 560);
+
+pub(super) fn draw(
+    svg: &mut String,
+    cells: &[Cell],
+    against: Against,
+    lines: &[Line],
+) -> Result<(), Failure> {
+    let points: Vec<(&Line, Point)> = lines
+        .iter()
+        .flat_map(|line| line.points.iter().map(move |&point| (line, point)))
+        .collect();
+    if points.is_empty() {
+        return Err("no cell".into());
+    }
+    let xs: Vec<Mean> = points.iter().map(|(_, point)| point.x).collect();
+    let ys: Vec<Mean> = points.iter().map(|(_, point)| point.y).collect();
+    let (xs, ys) = (shown(&xs, 0.0..f64::INFINITY), shown(&ys, 0.0..100.0));
+
+    let root = SVGBackend::with_string(svg, SIZE).into_drawing_area();
+    root.fill(&WHITE)?;
+    root.draw(&Text::new(against.title(), (64, 14), text(18.0, &BLACK)))?;
+    let counts = extent(points.iter().map(|(_, point)| point.y.count as f64));
+    let seeds = if counts.start == counts.end {
+        counts.end.to_string()
+    } else {
+        format!("{} to {}", counts.start, counts.end)
+    };
+    let images = cells.iter().map(|cell| cell.test_images).max();
+    let beside = if lines.iter().any(|line| line.beside != 0) {
+        "; policies of a budget set side by side"
+    } else {
+        ""
+    };
+    let subtitle = format!(
+        "{} test images; mean over seeds (n = {seeds}), bars: 95% t-interval{beside}",
+        images.unwrap_or(0)
+    );
+    root.draw(&Text::new(subtitle, (64, 40), text(13.0, &FRONT)))?;
+
+    let longest = lines.iter().map(|line| line.policy.len()).max();
+    let legend_width = (70 + 8 * longest.unwrap_or(0) as i32).clamp(180, 330);
+    let legend_left = SIZE.0 as i32 - legend_width;
+    let (left, _) = root.split_horizontally(legend_left);
+    let mut chart = ChartBuilder::on(&left)
+        .margin_top(66)
+        .margin_bottom(10)
+        .margin_left(8)
+        .margin_right(8)
+        .x_label_area_size(52)
+        .y_label_area_size(60)
+        .build_cartesian_2d(xs.clone(), ys.clone())?;
+    chart
+        .configure_mesh()
+        .light_line_style(TRANSPARENT)
+        .bold_line_style(RGBColor(232, 232, 232))
+        .axis_style(RGBColor(90, 90, 90))
+        .label_style(text(13.0, &BLACK))
+        .axis_desc_style(text(14.0, &BLACK))
+        .x_desc(against.axis())
+        .y_desc("test accuracy (%)")
+        .x_label_formatter(&tick(&xs))
+        .y_label_formatter(&tick(&ys))
+        .draw()?;
+    let pixel = |line: &Line, at: (f64, f64)| {
+        let (x, y) = chart.plotting_area().map_coordinate(&at);
+        (x + line.beside, y)
+    };
+
+    if let Some((line, dense)) = points.iter().find(|(line, _)| line.policy == DENSE) {
+        let [from, to] = [xs.start, xs.end].map(|x| pixel(line, (x, dense.y.mean)));
+        dashes(&root, from, to)?;
+    }
+    let front = pareto_front(&points.iter().map(|(_, p)| p.at()).collect::<Vec<_>>());
+    let front = front.iter().map(|&i| pixel(points[i].0, points[i].1.at()));
+    let front: Vec<(i32, i32)> = front.collect();
+    // Under the policies' lines, wider than they are.
+    root.draw(&PathElement::new(front.clone(), WIDE.stroke_width(6)))?;
+    for line in lines {
+        let path = line.points.iter().map(|point| pixel(line, point.at()));
+        let style = line.color.stroke_width(2);
+        root.draw(&PathElement::new(path.collect::<Vec<_>>(), style))?;
+    }
+    for (line, point) in &points {
+        let (x, y) = point.at();
+        if let Some(half) = point.y.half_width {
+            let ends = [y - half, y + half].map(|end| {
+                let shown = end.clamp(ys.start, ys.end);
+                (pixel(line, (x, shown)), shown == end)
+            });
+            bar(&root, ends, (4, 0), line.color)?;
+        }
+        if let Some(half) = point.x.half_width.filter(|_| against == Against::Time) {
+            let ends = [x - half, x + half].map(|end| {
+                let shown = end.clamp(xs.start, xs.end);
+                (pixel(line, (shown, y)), shown == end)
+            });
+            bar(&root, ends, (0, 4), line.color)?;
+        }
+    }
+    for (line, point) in &points {
+        mark(&root, pixel(line, point.at()), line.marker, line.color)?;
+    }
+    for &point in &front {
+        ring(&root, point)?;
+    }
+    legend(&root, (legend_left + 12, 84), lines)?;
+    root.present()?;
+    Ok(())
+}
+
+/// As many digits as an axis of this length needs.
+fn tick(range: &Range<f64>) -> impl Fn(&f64) -> String + use<> {
+    let digits = match range.end - range.start {
+        length if length >= 8.0 => 0,
+        length if length >= 0.8 => 1,
+        _ => 2,
+    };
+    move |value| format!("{value:.digits$}")
+}

@@ -1,0 +1,220 @@
+//! burn-train's loop around the training step.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use apt_data::{EvalLoader, LoaderSettings, TrainLoader};
+use apt_inference::{CheckpointSet, Choice};
+use burn::lr_scheduler::module_lr_scheduler::ModuleLrScheduler;
+use burn::train::checkpoint::{
+    ComposedCheckpointingStrategy, KeepLastNCheckpoints, MetricCheckpointingStrategy,
+};
+use burn::train::metric::LearningRateMetric;
+use burn::train::metric::store::{Aggregate, Direction, Split};
+use burn::train::renderer::MetricsRenderer;
+use burn::train::renderer::tui::TuiMetricsRendererWrapper;
+use burn::train::{
+    Learner, MetricEarlyStoppingStrategy, StoppingCondition, SupervisedTraining, TrainingError,
+};
+
+use super::images::Images;
+use super::loss_scale::LossScale;
+use super::optimizer::build_optimizer;
+use super::options::{Outcome, TrainOptions, Trained};
+use super::schedule::WarmupSchedule;
+use super::session::Session;
+use super::settings::StepSettings;
+use super::stop::Stop;
+use super::trainee::{Trainee, init_algorithm};
+use crate::TrainerError;
+use crate::evaluate::sides;
+use crate::log::{PlainRenderer, ReportMetric, RunLog};
+use crate::run::RunFolder;
+
+/// Trains `model` on the run's images, from its start or from a checkpoint on.
+pub(super) fn fit(
+    run: RunFolder,
+    model: Trainee,
+    images: &Images,
+    from: Option<CheckpointSet>,
+    options: &TrainOptions,
+) -> Result<Trained, TrainerError> {
+    let config = &run.config;
+    let settings = &config.train;
+    let steps_done = from.as_ref().map_or(0, |set| set.step);
+    let checkpoints = run.checkpoint_writer();
+    if steps_done < settings.steps as u64 {
+        let session = Arc::new(Session::new(
+            StepSettings::new(config, &model.pruning())?,
+            init_algorithm(config)?,
+            steps_done,
+            Stop::new(options.stop.clone(), options.time_limit),
+            checkpoints.clone(),
+            LossScale::open(settings.dtype, run.path(), steps_done)?,
+            options.devices.main().clone(),
+        ));
+        launch(
+            &run,
+            model.with_session(session.clone()),
+            images,
+            from,
+            options,
+            &session,
+        )?;
+        if let Some((reason, checkpoint)) = session.stop.paused() {
+            return Ok(Trained::Paused(Outcome::Paused {
+                reason,
+                checkpoint,
+                step: session.progress.steps(),
+                steps: settings.steps,
+            }));
+        }
+        let epochs = [Choice::BestPruned, Choice::BestDense, Choice::Last];
+        let epochs: Vec<usize> = epochs
+            .into_iter()
+            .filter_map(|choice| run.checkpoints().choose(choice).ok()?.epoch)
+            .collect();
+        checkpoints.keep_epochs(&epochs)?;
+        checkpoints.remove_pauses_before(session.progress.steps() + 1)?;
+    }
+    Ok(Trained::Finished(Box::new(run)))
+}
+
+/// Runs burn-train's loop to its end, to a pause or to an error.
+fn launch(
+    run: &RunFolder,
+    model: Trainee,
+    images: &Images,
+    from: Option<CheckpointSet>,
+    options: &TrainOptions,
+    session: &Arc<Session>,
+) -> Result<(), TrainerError> {
+    let config = &run.config;
+    let settings = &config.train;
+    let accumulation = settings.grad_accumulation_steps;
+    let parts = options.devices.devices.len();
+    let loader = TrainLoader::new(
+        images.train.clone(),
+        LoaderSettings {
+            batch_size: settings.batch_size,
+            image_size: sides(model.config().image_size),
+            transform: config.input.transform,
+            normalization: config.input.normalization,
+            seed: config.seed,
+            workers: settings.num_workers,
+        },
+        settings.eval_interval * accumulation,
+        session.progress.steps() * accumulation as u64,
+    );
+    let held_out = EvalLoader::new(
+        images.held_out.clone(),
+        settings.eval_batch_size,
+        sides(model.config().image_size),
+        config.input.normalization,
+        settings.num_workers,
+    );
+    let log = RunLog::open(
+        run.path(),
+        session.progress.steps(),
+        (accumulation * parts) as u64,
+        settings.eval_interval as u64,
+        run.checkpoints(),
+    )?;
+    let renderer: Box<dyn MetricsRenderer> = if options.dashboard {
+        let stop = session.stop.dashboard.clone();
+        Box::new(TuiMetricsRendererWrapper::new(stop, None))
+    } else {
+        Box::new(PlainRenderer::new())
+    };
+    let pruned_accuracy = ReportMetric::new("pruned_accuracy", true);
+    let dense_accuracy = ReportMetric::new("dense_accuracy", true);
+    let best = |metric: &ReportMetric| {
+        MetricCheckpointingStrategy::new(metric, Aggregate::Mean, Direction::Highest, Split::Valid)
+    };
+    let [for_model, for_optimizer, for_scheduler] =
+        run.checkpoint_writer().checkpointers(from.as_ref());
+    let mut training = SupervisedTraining::new(run.path(), Arc::new(loader), Arc::new(held_out))
+        .with_application_logger(None)
+        .with_interrupter(session.stop.interrupter.clone())
+        .with_metric_logger(log)
+        .renderer(renderer)
+        .with_training_strategy(options.devices.strategy().into())
+        .with_custom_checkpointers(for_model, for_optimizer, for_scheduler)
+        .with_checkpointing_strategy(
+            ComposedCheckpointingStrategy::builder()
+                .add(KeepLastNCheckpoints::new(2))
+                .add(best(&pruned_accuracy))
+                .add(best(&dense_accuracy))
+                .build(),
+        )
+        .num_epochs(config.num_epochs());
+    if accumulation > 1 {
+        training = training.grads_accumulation(accumulation);
+    }
+    if let Some(set) = &from {
+        training = training.checkpoint(set.step as usize / settings.eval_interval);
+    }
+    if let Some(patience) = settings.patience {
+        training = training.early_stopping(MetricEarlyStoppingStrategy::new(
+            &pruned_accuracy,
+            Aggregate::Mean,
+            Direction::Highest,
+            Split::Valid,
+            StoppingCondition::NoImprovementSince { n_epochs: patience },
+        ));
+    }
+    training = training
+        .metrics((
+            ReportMetric::new("loss", false),
+            pruned_accuracy,
+            dense_accuracy,
+            ReportMetric::new("flops_share", false),
+        ))
+        .metric_train_numeric(ReportMetric::new("images_per_s", true))
+        .metric_train_numeric(ReportMetric::new("gradient_norm", false))
+        .metric_train_numeric(ReportMetric::new("peak_memory_mib", false))
+        .metric_train_numeric(LearningRateMetric::new());
+    for layer in model.policy.blocks() {
+        let metric = |name: &str, higher| ReportMetric::new(&format!("{name}/{layer}"), higher);
+        training = training.metrics((metric("keep_rate", false),));
+        if session.algorithm.is_some() {
+            training = training
+                .metric_train_numeric(metric("reward", true))
+                .metric_train_numeric(metric("positive", true))
+                .metric_train_numeric(metric("agent_loss", false));
+        }
+    }
+
+    let optimizer = build_optimizer(&config.optimizer, &model);
+    let schedule = WarmupSchedule::new(&config.optimizer, &config.schedule, settings.steps);
+    let learner = Learner::new(model, optimizer, ModuleLrScheduler::new(schedule));
+    // Backends say by panics that memory is short or that a device is gone.
+    let launched = std::panic::catch_unwind(AssertUnwindSafe(|| {
+        let result = training.launch(learner);
+        drop(result.renderer);
+        result.error
+    }));
+    let newest = || -> Result<String, TrainerError> {
+        let newest = run.checkpoints().newest()?;
+        Ok(newest.map_or("none yet".into(), |set| set.name()))
+    };
+    if let Some(mut error) = session.stop.take_failure() {
+        if let TrainerError::Diverged { checkpoint, .. } = &mut error {
+            *checkpoint = newest()?;
+        }
+        return Err(error);
+    }
+    match launched {
+        Ok(None) => Ok(()),
+        Ok(Some(error)) => {
+            let of_device =
+                matches!(*error, TrainingError::Workers(_)) || error.is_device_poisoned();
+            Err(if of_device {
+                TrainerError::of_device(&error.to_string(), newest()?)
+            } else {
+                TrainerError::Training(error.to_string())
+            })
+        }
+        Err(payload) => Err(TrainerError::of_panic(&*payload, newest()?)),
+    }
+}

@@ -1,0 +1,272 @@
+use std::cmp::Reverse;
+use std::ops::Range;
+use std::sync::{Arc, LazyLock};
+
+use crate::Merge;
+use crate::kernels::Spans;
+
+/// Which tokens each image of a batch still has, and where they stand in the packed matrix.
+///
+/// Rows are grouped by image; images stand in order of their token count, so that images of
+/// equal length are neighbours and their attention runs as one batch. [`Sequences::image`] says
+/// which image stands in which slot.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sequences {
+    /// Per slot: the image's index in the batch.
+    images: Vec<usize>,
+    /// Per slot: its first row; and the number of rows as the last entry.
+    starts: Vec<usize>,
+    /// Per row: its position; 0 is CLS and always first, patch p is p + prefix.
+    positions: Vec<usize>,
+    /// Per row: may other tokens attend to it? All true unless tokens were masked.
+    visible: Vec<bool>,
+    /// Per row: how many patches it stands for, where any were merged and that counts.
+    sizes: Option<Vec<f32>>,
+    tokens_per_image: usize,
+    /// Tokens before the patches.
+    prefix: usize,
+    /// Where the batch is part of another: which image of that one is the first of this one.
+    first_image: usize,
+}
+
+impl Sequences {
+    /// `batch` images that each have every one of `tokens` tokens (CLS counted).
+    pub fn full(batch: usize, tokens: usize) -> Self {
+        Self {
+            images: (0..batch).collect(),
+            starts: (0..=batch).map(|slot| slot * tokens).collect(),
+            positions: (0..batch * tokens).map(|row| row % tokens).collect(),
+            visible: vec![true; batch * tokens],
+            sizes: None,
+            tokens_per_image: tokens,
+            prefix: 1,
+            first_image: 0,
+        }
+    }
+
+    /// The same images, as those of a larger batch from its image `first_image` on.
+    pub(crate) fn with_first_image(self, first_image: usize) -> Self {
+        Self {
+            first_image,
+            ..self
+        }
+    }
+
+    /// The same with so many tokens before the patches that are never removed; without it, CLS is
+    /// the only one.
+    pub fn with_prefix(self, prefix: usize) -> Self {
+        Self { prefix, ..self }
+    }
+
+    /// Tokens before the patches, which are never removed: CLS and maybe others.
+    pub fn prefix(&self) -> usize {
+        self.prefix
+    }
+
+    /// Images in the batch.
+    pub fn batch(&self) -> usize {
+        self.images.len()
+    }
+
+    /// Rows of the packed matrix.
+    pub fn num_rows(&self) -> usize {
+        self.positions.len()
+    }
+
+    /// Tokens that an image had before any was removed (CLS counted).
+    pub fn tokens_per_image(&self) -> usize {
+        self.tokens_per_image
+    }
+
+    /// The image (its index in the batch that the model was given) whose rows stand in `slot`.
+    pub fn image(&self, slot: usize) -> usize {
+        self.first_image + self.images[slot]
+    }
+
+    /// The token positions in `slot`, in the order of its rows; CLS (0) first.
+    pub fn positions(&self, slot: usize) -> &[usize] {
+        &self.positions[self.rows(slot)]
+    }
+
+    /// Per row: is it still attended to? False for tokens that mask mode keeps in place.
+    pub fn visible(&self) -> &[bool] {
+        &self.visible
+    }
+
+    /// Does mask mode hide any row?
+    pub fn any_hidden(&self) -> bool {
+        self.visible.iter().any(|visible| !visible)
+    }
+
+    /// Per row: how many patches it stands for, where any were merged and that counts.
+    pub fn sizes(&self) -> Option<&[f32]> {
+        self.sizes.as_deref()
+    }
+
+    /// The logarithm of how many patches a row stands for.
+    pub fn log_size(&self, row: usize) -> f32 {
+        self.sizes
+            .as_ref()
+            .map_or(0.0, |sizes| logarithm(sizes[row]))
+    }
+
+    /// Per row, what is added to its attention scores: minus infinity where it is hidden, and the
+    /// logarithm of its size ("proportional attention"; Bolya et al., "Token Merging", 2023,
+    /// section 3). None where all are 0.
+    pub(crate) fn bias(&self) -> Option<Vec<f32>> {
+        if self.sizes.is_none() && !self.any_hidden() {
+            return None;
+        }
+        let rows = self.visible.iter().enumerate();
+        let bias = rows.map(|(row, visible)| {
+            if *visible {
+                self.log_size(row)
+            } else {
+                f32::NEG_INFINITY
+            }
+        });
+        Some(bias.collect())
+    }
+
+    /// The first row of each slot, and the number of rows as the last entry.
+    pub fn starts(&self) -> &[usize] {
+        &self.starts
+    }
+
+    fn rows(&self, slot: usize) -> Range<usize> {
+        self.starts[slot]..self.starts[slot + 1]
+    }
+
+    /// What attention has to know of it.
+    pub(crate) fn spans(&self) -> Arc<Spans> {
+        Arc::new(Spans {
+            starts: self.starts.clone(),
+            bias: self.bias(),
+        })
+    }
+
+    /// Row ranges of equal-length neighbours: `(first row, images, tokens of each)`.
+    pub fn groups(&self) -> Vec<(usize, usize, usize)> {
+        let mut groups: Vec<(usize, usize, usize)> = Vec::new();
+        for span in self.starts.windows(2) {
+            let length = span[1] - span[0];
+            match groups.last_mut() {
+                Some((_, images, tokens)) if *tokens == length => *images += 1,
+                _ => groups.push((span[0], 1, length)),
+            }
+        }
+        groups
+    }
+
+    /// Tokens that each image still has (CLS counted), by image.
+    pub fn counts(&self) -> Vec<usize> {
+        let mut counts = vec![0; self.batch()];
+        for (slot, &image) in self.images.iter().enumerate() {
+            let rows = &self.visible[self.rows(slot)];
+            counts[image] = rows.iter().filter(|visible| **visible).count();
+        }
+        counts
+    }
+
+    /// Per image, per token position: is the token still there?
+    pub fn kept(&self) -> Vec<Vec<bool>> {
+        let mut kept = vec![vec![false; self.tokens_per_image]; self.batch()];
+        for (slot, &image) in self.images.iter().enumerate() {
+            for row in self.rows(slot) {
+                kept[image][self.positions[row]] = self.visible[row];
+            }
+        }
+        kept
+    }
+
+    /// The rows of the images' CLS tokens, by image.
+    pub fn cls_rows(&self) -> Vec<usize> {
+        let mut rows = vec![0; self.batch()];
+        for (&image, &start) in self.images.iter().zip(&self.starts) {
+            rows[image] = start;
+        }
+        rows
+    }
+
+    /// Per row: the row of its image's CLS token.
+    pub fn cls_row_of_each_row(&self) -> Vec<usize> {
+        let spans = self.starts.windows(2);
+        spans
+            .flat_map(|span| std::iter::repeat_n(span[0], span[1] - span[0]))
+            .collect()
+    }
+
+    /// `keep`, with what must always hold: what stands before the patches stays, and what was
+    /// removed stays away.
+    fn legal(&self, keep: &[bool]) -> Vec<bool> {
+        assert_eq!(keep.len(), self.num_rows(), "one decision a row");
+        let rows = keep.iter().zip(&self.visible).zip(&self.positions);
+        rows.map(|((&keep, &visible), &position)| position < self.prefix || (keep && visible))
+            .collect()
+    }
+
+    /// The same rows, of which only the kept ones are attended to from now on.
+    pub(crate) fn hide(&self, keep: &[bool]) -> Self {
+        Self {
+            visible: self.legal(keep),
+            ..self.clone()
+        }
+    }
+
+    /// The same rows, those that others go into counting for as many patches more.
+    pub(crate) fn merged(self, merge: &Merge) -> Self {
+        if !merge.sizes {
+            return self;
+        }
+        let before = self.sizes.unwrap_or_else(|| vec![1.0; merge.into.len()]);
+        let mut sizes = before.clone();
+        for (row, &into) in merge.into.iter().enumerate() {
+            if into != row {
+                sizes[into] += before[row];
+            }
+        }
+        Self {
+            sizes: Some(sizes),
+            ..self
+        }
+    }
+
+    /// The kept rows alone, and for each of them the row it was.
+    pub(crate) fn drop_rows(&self, keep: &[bool]) -> (Self, Vec<usize>) {
+        let keep = self.legal(keep);
+        let left = |slot: usize| keep[self.rows(slot)].iter().filter(|keep| **keep).count();
+        let lengths: Vec<usize> = (0..self.batch()).map(left).collect();
+        let mut slots: Vec<usize> = (0..self.batch()).collect();
+        // A stable sort by length: long images first, and the order is the same every time.
+        slots.sort_by_key(|&slot| Reverse(lengths[slot]));
+        let mut rows = Vec::with_capacity(lengths.iter().sum());
+        let mut starts = vec![0];
+        for &slot in &slots {
+            rows.extend(self.rows(slot).filter(|&row| keep[row]));
+            starts.push(rows.len());
+        }
+        let sizes = self.sizes.as_ref();
+        let sequences = Self {
+            images: slots.iter().map(|&slot| self.images[slot]).collect(),
+            starts,
+            positions: rows.iter().map(|&row| self.positions[row]).collect(),
+            visible: vec![true; rows.len()],
+            sizes: sizes.map(|sizes| rows.iter().map(|&row| sizes[row]).collect()),
+            tokens_per_image: self.tokens_per_image,
+            prefix: self.prefix,
+            first_image: self.first_image,
+        };
+        (sequences, rows)
+    }
+}
+
+/// Sizes are numbers of patches; the logarithms of most are asked for again and again.
+fn logarithm(size: f32) -> f32 {
+    static OF_NUMBERS: LazyLock<[f32; 64]> =
+        LazyLock::new(|| std::array::from_fn(|number| (number as f32).ln()));
+    let number = size as usize;
+    match OF_NUMBERS.get(number) {
+        Some(&logarithm) if number as f32 == size => logarithm,
+        _ => size.ln(),
+    }
+}
