@@ -59,7 +59,7 @@ class Cells:
     def way(row):
         if row["mode"] == "dense":
             return "dense"
-        name = f"{row['policy']} at {row['target_flops']}" if row.get("policy") else "agents, keep rates 0.7"
+        name = f"{row['policy']} at {row['target_flops']}" if row.get("policy") else "agents, layer keep rates 0.7"
         return f"{name}, ragged" if row["mode"] == "drop-ragged" else name
 
     def value(self, place, way, key="images_per_s"):

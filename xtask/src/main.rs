@@ -35,7 +35,7 @@ Every other command is one of the program's: it is built, and gets the command w
 
 #[derive(Debug, Subcommand)]
 enum Task {
-    /// Time ViT-S/16 against keep rate and image size, and draw both beside what FLOPs promise
+    /// Time ViT-S/16 against layer keep rate and image size, and draw both beside what FLOPs promise
     Curves(curves::Curves),
     /// Run every test: units, properties, golden values, the program itself, examples in docs
     Test {

@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
-use apt_data::{CifarLabels, DataSource, ImageDataset, Progress};
+use apt_data::{CifarLabels, DataSource, ImageDataset, LoadOptions, OnBad, Progress};
 use apt_inference::ModelSource;
 use apt_rl_trainer::{Evaluation, EvaluationSettings, RunFolder, evaluate};
-use apt_vit_model::ExecutionMode;
+use apt_vit_model::{ExecutionMode, printable, printable_text};
 use clap::{Parser, ValueEnum};
 use serde_json::{Value, json};
 
@@ -16,11 +16,13 @@ use crate::model_args::ModelArgs;
 use crate::progress_bar::progress_bar;
 use crate::selection::in_words;
 use crate::table::{count, percent, table};
-use crate::values::at_least_one;
+use crate::values::{at_least_one, batch_size};
 use crate::{End, device};
 
 /// Images of a forward pass, where no run says it.
 const BATCH: usize = 64;
+/// As many classes are shown.
+const MOST_CLASSES: usize = 20;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -44,11 +46,33 @@ pub struct Eval {
     #[arg(long, value_name = "PATH")]
     pub data: Option<PathBuf>,
     /// Images of a forward pass [default: the run's]
-    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    #[arg(long, value_name = "N", value_parser = batch_size)]
     pub batch_size: Option<usize>,
+    /// What happens where pictures cannot be read
+    #[arg(long, value_enum, default_value_t)]
+    pub on_bad: BadPictures,
     /// Measure only the first so many test images
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     pub limit: Option<usize>,
+}
+
+/// What happens where pictures cannot be read.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub enum BadPictures {
+    /// The first one ends the evaluation
+    #[default]
+    Fail,
+    /// They are left out, and named
+    Skip,
+}
+
+impl From<BadPictures> for OnBad {
+    fn from(bad: BadPictures) -> Self {
+        match bad {
+            BadPictures::Fail => Self::Fail,
+            BadPictures::Skip => Self::Skip,
+        }
+    }
 }
 
 /// What happens to removed tokens.
@@ -129,7 +153,7 @@ pub fn run(args: &Eval, global: &Global) -> Result<End> {
         };
         let policy = model.description().policy.name();
         let removed = in_words(&settings.selection);
-        println!("{}{checkpoint}, {policy}, {removed}", path.display());
+        println!("{}{checkpoint}, {policy}, {removed}", printable(path));
         println!(
             "{} images of {} of its {} classes, from {from}",
             test.len(),
@@ -147,11 +171,15 @@ fn test_images(
     run: Option<&RunFolder>,
     labels: CifarLabels,
 ) -> Result<(ImageDataset, String)> {
+    let options = LoadOptions {
+        progress: Progress::Bar,
+        on_bad: args.on_bad.into(),
+    };
     let (test, from) = match (run, &args.data) {
-        (_, Some(data)) => DataSource::load_to_measure(data, labels, Progress::Bar)?,
+        (_, Some(data)) => DataSource::load_to_measure(data, labels, options)?,
         (Some(run), None) => {
             let data = run.description().data.as_deref();
-            let test = run.config.data.load(data, Progress::Bar)?.test;
+            let test = run.config.data.load(data, options)?.test;
             let limit = run.config.input.test_images.unwrap_or(test.len());
             let from = data.map_or("the run's data".into(), |data| data.display().to_string());
             (test.take(limit), format!("{from}, its test images"))
@@ -204,17 +232,41 @@ fn print(evaluations: &[Evaluation]) {
         }
         println!("{rows}");
     }
+    print_classes(evaluations);
+}
+
+/// The accuracies by class; of many classes, of those that lost most.
+fn print_classes(evaluations: &[Evaluation]) {
+    let (Some(first), Some(last)) = (evaluations.first(), evaluations.last()) else {
+        return;
+    };
+    let mut classes: Vec<usize> = (0..first.per_class.len()).collect();
+    classes.retain(|&class| first.per_class[class].images > 0);
+    let all = classes.len();
+    if all > MOST_CLASSES {
+        let right = |evaluation: &Evaluation, class: usize| {
+            let class = &evaluation.per_class[class];
+            class.accuracy * class.images as f64
+        };
+        let lost = |&class: &usize| right(first, class) - right(last, class);
+        classes.sort_by(|a, b| lost(b).total_cmp(&lost(a)));
+        classes.truncate(MOST_CLASSES / 2);
+    }
     let mut header = vec!["class", "images"];
     header.extend(evaluations.iter().map(|evaluation| evaluation.mode));
     let mut rows = table(&header);
-    let classes = evaluations[0].per_class.iter().enumerate();
-    for (index, class) in classes.filter(|(_, class)| class.images > 0) {
-        let mut row = vec![class.class.clone(), class.images.to_string()];
-        let accuracies = evaluations
-            .iter()
-            .map(|e| percent(e.per_class[index].accuracy));
-        row.extend(accuracies);
+    for &class in &classes {
+        let own = &first.per_class[class];
+        let mut row = vec![printable_text(&own.class), own.images.to_string()];
+        let accuracies = evaluations.iter();
+        row.extend(accuracies.map(|e| percent(e.per_class[class].accuracy)));
         rows.add_row(row);
     }
     println!("{rows}");
+    if classes.len() < all {
+        println!(
+            "{} of {all} classes, those that lost most images; --json has all",
+            classes.len()
+        );
+    }
 }

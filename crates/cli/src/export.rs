@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use apt_inference::{Budgets, Description, Export as Exported, Run, export_model};
 use apt_vit_model::ExportNaming;
 use clap::{Parser, ValueEnum};
@@ -16,9 +16,12 @@ const EXAMPLES: &str = "\
 Examples:
   aptvit export --run runs/mine --out exported
   aptvit export --run runs/mine --out exported --naming hugging-face
+  aptvit export --run runs/mine --out slim --format run
 
 The folder has `model.safetensors` and `config.json` for the other framework, and `aptvit.json` and
-`policy.safetensors` beside them, so that `aptvit infer` and `eval` run it pruned again.";
+`policy.safetensors` beside them, so that `aptvit infer` and `eval` run it pruned again. With
+`--format run` it is a run's folder with one checkpoint and without the optimiser: enough for eval,
+infer, calibrate and export, not for `train --resume`.";
 
 #[derive(Debug, Parser)]
 #[command(after_help = EXAMPLES)]
@@ -29,12 +32,25 @@ pub struct Export {
     /// The folder to write into
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
-    /// Whose names the tensors get
+    /// What the folder is for
     #[arg(long, value_enum, default_value_t)]
-    pub naming: Names,
+    pub format: Format,
+    /// Whose names the tensors get [default: timm]
+    #[arg(long, value_enum)]
+    pub naming: Option<Names>,
     /// Which checkpoint
     #[arg(long, value_enum, default_value_t)]
     pub checkpoint: Which,
+}
+
+/// What an exported folder is for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// Other frameworks, and this program
+    #[default]
+    Weights,
+    /// This program: the run without what only its training needs
+    Run,
 }
 
 /// Whose names an exported model gets.
@@ -57,20 +73,29 @@ impl From<Names> for ExportNaming {
 }
 
 pub fn run(args: &Export, global: &Global) -> Result<End> {
+    if args.format == Format::Run && args.naming.is_some() {
+        bail!("--naming: a run keeps its own names; leave it out, or --format run");
+    }
     let run = Run::open(&args.run)?;
     let checkpoint = run.checkpoints().choose(args.checkpoint.into())?;
-    let model = run.load_model(&checkpoint, &device::open())?;
     let name = checkpoint.name();
-    let exported = Exported {
-        // Where the data was is nobody else's business.
-        description: Description {
-            data: None,
-            ..run.description.clone()
-        },
-        budgets: Budgets::read(run.path())?.of(&name),
-        checkpoint: name.clone(),
-    };
-    export_model(&model, &exported, args.naming.into(), &args.out)?;
+    match args.format {
+        Format::Run => run.slim(&checkpoint, &args.out)?,
+        Format::Weights => {
+            let model = run.load_model(&checkpoint, &device::open())?;
+            let exported = Exported {
+                // Where the data was is nobody else's business.
+                description: Description {
+                    data: None,
+                    ..run.description.clone()
+                },
+                budgets: Budgets::read(run.path())?.of(&name),
+                checkpoint: name.clone(),
+            };
+            let naming = args.naming.unwrap_or_default();
+            export_model(&model, &exported, naming.into(), &args.out)?;
+        }
+    }
     if global.json {
         println!("{}", json!({ "folder": args.out, "checkpoint": name }));
     } else {

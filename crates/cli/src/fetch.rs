@@ -39,7 +39,8 @@ Examples:
   aptvit fetch vit-b16-in21k
   aptvit fetch https://example.org/model.safetensors
 
-A broken transfer goes on where it stopped. Where no checksum is published, that of the first
+A broken transfer goes on where it stopped, and a silent server is given up after some tries. A web page that is sent
+instead of weights or an archive is refused. Where no checksum is published, that of the first
 download is recorded beside the file and holds from then on. APT_CACHE names another cache folder,
 HF_ENDPOINT a mirror of Hugging Face, HTTPS_PROXY a proxy.";
 

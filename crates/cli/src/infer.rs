@@ -1,17 +1,22 @@
 //! `aptvit infer`
 
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use apt_data::RgbImage;
+use apt_data::{PICTURE_EXTENSIONS, RgbImage, picture_files};
 use apt_inference::Answer;
+use apt_vit_model::{printable, printable_text};
 use clap::Parser;
-use serde_json::json;
+use indicatif::ProgressBar;
+use rayon::prelude::*;
+use serde_json::{Value, json};
 
 use crate::End;
 use crate::global::Global;
 use crate::model_args::ModelArgs;
-use crate::picture;
+use crate::picture::Pictures;
 use crate::progress_bar::progress_bar;
 use crate::table::percent;
 use crate::values::at_least_one;
@@ -31,13 +36,13 @@ Examples:
 pub struct Infer {
     #[command(flatten)]
     pub model: ModelArgs,
-    /// Pictures (PNG, JPEG), or folders of them
+    /// Pictures (PNG, JPEG, WebP, BMP, GIF), or folders of them. Those that cannot be read are listed at the end
     #[arg(required = true, value_name = "PATH")]
     pub paths: Vec<PathBuf>,
     /// Classes to show
     #[arg(long, value_name = "N", default_value = "3", value_parser = at_least_one)]
     pub top: usize,
-    /// Write a picture for each image with the removed patches dimmed, layer by layer
+    /// Write a picture for each image: what the policy's blocks removed is hatched, what merged has one colour a group
     #[arg(long, value_name = "DIR")]
     pub visualize: Option<PathBuf>,
 }
@@ -55,55 +60,126 @@ pub fn run(args: &Infer, global: &Global) -> Result<End> {
         std::fs::create_dir_all(folder)
             .with_context(|| format!("{}: cannot create the folder", folder.display()))?;
     }
-    let bar = progress_bar(paths.len() as u64, "images");
+    let mut drawings = args.visualize.as_deref().map(Pictures::new);
+    let mut progress = Progress::new(paths.len());
     let mut results = Vec::new();
+    let mut bad = Vec::new();
     for paths in paths.chunks(BATCH) {
-        let images = paths.iter().map(|path| RgbImage::open(path));
-        let images = images.collect::<Result<Vec<RgbImage>, _>>()?;
-        let answers = model.classify(&images, args.top);
-        for ((path, image), answer) in paths.iter().zip(&images).zip(answers) {
-            let drawn = args.visualize.as_ref().map(|folder| {
+        let read: Vec<_> = paths.par_iter().map(|path| RgbImage::open(path)).collect();
+        let mut images = Vec::new();
+        let mut read_paths = Vec::new();
+        let mut entries = vec![Value::Null; paths.len()];
+        for (place, (path, image)) in paths.iter().zip(read).enumerate() {
+            match image {
+                Ok(image) => {
+                    images.push(image);
+                    read_paths.push((place, path));
+                }
+                Err(error) => {
+                    let error = error.to_string();
+                    entries[place] = json!({ "image": in_text(path), "error": error });
+                    bad.push(error);
+                }
+            }
+        }
+        let answers = if images.is_empty() {
+            Vec::new()
+        } else {
+            model.classify(&images, args.top)
+        };
+        for (((place, path), image), answer) in read_paths.into_iter().zip(&images).zip(answers) {
+            let drawn = drawings.as_mut().map(|drawings| {
                 let config = model.pruning().config();
                 let size = [config.image_size.height, config.image_size.width];
                 let size = size.map(|side| side as u32);
                 let seen = model.description().transform.part(image, size);
-                picture::write(folder, path, seen, config, &answer.layers)
+                drawings.write(path, seen, config, &answer)
             });
             let drawn = drawn.transpose()?;
             if global.json {
-                results.push(in_json(path, &answer, drawn));
+                entries[place] = in_json(path, &answer, drawn);
             } else {
-                bar.suspend(|| print(path, &answer, drawn));
+                progress.bar.suspend(|| print(path, &answer, drawn));
             }
         }
-        bar.inc(paths.len() as u64);
+        results.extend(entries);
+        progress.add(paths.len());
     }
-    bar.finish_and_clear();
+    progress.bar.finish_and_clear();
     if global.json {
-        println!("{}", json!(results));
+        println!("{}", Value::Array(results));
     }
-    Ok(End::Done)
+    if bad.is_empty() {
+        return Ok(End::Done);
+    }
+    bail!(
+        "{} of {} pictures could not be read:\n  {}",
+        bad.len(),
+        paths.len(),
+        bad.join("\n  ")
+    )
 }
 
-fn in_json(path: &Path, answer: &Answer, picture: Option<PathBuf>) -> serde_json::Value {
+/// How many pictures are done: a bar, or a line every few seconds where stderr is no terminal.
+struct Progress {
+    bar: ProgressBar,
+    total: usize,
+    done: usize,
+    last_line: Option<Instant>,
+}
+
+impl Progress {
+    const LINE_EVERY: Duration = Duration::from_secs(10);
+
+    fn new(total: usize) -> Self {
+        let lines = !std::io::stderr().is_terminal();
+        Self {
+            bar: progress_bar(total as u64, "images"),
+            total,
+            done: 0,
+            last_line: lines.then(Instant::now),
+        }
+    }
+
+    fn add(&mut self, count: usize) {
+        self.done += count;
+        self.bar.inc(count as u64);
+        if let Some(last) = &mut self.last_line
+            && last.elapsed() >= Self::LINE_EVERY
+        {
+            eprintln!("{} of {} pictures", self.done, self.total);
+            *last = Instant::now();
+        }
+    }
+}
+
+/// A path as JSON can hold it.
+fn in_text(path: &Path) -> String {
+    path.display().to_string()
+}
+
+fn in_json(path: &Path, answer: &Answer, picture: Option<PathBuf>) -> Value {
     let tokens: Vec<usize> = answer.layers.iter().map(|layer| layer.tokens).collect();
     json!({
-        "image": path,
+        "image": in_text(path),
         "classes": answer.classes,
         "tokens": answer.tokens,
         "tokens_per_layer": tokens,
         "flops": answer.flops,
         "flops_share": answer.flops_share,
-        "picture": picture,
+        "picture": picture.as_deref().map(in_text),
     })
 }
 
 fn print(path: &Path, answer: &Answer, picture: Option<PathBuf>) {
     let classes = answer.classes.iter();
     let classes: Vec<String> = classes
-        .map(|class| format!("{} {}", class.class, percent(f64::from(class.probability))))
+        .map(|class| {
+            let name = printable_text(&class.class);
+            format!("{name} {}", percent(f64::from(class.probability)))
+        })
         .collect();
-    println!("{}: {}", path.display(), classes.join(", "));
+    println!("{}: {}", printable(path), classes.join(", "));
     let layers = answer.layers.iter();
     let layers: Vec<String> = layers
         .map(|layer| format!("{} after block {}", layer.tokens, layer.layer))
@@ -119,46 +195,27 @@ fn print(path: &Path, answer: &Answer, picture: Option<PathBuf>) {
         percent(answer.flops_share)
     );
     if let Some(picture) = picture {
-        println!("  picture: {}", picture.display());
+        println!("  picture: {}", printable(&picture));
     }
 }
 
-/// The files that are named, and the pictures in the folders that are named.
+/// The files that are named, and the pictures in the folders that are named. What cannot be read is found later.
 fn pictures(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
     let mut pictures = Vec::new();
     for path in paths {
         if !path.is_dir() {
-            if !path.exists() {
-                bail!("{}: there is no such file or folder", path.display());
-            }
             pictures.push(path.clone());
             continue;
         }
-        let before = pictures.len();
-        collect(path, &mut pictures)?;
-        if pictures.len() == before {
+        let found = picture_files(path)?;
+        if found.is_empty() {
             bail!(
-                "{}: the folder holds no .png, .jpg or .jpeg file",
-                path.display()
+                "{}: the folder holds no picture (*.{})",
+                path.display(),
+                PICTURE_EXTENSIONS.join(", *.")
             );
         }
+        pictures.extend(found);
     }
     Ok(pictures)
-}
-
-fn collect(folder: &Path, pictures: &mut Vec<PathBuf>) -> Result<()> {
-    let entries = std::fs::read_dir(folder)
-        .and_then(Iterator::collect::<std::io::Result<Vec<_>>>)
-        .with_context(|| format!("{}: cannot read the folder", folder.display()))?;
-    let mut paths: Vec<PathBuf> = entries.into_iter().map(|entry| entry.path()).collect();
-    paths.sort();
-    for path in paths {
-        let extension = path.extension().unwrap_or_default().to_ascii_lowercase();
-        if path.is_dir() {
-            collect(&path, pictures)?;
-        } else if extension == "png" || extension == "jpg" || extension == "jpeg" {
-            pictures.push(path);
-        }
-    }
-    Ok(())
 }

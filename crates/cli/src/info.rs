@@ -6,7 +6,8 @@ use anyhow::{Context, Result};
 use apt_pruning_agent::{AptSettings, Policy, PolicySettings};
 use apt_rl_trainer::RunFolder;
 use apt_vit_model::{
-    Checkpoint, CheckpointHead, Distillation, LayerTrace, Placement, VitPreset, vit_flops,
+    Checkpoint, CheckpointHead, Distillation, LayerTrace, Placement, VitConfig, VitPreset,
+    printable, printable_text, vit_flops,
 };
 use burn::tensor::Device;
 use clap::Parser;
@@ -24,6 +25,7 @@ Examples:
   aptvit info
   aptvit info --model vit-b16 --keep 0.7,0.7,0.7
   aptvit info model.safetensors
+  aptvit info model.safetensors --keep 0.5 --layers 3,6
   aptvit info --run runs/mine
   aptvit info --policies";
 
@@ -31,13 +33,20 @@ Examples:
 #[command(after_help = EXAMPLES)]
 pub struct Info {
     /// A weights file, or a folder as Hugging Face lays one out: what it is, and whether it fits
-    #[arg(value_name = "FILE", conflicts_with_all = ["model", "run"])]
+    #[arg(value_name = "FILE", conflicts_with_all = ["model", "run"], group = "sizes")]
     pub file: Option<PathBuf>,
     /// A model preset, as in vit-b16
-    #[arg(long, value_name = "PRESET", conflicts_with = "run")]
+    #[arg(long, value_name = "PRESET", conflicts_with = "run", group = "sizes")]
     pub model: Option<String>,
-    /// Layer keep rates of agents, as in 0.7,0.7,0.7; one rate is for all
-    #[arg(long, value_name = "RATES", requires = "model", value_delimiter = ',')]
+    /// What agents that keep so much leave of a FILE's or a preset's compute: layer keep rates, each the share of the patches
+    /// that an agent sees that stay, as in 0.7,0.7,0.7; one rate is for all
+    #[arg(
+        long,
+        value_name = "RATES",
+        requires = "sizes",
+        conflicts_with_all = ["run", "policies"],
+        value_delimiter = ','
+    )]
     pub keep: Vec<f64>,
     /// Blocks (0-based) after which an agent acts [default: 2,5,8, or what is as far through a model of fewer blocks]
     #[arg(long, value_name = "BLOCKS", requires = "keep", value_delimiter = ',')]
@@ -56,7 +65,7 @@ pub fn run(args: &Info, global: &Global) -> Result<End> {
         return Ok(End::Done);
     }
     if let Some(path) = &args.file {
-        return weights(path, global);
+        return weights(path, args, global);
     }
     match (&args.model, &args.run) {
         (Some(name), _) => model(name, args, global),
@@ -97,40 +106,8 @@ fn backends(global: &Global) {
 
 fn model(name: &str, args: &Info, global: &Global) -> Result<End> {
     let config = VitPreset::from_name(name)?.config();
-    let keep = &args.keep;
-    let settings = AptSettings {
-        layers: (!args.layers.is_empty()).then(|| args.layers.clone()),
-        ..Default::default()
-    };
-    let agents = settings
-        .init(&config, &Device::default())
-        .context("--layers")?;
-    let layers = agents.blocks().to_vec();
-    let rates = match keep.as_slice() {
-        [] => Vec::new(),
-        keep => keep_rates(keep, layers.len())?,
-    };
-    let after: Vec<String> = layers.iter().map(usize::to_string).collect();
-    let mut patches = config.num_patches();
-    let mut trace = Vec::new();
-    let mut flops = 0;
-    for (rate, layer) in rates.into_iter().zip(layers) {
-        let seen = config.num_prefix_tokens() + patches;
-        patches = rate.of(patches);
-        flops += agents.flops(&config, seen, config.num_prefix_tokens() + patches);
-        trace.push(LayerTrace {
-            layer,
-            placement: Placement::AfterBlock,
-            seen: vec![seen],
-            left: vec![config.num_prefix_tokens() + patches],
-            kept: Default::default(),
-            logits: None,
-        });
-    }
+    let pruned = Pruned::new(&config, args)?;
     let dense = vit_flops(&config, &[], 0);
-    let pruned = vit_flops(&config, &trace, 0) + flops;
-    let share = pruned as f64 / dense as f64;
-    let tokens: Vec<usize> = trace.iter().map(|entry| entry.left[0]).collect();
     if global.json {
         println!(
             "{}",
@@ -139,9 +116,9 @@ fn model(name: &str, args: &Info, global: &Global) -> Result<End> {
                 "config": config,
                 "parameters": config.num_parameters(),
                 "dense_flops": dense,
-                "tokens_per_layer": tokens,
-                "flops": pruned,
-                "flops_share": share,
+                "tokens_per_layer": pruned.tokens,
+                "flops": pruned.flops,
+                "flops_share": pruned.share,
             })
         );
         return Ok(End::Done);
@@ -160,18 +137,83 @@ fn model(name: &str, args: &Info, global: &Global) -> Result<End> {
         ),
     ]);
     rows.add_row(["FLOPs, dense", &count(dense as f64)]);
-    if !keep.is_empty() {
-        let label = format!("tokens after blocks {}", after.join(", "));
-        rows.add_row([&label, &format!("{tokens:?}")]);
-        rows.add_row(["FLOPs, pruned, agents included", &count(pruned as f64)]);
-        rows.add_row(["share", &percent(share)]);
+    for [name, value] in pruned.rows(args) {
+        rows.add_row([name, value]);
     }
     println!("{rows}");
     Ok(End::Done)
 }
 
+/// What agents with the rates of `--keep` leave of a model; all of it without such.
+struct Pruned {
+    /// The blocks after which an agent acts.
+    layers: Vec<usize>,
+    /// Tokens that are left after each of them.
+    tokens: Vec<usize>,
+    /// The agents included.
+    flops: u64,
+    /// Of the dense model's.
+    share: f64,
+}
+
+impl Pruned {
+    fn new(config: &VitConfig, args: &Info) -> Result<Self> {
+        let settings = AptSettings {
+            layers: (!args.layers.is_empty()).then(|| args.layers.clone()),
+            ..Default::default()
+        };
+        let agents = settings
+            .init(config, &Device::default())
+            .context("--layers")?;
+        let layers = agents.blocks().to_vec();
+        let rates = match args.keep.as_slice() {
+            [] => Vec::new(),
+            keep => keep_rates(keep, layers.len())?,
+        };
+        let prefix = config.num_prefix_tokens();
+        let mut patches = config.num_patches();
+        let mut trace = Vec::new();
+        let mut of_agents = 0;
+        for (rate, &layer) in rates.into_iter().zip(&layers) {
+            let seen = prefix + patches;
+            patches = rate.of(patches);
+            of_agents += agents.flops(config, seen, prefix + patches);
+            trace.push(LayerTrace {
+                layer,
+                placement: Placement::AfterBlock,
+                seen: vec![seen],
+                left: vec![prefix + patches],
+                kept: Default::default(),
+                logits: None,
+            });
+        }
+        let flops = vit_flops(config, &trace, 0) + of_agents;
+        Ok(Self {
+            layers,
+            tokens: trace.iter().map(|entry| entry.left[0]).collect(),
+            flops,
+            share: flops as f64 / vit_flops(config, &[], 0) as f64,
+        })
+    }
+
+    /// A table's rows of it; none where no rates were given.
+    fn rows(&self, args: &Info) -> Vec<[String; 2]> {
+        if args.keep.is_empty() {
+            return Vec::new();
+        }
+        let after: Vec<String> = self.layers.iter().map(usize::to_string).collect();
+        let row = |name: &str, value: String| [name.to_string(), value];
+        let label = format!("tokens after blocks {}", after.join(", "));
+        vec![
+            row(&label, format!("{:?}", self.tokens)),
+            row("FLOPs, pruned, agents included", count(self.flops as f64)),
+            row("share", percent(self.share)),
+        ]
+    }
+}
+
 /// What a weights file is, and what of it a training would use.
-fn weights(path: &Path, global: &Global) -> Result<End> {
+fn weights(path: &Path, args: &Info, global: &Global) -> Result<End> {
     let mut checkpoint = Checkpoint::open(path)?;
     let info = checkpoint.info();
     // Nothing shows it as surely as what a training does.
@@ -182,15 +224,23 @@ fn weights(path: &Path, global: &Global) -> Result<End> {
     let vit = info.config.init(&Device::default())?;
     let refused = checkpoint.load(vit, &info.config, head, None).err();
     let refused = refused.map(|error| error.to_string());
+    let pruned = (!args.keep.is_empty()).then(|| Pruned::new(&info.config, args));
+    let pruned = pruned.transpose()?;
     if global.json {
         let mut json = json!(info);
+        if let Some(pruned) = &pruned {
+            json["dense_flops"] = json!(vit_flops(&info.config, &[], 0));
+            json["tokens_per_layer"] = json!(pruned.tokens);
+            json["flops"] = json!(pruned.flops);
+            json["flops_share"] = json!(pruned.share);
+        }
         json["fits"] = json!(refused.is_none());
         json["refused"] = json!(refused);
         println!("{json}");
         return Ok(End::Done);
     }
     let config = &info.config;
-    let title = info.path.display().to_string();
+    let title = printable(&info.path);
     let mut rows = table(&[&title, ""]);
     let mut row = |name: &str, value: String| {
         rows.add_row([name, &value]);
@@ -252,6 +302,9 @@ fn weights(path: &Path, global: &Global) -> Result<End> {
             .map_or("no head".into(), |classes| classes.to_string()),
     );
     row("FLOPs, dense", count(vit_flops(config, &[], 0) as f64));
+    for [name, value] in pruned.iter().flat_map(|pruned| pruned.rows(args)) {
+        row(&name, value);
+    }
     if !info.left_out.is_empty() {
         row("left out", info.left_out.join(", "));
     }
@@ -289,8 +342,13 @@ fn describe(run: &RunFolder, global: &Global) -> Result<End> {
         return Ok(End::Done);
     }
     println!("{}", run.config.to_toml()?);
-    println!("classes: {}", run.description().class_names.join(", "));
+    let classes = &run.description().class_names;
+    let classes: Vec<String> = classes.iter().map(|name| printable_text(name)).collect();
+    println!("classes: {}", classes.join(", "));
     println!("checkpoints: {}", checkpoints.join(", "));
+    if run.checkpoints().is_slim() {
+        println!("slim: it has weights alone, and cannot be trained on");
+    }
     match &summary {
         None => println!("not finished: continue it with aptvit train --resume"),
         Some(summary) => {

@@ -17,7 +17,10 @@ mod panics;
 mod picture;
 mod policies;
 mod progress_bar;
+mod samples;
 mod selection;
+mod shell;
+mod signals;
 mod sweep;
 mod table;
 mod token;
@@ -26,8 +29,10 @@ mod values;
 #[cfg(feature = "wgpu")]
 mod vulkan;
 
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
+use apt_vit_model::printable_text;
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use global::Global;
@@ -96,6 +101,9 @@ fn main() -> ExitCode {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(colours())
+        // It would be printed where nobody reads.
+        .log_internal_errors(false)
         .without_time()
         .init();
     match panics::caught(|| run(&args)) {
@@ -110,10 +118,19 @@ fn main() -> ExitCode {
                     message = format!("{message}: {cause}");
                 }
             }
-            eprintln!("error: {message}");
+            // A name from elsewhere may be in it.
+            let lines: Vec<String> = message.lines().map(printable_text).collect();
+            let _ = writeln!(std::io::stderr(), "error: {}", lines.join("\n"));
             ExitCode::FAILURE
         }
     }
+}
+
+/// May logs have colours? On a terminal, unless `NO_COLOR` is set to something. The rest of the program has none of its
+/// own: clap and the bars look by themselves.
+fn colours() -> bool {
+    let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    std::io::stderr().is_terminal() && !refused
 }
 
 fn run(args: &Args) -> anyhow::Result<End> {

@@ -2,6 +2,7 @@
 
 use std::alloc::{GlobalAlloc, Layout};
 
+use apt_rl_trainer::TrainerError;
 use mimalloc::MiMalloc;
 
 /// Every tensor is an allocation; this allocator keeps freed pages for the next one, where the
@@ -11,6 +12,19 @@ static ALLOCATOR: Allocator = Allocator;
 
 /// An allocation of this size that fails is a tensor's, and nothing handles it.
 const LARGE: usize = 256 << 10;
+
+/// The commands that compute.
+const COMMANDS: [&str; 7] = [
+    "train",
+    "sweep",
+    "eval",
+    "infer",
+    "calibrate",
+    "bench",
+    "export",
+];
+/// Those of them that train.
+const TRAININGS: [&str; 2] = ["train", "sweep"];
 
 /// mimalloc, which ends the program with advice where a tensor does not fit into memory.
 struct Allocator;
@@ -41,11 +55,43 @@ unsafe impl GlobalAlloc for Allocator {
 fn got(pointer: *mut u8, size: usize) -> *mut u8 {
     if pointer.is_null() && size >= LARGE {
         let wanted = format!("{} MiB more were asked for", size >> 20);
-        eprintln!(
-            "error: {}",
-            apt_rl_trainer::TrainerError::OutOfMemory(wanted)
-        );
+        eprintln!("error: {}", advised(TrainerError::OutOfMemory(wanted)));
         std::process::exit(1);
     }
     pointer
+}
+
+/// The error with advice for what this process does: settings of a training help in a training alone.
+pub fn advised(error: TrainerError) -> TrainerError {
+    if trains(std::env::args()) {
+        error
+    } else {
+        error.in_inference()
+    }
+}
+
+/// Is that the command line of a training? An allocator has no other way to know.
+fn trains(mut arguments: impl Iterator<Item = String>) -> bool {
+    let command = arguments.find(|argument| COMMANDS.contains(&argument.as_str()));
+    command.is_some_and(|command| TRAININGS.contains(&command.as_str()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn advice_is_for_what_the_process_does() {
+        let trains = |line: &str| trains(line.split(' ').map(String::from));
+        assert!(trains("aptvit train --config a.toml"));
+        assert!(trains("aptvit --device cuda sweep --start runs/a"));
+        for line in [
+            "aptvit infer --run train cat.jpg",
+            "aptvit --device flex eval --run train",
+            "aptvit bench train --batch 9999",
+            "aptvit",
+        ] {
+            assert!(!trains(line), "{line}");
+        }
+    }
 }

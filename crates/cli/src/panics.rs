@@ -5,6 +5,8 @@ use std::sync::Mutex;
 
 use apt_rl_trainer::TrainerError;
 
+use crate::memory::advised;
+
 /// The last panic that is not a mere consequence of another.
 static LAST: Mutex<Panic> = Mutex::new(Panic {
     place: String::new(),
@@ -18,14 +20,14 @@ struct Panic {
 }
 
 /// Panics are logged (`--log debug` shows them), not printed. A reader that has seen enough, as in
-/// `aptvit info | head`, ends the program without a word.
+/// `aptvit info | head`, ends the program without a word; a training saves a checkpoint first.
 pub fn watch() {
     panic::set_hook(Box::new(report));
 }
 
 fn report(panic: &PanicHookInfo<'_>) {
     let message = panic.payload_as_str().unwrap_or_default().to_string();
-    if message.starts_with("failed printing to stdout") {
+    if is_unread(&message) {
         std::process::exit(141); // 128 + SIGPIPE
     }
     let place = panic.location().map_or(String::new(), ToString::to_string);
@@ -34,6 +36,11 @@ fn report(panic: &PanicHookInfo<'_>) {
     if let (Ok(mut last), false) = (LAST.lock(), is_consequence(&message)) {
         *last = Panic { place, message };
     }
+}
+
+/// Does this panic say that nobody reads what is printed?
+fn is_unread(message: &str) -> bool {
+    message.starts_with("failed printing to std")
 }
 
 /// A device works on a thread of its own. Where that panics, the caller panics, too: it sees that the
@@ -54,7 +61,16 @@ pub fn caught<T>(command: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<
             let cause = error
                 .downcast_ref()
                 .and_then(|error| cause(error, &last.message));
-            Err(cause.map_or(error, Into::into))
+            match cause {
+                Some(cause) => Err(advised(cause).into()),
+                // Others keep what was said around them.
+                None if matches!(error.downcast_ref(), Some(TrainerError::OutOfMemory(_))) => {
+                    Err(error
+                        .downcast()
+                        .map_or_else(|error| error, |error| advised(error).into()))
+                }
+                None => Err(error),
+            }
         }
         Err(payload) => {
             let error = TrainerError::of_panic(&*payload, String::new());
@@ -64,7 +80,7 @@ pub fn caught<T>(command: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<
                      command and what it needs",
                     last.place
                 )),
-                memory => Err(memory.into()),
+                memory => Err(advised(memory).into()),
             }
         }
     }
@@ -83,6 +99,17 @@ fn cause(error: &TrainerError, last: &(dyn std::any::Any + Send)) -> Option<Trai
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_nobody_reads_is_no_error() {
+        assert!(is_unread(
+            "failed printing to stdout: Broken pipe (os error 32)"
+        ));
+        assert!(is_unread(
+            "failed printing to stderr: Broken pipe (os error 32)"
+        ));
+        assert!(!is_unread("an illegal memory access"));
+    }
 
     #[test]
     fn a_device_whose_thread_is_gone_says_why() {

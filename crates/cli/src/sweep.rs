@@ -14,7 +14,7 @@ use serde_json::json;
 use crate::global::Global;
 use crate::table::percent;
 use crate::values::{at_least_one, duration as parse_duration, share};
-use crate::{End, device};
+use crate::{End, device, signals};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -218,14 +218,7 @@ fn train(sweep: &Sweep, folder: &CellFolder, data: Option<PathBuf>, args: &Args)
             stop.stop();
         });
     }
-    ctrlc::set_handler(move || {
-        if stop.is_requested() {
-            std::process::exit(130);
-        }
-        stop.stop();
-        eprintln!("stopping after this step, to go on later; once more to stop at once");
-    })
-    .context("cannot watch for Ctrl-C")?;
+    signals::watch(stop).context("cannot watch for Ctrl-C")?;
     let started = Instant::now();
     let mut trained = 0;
     let report = |stage: Stage<'_>| match stage {

@@ -5,24 +5,30 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use apt_data::Progress;
+use apt_data::{DataSource, Progress, Splits};
 use apt_rl_trainer::{
-    Devices, ExperimentConfig, Outcome, Pause, Plan, StopRequest, Summary, TrainOptions,
-    available_memory, duration, known_classes, plan, resume, train,
+    Devices, ExperimentConfig, Outcome, Pause, Plan, RunFolder, Sized, StopRequest, Summary,
+    TrainOptions, available_memory, check, duration, known_classes, plan, resume, size_for, train,
+    train_on_splits,
 };
 use clap::Parser;
 use serde_json::json;
 
 use crate::global::Global;
+use crate::samples::try_some;
+use crate::shell::quoted;
 use crate::table::{count, percent, table};
 use crate::values::duration as parse_duration;
-use crate::{End, device};
+use crate::{End, device, signals};
 
 const QUICKSTART: &str = include_str!("../../../configs/quickstart.toml");
+/// What somebody's own images start from.
+const FINETUNE: &str = include_str!("../../../configs/finetune.toml");
 
 const EXAMPLES: &str = "\
 Examples:
   aptvit train
+  aptvit train --data pets/ --set model.pretrained=deit_tiny.safetensors      your own pictures: it sizes itself
   aptvit train --config configs/cifar10-small.toml --data cifar10.tgz --out runs/mine
   aptvit train --config configs/quickstart.toml --set train.steps=3000 --set optimizer.learning_rate=5e-4
   aptvit train --config configs/cifar10-apt.toml --dry-run
@@ -30,13 +36,17 @@ Examples:
   aptvit train --device cuda,cuda:1 --dtype bf16
   aptvit train --device flex,remote:10.0.0.2:3000
 
-Ctrl-C saves a checkpoint and stops; a second Ctrl-C stops at once.
-Exit code: 0 done, 1 error, 2 wrong usage, 130 interrupted.";
+Ctrl-C saves a checkpoint and stops when the step under way has ended, also in the dashboard; a
+second Ctrl-C ends at once. SIGTERM does the same, and ends the program after 30 s in any case. An
+evaluation of held-out images is finished first. Where nobody reads the lines any more, as with
+`2>&1 | head`, a checkpoint is saved and the training stops.
+Exit code: 0 done, 1 error, 2 wrong usage, 130 interrupted, 143 ended by SIGTERM
+without a checkpoint of the last step.";
 
 #[derive(Debug, Parser)]
 #[command(after_help = EXAMPLES)]
 pub struct Train {
-    /// The experiment's TOML file [default: the quick start]
+    /// The experiment's TOML file [default: the quick start; with --data, configs/finetune.toml, sized by the images]
     #[arg(long, value_name = "FILE", conflicts_with = "resume")]
     pub config: Option<PathBuf>,
     /// Override a config key, as in train.steps=1000; repeatable
@@ -71,7 +81,7 @@ pub struct Train {
 
 pub fn run(args: &Train, global: &Global) -> Result<End> {
     if args.dry_run {
-        let mut config = config(args, global)?;
+        let (mut config, splits) = config(args, global)?;
         if config.model.is_at_hand() {
             config.model.complete()?;
         } else {
@@ -81,14 +91,21 @@ pub fn run(args: &Train, global: &Global) -> Result<End> {
         if let Some(path) = args.data.as_deref().filter(|path| !path.exists()) {
             bail!("--data {}: there is no such file or folder", path.display());
         }
-        let classes = match known_classes(&config.data) {
-            Some(classes) => classes,
-            None => config
-                .data
-                .load(args.data.as_deref(), Progress::Bar)?
-                .train
-                .num_classes(),
+        let splits = match splits {
+            None if args.data.is_some() || known_classes(&config.data).is_none() => {
+                Some(config.load_data(args.data.as_deref(), Progress::Bar)?)
+            }
+            found => found,
         };
+        let classes = match (known_classes(&config.data), &splits) {
+            (Some(classes), _) => classes,
+            (None, Some(splits)) => splits.train.num_classes(),
+            (None, None) => bail!("--data: name the folder of your images"),
+        };
+        if let Some(splits) = splits {
+            check(&config, splits)?;
+        }
+        eprintln!("timing a step here");
         print_plan(&plan(&config, classes, &device::open())?, &config, global);
         return Ok(End::Done);
     }
@@ -107,17 +124,10 @@ pub fn run(args: &Train, global: &Global) -> Result<End> {
         memory: device::is_cpu().then(available_memory).flatten(),
         time_limit: args.time_limit,
         stop: stop.clone(),
-        dashboard: !args.plain && !global.json && std::io::stdout().is_terminal(),
+        dashboard: !args.plain && !global.json && std::io::stderr().is_terminal(),
         progress: Progress::Bar,
     };
-    ctrlc::set_handler(move || {
-        if stop.is_requested() {
-            std::process::exit(130);
-        }
-        stop.stop();
-        eprintln!("stopping after this step, with a checkpoint; once more to stop at once");
-    })
-    .context("cannot watch for Ctrl-C")?;
+    signals::watch(stop).context("cannot watch for Ctrl-C")?;
 
     let (folder, outcome) = match &args.resume {
         Some(_) if global.dtype.is_some() => {
@@ -125,13 +135,21 @@ pub fn run(args: &Train, global: &Global) -> Result<End> {
         }
         Some(folder) => (folder.clone(), resume(folder, &options)?),
         None => {
-            let config = config(args, global)?;
-            let folder = args
-                .out
-                .clone()
-                .unwrap_or_else(|| free_folder(args.config.as_deref()));
+            let (config, splits) = config(args, global)?;
+            let folder = match &args.out {
+                Some(folder) => folder.clone(),
+                None => free_folder(args.config.as_deref().or(args.data.as_deref()))?,
+            };
             eprintln!("run folder: {}", folder.display());
-            (folder.clone(), train(config, &folder, &options)?)
+            let outcome = match splits {
+                Some(splits) => train_on_splits(splits, config, &folder, &options),
+                None => train(config, &folder, &options),
+            };
+            if outcome.is_err() {
+                // Where nothing came of it, its name is free again; a folder that holds something stays.
+                let _ = std::fs::remove_dir(&folder);
+            }
+            (folder, outcome?)
         }
     };
     match outcome {
@@ -145,7 +163,7 @@ pub fn run(args: &Train, global: &Global) -> Result<End> {
             step,
             steps,
         } => {
-            let command = format!("aptvit train --resume {}", folder.display());
+            let command = format!("aptvit train --resume {}", quoted(&folder));
             if global.json {
                 println!(
                     "{}",
@@ -165,7 +183,8 @@ pub fn run(args: &Train, global: &Global) -> Result<End> {
     }
 }
 
-fn config(args: &Train, global: &Global) -> Result<ExperimentConfig> {
+/// The config, and the images where they had to be seen for it.
+fn config(args: &Train, global: &Global) -> Result<(ExperimentConfig, Option<Splits>)> {
     let mut overrides = args.overrides.clone();
     overrides.extend(args.seed.map(|seed| format!("seed={seed}")));
     overrides.extend(
@@ -173,25 +192,48 @@ fn config(args: &Train, global: &Global) -> Result<ExperimentConfig> {
             .dtype
             .map(|dtype| format!("train.dtype={}", dtype.name())),
     );
-    Ok(match &args.config {
-        Some(path) => ExperimentConfig::load(path, &overrides)?,
-        None => ExperimentConfig::parse(QUICKSTART, "quickstart", &overrides)?,
-    })
+    match (&args.config, &args.data) {
+        (Some(path), _) => Ok((ExperimentConfig::load(path, &overrides)?, None)),
+        (None, Some(data)) if !says(&overrides, "data.source") => sized(data, &overrides),
+        (None, _) => {
+            let config = ExperimentConfig::parse(QUICKSTART, "quickstart", &overrides)?;
+            Ok((config, None))
+        }
+    }
 }
 
-/// `runs/<config>`, or the first of `runs/<config>-2`, ... that is no run yet.
-fn free_folder(config: Option<&Path>) -> PathBuf {
-    let name = config
+/// Does one of the overrides set this key?
+fn says(overrides: &[String], key: &str) -> bool {
+    let mut keys = overrides.iter().filter_map(|said| said.split_once('='));
+    keys.any(|(said, _)| said.trim() == key)
+}
+
+/// A config for somebody's own images, sized by them, and the images.
+fn sized(data: &Path, overrides: &[String]) -> Result<(ExperimentConfig, Option<Splits>)> {
+    let source = DataSource::of(data)?;
+    let splits = source.load(Some(data), Progress::Bar)?;
+    let first = ExperimentConfig::parse(FINETUNE, "finetune", overrides)?;
+    let mut all = vec![format!("data.source={}", source.name())];
+    eprintln!("chosen for these images; --set KEY=VALUE chooses otherwise:");
+    for Sized { key, value, why } in size_for(&splits, &first.model)? {
+        if !says(overrides, key) {
+            eprintln!("  {key} = {value}  # {why}");
+            all.push(format!("{key}={value}"));
+        }
+    }
+    all.extend(overrides.iter().cloned());
+    let config = ExperimentConfig::parse(FINETUNE, "finetune", &all)?;
+    Ok((config, Some(splits)))
+}
+
+/// `runs/<name>`, or the first of `runs/<name>-2`, ... that nobody has; the name is that of config or data.
+fn free_folder(named_after: Option<&Path>) -> Result<PathBuf> {
+    let name = named_after
         .and_then(Path::file_stem)
         .map_or("quickstart".into(), |stem| {
             stem.to_string_lossy().into_owned()
         });
-    let candidates = (1..).map(|number| match number {
-        1 => Path::new("runs").join(&name),
-        number => Path::new("runs").join(format!("{name}-{number}")),
-    });
-    let mut free = candidates.filter(|folder: &PathBuf| !folder.join("config.toml").exists());
-    free.next().unwrap_or_else(|| Path::new("runs").join(name))
+    Ok(RunFolder::claim(Path::new("runs"), &name)?)
 }
 
 fn print_plan(plan: &Plan, config: &ExperimentConfig, global: &Global) {
@@ -295,8 +337,8 @@ fn print_summary(summary: &Summary, folder: &Path, global: &Global) -> Result<()
         )),
         percent(1.0 - summary.flops_share)
     );
-    println!("try it: aptvit infer --run {} PICTURE", folder.display());
-    Ok(())
+    println!("try it: aptvit infer --run {} PICTURE", quoted(folder));
+    try_some(folder, global)
 }
 
 /// How many tokens are left, block by block; of many blocks, the first and the last.

@@ -6,6 +6,11 @@ use anyhow::{Context, bail};
 use apt_pruning_agent::KeepRate;
 use apt_vit_model::Precision;
 
+/// Images of a forward pass, at most: as in a config.
+const BATCH: usize = 65_536;
+/// Of everything else that is counted, at most.
+const MANY: usize = 1_000_000_000;
+
 /// A layer keep rate for each of `layers` agents: as many as were given, or one for all.
 pub fn keep_rates(given: &[f64], layers: usize) -> anyhow::Result<Vec<KeepRate>> {
     let given = match given {
@@ -35,10 +40,24 @@ pub fn precision(text: &str) -> Result<Precision, String> {
         .ok_or_else(|| "expected f32, bf16 or f16".into())
 }
 
+/// Images of a forward pass.
+pub fn batch_size(text: &str) -> Result<usize, String> {
+    within(text, 1, BATCH)
+}
+
 pub fn at_least_one(text: &str) -> Result<usize, String> {
+    within(text, 1, MANY)
+}
+
+/// A number that may be 0.
+pub fn count(text: &str) -> Result<usize, String> {
+    within(text, 0, MANY)
+}
+
+fn within(text: &str, least: usize, most: usize) -> Result<usize, String> {
     match text.parse() {
-        Ok(0) | Err(_) => Err("expected a whole number of at least 1".into()),
-        Ok(number) => Ok(number),
+        Ok(number) if (least..=most).contains(&number) => Ok(number),
+        _ => Err(format!("expected a whole number from {least} to {most}")),
     }
 }
 
@@ -79,6 +98,17 @@ pub fn duration(text: &str) -> Result<Duration, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn counts_have_a_range() {
+        assert_eq!(batch_size("64"), Ok(64));
+        for text in ["0", "-1", "65537", "9223372036854775808", "1.5", ""] {
+            let message = batch_size(text).unwrap_err();
+            assert_eq!(message, "expected a whole number from 1 to 65536", "{text}");
+        }
+        assert!(at_least_one("0").is_err() && count("0") == Ok(0));
+        assert!(count("99999999999999").is_err());
+    }
 
     #[test]
     fn times_have_units() {

@@ -1,7 +1,8 @@
 //! The official archives of CIFAR, from the network.
 
+use crate::checksum::Checksum;
 use crate::cifar::Cifar;
-use crate::download::{Checksum, Downloader};
+use crate::download::Downloader;
 use crate::{DataError, Progress};
 use std::path::{Path, PathBuf};
 

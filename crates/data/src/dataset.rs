@@ -4,7 +4,7 @@ use crate::decode::decode;
 use crate::seed;
 use crate::shape_image::ShapeImage;
 use crate::tree::listing;
-use crate::{DataError, RgbImage};
+use crate::{BadImage, DataError, RgbImage};
 use burn::data::dataset::{Dataset, DatasetError};
 use rand::seq::SliceRandom;
 use std::borrow::Cow;
@@ -29,6 +29,7 @@ pub struct ImageDataset {
     /// Which of the shared images belong to this set, in order.
     members: Arc<[usize]>,
     classes: Arc<Classes>,
+    bad: Arc<[BadImage]>,
 }
 
 struct Classes {
@@ -104,7 +105,22 @@ impl ImageDataset {
             members: (0..items.len()).collect(),
             images: Arc::new(items),
             classes: Arc::new(classes),
+            bad: Arc::new([]),
         }
+    }
+
+    /// The same images, and which ones were left out.
+    pub(crate) fn without(self, bad: Vec<BadImage>) -> Self {
+        Self {
+            bad: bad.into(),
+            ..self
+        }
+    }
+
+    /// The images that were left out when these were loaded, because they cannot be read; a subset has those of the whole
+    /// set. Empty unless [`OnBad::Skip`](crate::OnBad::Skip) was asked for.
+    pub fn bad(&self) -> &[BadImage] {
+        &self.bad
     }
 
     /// Number of images.

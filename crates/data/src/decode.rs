@@ -1,8 +1,9 @@
-//! PNG and JPEG bytes to pixels, with the header checked before anything is allocated.
+//! The bytes of a picture to pixels, with the header checked before anything is allocated.
 
+use crate::picture_format::{is_cut, is_read};
+use crate::regular_file::{self, MAX_PICTURE_BYTES};
 use crate::{DataError, RgbImage};
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
-use std::fs::File;
 use std::io::{Cursor, Read};
 use std::path::Path;
 
@@ -15,29 +16,38 @@ pub const MAX_PIXELS: u64 = 100_000_000;
 const HEADER: u64 = 64 * 1024;
 
 impl RgbImage {
-    /// Decodes a PNG or JPEG in memory, recognised by its content; `name` is what errors call it.
+    /// Decodes a PNG, JPEG, WebP, BMP or GIF (its first frame) in memory, recognised by its content; `name` is what errors
+    /// call it.
     ///
     /// # Errors
     ///
-    /// If the bytes are no PNG or JPEG, or the image is absurdly large.
+    /// If the bytes are no such picture, end before the picture does, or the picture is absurdly large.
     pub fn from_bytes(bytes: &[u8], name: &str) -> Result<Self, DataError> {
         decode(bytes, name)
     }
 
-    /// Reads a PNG or JPEG file, recognised by its content.
+    /// Reads a file as [`from_bytes`](Self::from_bytes) does. Links are followed; a pipe or a device is refused before it
+    /// is opened.
     ///
     /// # Errors
     ///
-    /// If the file cannot be read, is no PNG or JPEG, or is absurdly large; the error names it.
+    /// If the file cannot be read, is no plain file, has more than [`MAX_PICTURE_BYTES`](crate::MAX_PICTURE_BYTES), or as
+    /// `from_bytes`; the error names it.
     pub fn open(path: &Path) -> Result<Self, DataError> {
-        let bytes = std::fs::read(path).map_err(DataError::io("read", path))?;
+        let bytes = regular_file::read(path, MAX_PICTURE_BYTES)?;
         decode(&bytes, &path.display().to_string())
     }
 }
 
 /// Decodes a whole image, upright as its EXIF data asks; `name` is for errors.
 pub(crate) fn decode(bytes: &[u8], name: &str) -> Result<RgbImage, DataError> {
-    let mut decoder = decoder(bytes, name)?;
+    let (mut decoder, format) = decoder(bytes, name)?;
+    if is_cut(format, bytes) {
+        return Err(DataError::CutImage {
+            name: name.into(),
+            found: bytes.len(),
+        });
+    }
     let upright = || {
         let orientation = decoder.orientation()?;
         let mut image = DynamicImage::from_decoder(decoder)?;
@@ -54,40 +64,46 @@ pub(crate) fn decode(bytes: &[u8], name: &str) -> Result<RgbImage, DataError> {
 
 /// Width and height from the header of an image in memory.
 pub(crate) fn dimensions(bytes: &[u8], name: &str) -> Result<(u32, u32), DataError> {
-    decoder(bytes, name).map(|decoder| decoder.dimensions())
+    decoder(bytes, name).map(|(decoder, _)| decoder.dimensions())
 }
 
 /// Width and height from the header of a file, reading no more of it than needed.
 pub(crate) fn file_dimensions(path: &Path, name: &str) -> Result<(u32, u32), DataError> {
-    let read = DataError::io("read", path);
     let mut start = Vec::new();
-    let size = File::open(path)
-        .and_then(|file| file.take(HEADER).read_to_end(&mut start))
-        .map_err(read)?;
+    let size = regular_file::open(path)?
+        .take(HEADER)
+        .read_to_end(&mut start)
+        .map_err(DataError::io("read", path))?;
     let found = dimensions(&start, name);
     if found.is_err() && size as u64 == HEADER {
         // A long colour profile or thumbnail may stand before the size.
-        let bytes = std::fs::read(path).map_err(DataError::io("read", path))?;
+        let bytes = regular_file::read(path, MAX_PICTURE_BYTES)?;
         return dimensions(&bytes, name);
     }
     found
 }
 
-fn decoder<'a>(bytes: &'a [u8], name: &str) -> Result<impl ImageDecoder + 'a, DataError> {
+fn decoder<'a>(
+    bytes: &'a [u8],
+    name: &str,
+) -> Result<(impl ImageDecoder + 'a, ImageFormat), DataError> {
     let mut reader = ImageReader::new(Cursor::new(bytes))
         .with_guessed_format()
         .map_err(DataError::io("read", Path::new(name)))?;
-    if !matches!(reader.format(), Some(ImageFormat::Png | ImageFormat::Jpeg)) {
-        let reason = match reader.format() {
-            Some(format) => format!("it is a {format:?} file"),
-            None if bytes.is_empty() => "it is empty".into(),
-            None => "its content is no image format".into(),
-        };
-        return Err(DataError::NotAnImage {
-            name: name.into(),
-            reason,
-        });
-    }
+    let format = match reader.format() {
+        Some(format) if is_read(format) => format,
+        found => {
+            let reason = match found {
+                Some(format) => format!("it is a {format:?} file"),
+                None if bytes.is_empty() => "it is empty".into(),
+                None => "its content is no image format".into(),
+            };
+            return Err(DataError::NotAnImage {
+                name: name.into(),
+                reason,
+            });
+        }
+    };
     // The size is checked below, with a clearer message than the decoder's.
     reader.limits(Limits::default());
     let decoder = reader.into_decoder().map_err(not_an_image(name))?;
@@ -99,7 +115,7 @@ fn decoder<'a>(bytes: &'a [u8], name: &str) -> Result<impl ImageDecoder + 'a, Da
             height,
         });
     }
-    Ok(decoder)
+    Ok((decoder, format))
 }
 
 fn not_an_image(name: &str) -> impl Fn(image::ImageError) -> DataError {
@@ -112,7 +128,7 @@ fn not_an_image(name: &str) -> impl Fn(image::ImageError) -> DataError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::samples::{jpeg, png};
+    use crate::samples::{encode, jpeg, picture, png};
 
     #[test]
     fn png_pixels_come_back_exactly() {
@@ -146,9 +162,54 @@ mod tests {
     }
 
     #[test]
-    fn a_gif_is_named_as_such() {
-        let error = decode(b"GIF89a\x01\x00\x01\x00", "a.png").unwrap_err();
-        assert!(error.to_string().contains("Gif"), "{error}");
+    fn a_format_that_is_not_read_is_named_as_such() {
+        let error = decode(b"II*\0\x08\0\0\0", "a.png").unwrap_err();
+        assert!(error.to_string().contains("Tiff"), "{error}");
+    }
+
+    #[test]
+    fn every_format_is_read_whole_and_refused_cut_whatever_its_name_says() {
+        let image = picture(70, 50, 40);
+        for format in [
+            ImageFormat::Png,
+            ImageFormat::Jpeg,
+            ImageFormat::WebP,
+            ImageFormat::Bmp,
+            ImageFormat::Gif,
+        ] {
+            let bytes = encode(&image, format);
+            let decoded = decode(&bytes, "a.png").unwrap();
+            assert_eq!((decoded.width, decoded.height), (70, 50), "{format:?}");
+            let middle = 3 * (70 * 25 + 35);
+            let shade = decoded.pixels[middle].abs_diff(image.pixels[middle]);
+            assert!(shade < 30, "{format:?}: {shade}");
+            for kept in [1, 3, 5, 8, 9].map(|tenths| bytes.len() * tenths / 10) {
+                let error = decode(&bytes[..kept], "a.png").unwrap_err().to_string();
+                assert!(error.contains("a.png"), "{format:?}: {error}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_cut_jpeg_is_told_to_be_one() {
+        let bytes = jpeg(&picture(300, 200, 40));
+        let error = decode(&bytes[..bytes.len() / 2], "a.jpg").unwrap_err();
+        assert!(matches!(error, DataError::CutImage { .. }), "{error}");
+    }
+
+    #[test]
+    fn of_an_animation_the_first_frame_is_read() {
+        use image::codecs::gif::GifEncoder;
+        let frame = |tone| {
+            let pixels = image::RgbaImage::from_pixel(8, 8, image::Rgba([tone, tone, tone, 255]));
+            image::Frame::new(pixels)
+        };
+        let mut bytes = Vec::new();
+        GifEncoder::new(&mut bytes)
+            .encode_frames([frame(200), frame(10)])
+            .unwrap();
+        let decoded = decode(&bytes, "a.gif").unwrap();
+        assert!(decoded.pixels[0].abs_diff(200) < 8);
     }
 
     #[test]

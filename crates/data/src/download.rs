@@ -1,39 +1,28 @@
 //! Downloads that survive cut connections, and prove that they are complete.
 
+use crate::checksum::{Checksum, Known, beside};
+use crate::content::mismatch;
 use crate::progress::{Meter, Unit};
 use crate::{DataError, Progress};
-use sha2::{Digest, Sha256};
-use std::ffi::OsString;
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
-use ureq::Agent;
 use ureq::http::{HeaderMap, header};
-
-/// What a downloaded file must hash to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Checksum {
-    /// MD5, in hex; guards against accidents only.
-    Md5(String),
-    /// SHA-256, in hex.
-    Sha256(String),
-    /// None is published. The SHA-256 of the first download is recorded in a file beside it,
-    /// `<name>.sha256`, and holds from then on.
-    FirstUse,
-}
+use ureq::{Agent, Timeout};
 
 /// Downloads `url` to `dest`, unless `dest` already has the right checksum.
 ///
 /// The bytes go to `dest.part` first. A cut connection or a busy server is tried again, and a part
 /// file, also of an earlier run, is continued where the server allows it. Several processes may
 /// ask for the same file: `dest.lock` makes them take turns. The proxy variables of the
-/// environment are honoured.
+/// environment are honoured. A server that stays silent for 20 seconds counts as a cut connection.
 ///
 /// # Errors
 ///
-/// If the server refuses the file, if several tries bring no new byte, if the checksum is wrong
-/// (the file is then removed), or if a file cannot be written.
+/// If the server refuses the file, if several tries bring no new byte, if what comes is not what the name of `dest` says
+/// (a web page instead of `.safetensors`) or the checksum is wrong (the file is then removed), or if a file cannot be
+/// written.
 pub fn download(
     url: &str,
     dest: &Path,
@@ -54,9 +43,12 @@ pub(crate) struct Downloader {
 
 impl Default for Downloader {
     fn default() -> Self {
-        Self::new(Self::agent(), 5, Duration::from_secs(1))
+        Self::new(Self::agent(PATIENCE), 5, Duration::from_secs(1))
     }
 }
+
+/// How long a server may be silent.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 type AgentConfig = ureq::config::ConfigBuilder<ureq::typestate::AgentScope>;
 
@@ -77,6 +69,10 @@ impl Failure {
             new_bytes: 0,
         }
     }
+
+    fn of_request(error: ureq::Error) -> Self {
+        Self::again(in_words(&error))
+    }
 }
 
 impl Downloader {
@@ -88,16 +84,17 @@ impl Downloader {
         }
     }
 
-    pub fn agent() -> AgentConfig {
-        const PATIENCE: Option<Duration> = Some(Duration::from_secs(60));
+    pub fn agent(patience: Duration) -> AgentConfig {
+        let patience = Some(patience);
         Agent::config_builder()
             .http_status_as_error(false)
             .user_agent(concat!("aptvit/", env!("CARGO_PKG_VERSION")))
             // Ranges and checksums are about the file as it is.
             .accept_encoding("identity")
-            .timeout_connect(PATIENCE)
-            .timeout_recv_response(PATIENCE)
-            .timeout_per_read(PATIENCE)
+            .timeout_resolve(patience)
+            .timeout_connect(patience)
+            .timeout_recv_response(patience)
+            .timeout_per_read(patience)
     }
 
     pub fn fetch(
@@ -112,14 +109,35 @@ impl Downloader {
         }
         let lock_path = beside(dest, ".lock");
         let lock = File::create(&lock_path).map_err(DataError::io("create", &lock_path))?;
+        if let Err(TryLockError::WouldBlock) = lock.try_lock() {
+            let file = dest.display();
+            tracing::warn!("another process downloads {file}: waiting for it");
+        }
         lock.lock().map_err(DataError::io("lock", &lock_path))?;
 
+        let unfit = |file: &Path| mismatch(file, dest).map_err(DataError::io("read", file));
+        if dest.exists() && unfit(dest)?.is_some() {
+            // Kept by an older version, with its checksum.
+            remove(dest)?;
+            if *checksum == Checksum::FirstUse {
+                remove(&beside(dest, ".sha256"))?;
+            }
+        }
         let known = Known::read(checksum, dest)?;
         if dest.exists() && known.accepts(&known.of(dest)?)? {
             return Ok(());
         }
         let part = beside(dest, ".part");
         self.fill(url, &part, &known, progress)?;
+        if let Some((found, expected)) = unfit(&part)? {
+            remove(&part)?;
+            remove(&beside(&part, ".etag"))?;
+            return Err(DataError::OtherContent {
+                url: url.into(),
+                found,
+                expected,
+            });
+        }
         let found = known.of(&part)?;
         if !known.accepts(&found)? {
             std::fs::remove_file(&part).map_err(DataError::io("remove", &part))?;
@@ -163,7 +181,7 @@ impl Downloader {
                             tries: self.tries,
                         });
                     }
-                    tracing::debug!("{url}: {reason}; trying again");
+                    tracing::warn!("{url}: {reason}; trying again");
                     std::thread::sleep(self.pause * (1 << idle_tries.saturating_sub(1)));
                 }
             }
@@ -195,7 +213,7 @@ impl Downloader {
                 request = request.header(header::IF_RANGE, etag);
             }
         }
-        let mut response = request.call().map_err(Failure::again)?;
+        let mut response = request.call().map_err(Failure::of_request)?;
         let restart = |reason: &str| {
             file.set_len(0).map_err(write_error)?;
             Err(Failure::again(reason))
@@ -252,11 +270,25 @@ impl Downloader {
                     new_bytes += count as u64;
                 }
                 Err(error) => {
-                    let reason = error.to_string();
+                    let reason = match error.get_ref().and_then(|error| error.downcast_ref()) {
+                        Some(error) => in_words(error),
+                        None => error.to_string(),
+                    };
                     return Err(Failure::Again { reason, new_bytes });
                 }
             }
         }
+    }
+}
+
+/// What went wrong with a request, for people.
+fn in_words(error: &ureq::Error) -> String {
+    match error {
+        ureq::Error::Timeout(Timeout::Resolve | Timeout::Connect) => {
+            "no connection to the server in time".into()
+        }
+        ureq::Error::Timeout(_) => "the server stays silent".into(),
+        error => error.to_string(),
     }
 }
 
@@ -265,12 +297,6 @@ fn range_start(headers: &HeaderMap) -> Option<u64> {
     let range = headers.get(header::CONTENT_RANGE)?.to_str().ok()?;
     let (start, _) = range.trim().strip_prefix("bytes")?.trim().split_once('-')?;
     start.parse().ok()
-}
-
-/// The whole length in a `Content-Range: bytes */200`.
-fn whole_length(headers: &HeaderMap) -> Option<u64> {
-    let range = headers.get(header::CONTENT_RANGE)?.to_str().ok()?;
-    range.rsplit_once('/')?.1.trim().parse().ok()
 }
 
 /// A validator that names the file's very bytes.
@@ -286,96 +312,6 @@ fn remove(path: &Path) -> Result<(), DataError> {
         }
         _ => Ok(()),
     }
-}
-
-fn beside(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = OsString::from(path);
-    name.push(suffix);
-    name.into()
-}
-
-/// What is known of a file's checksum.
-struct Known {
-    kind: &'static str,
-    hash: fn(&Path) -> io::Result<String>,
-    /// Lower-case; unknown before the first use of a file whose publisher says none.
-    hex: Option<String>,
-    /// Where it is recorded on first use.
-    record: Option<PathBuf>,
-}
-
-impl Known {
-    fn read(checksum: &Checksum, dest: &Path) -> Result<Self, DataError> {
-        let of_sha256 = |hex, record| Self {
-            kind: "SHA-256",
-            hash: hash::<Sha256>,
-            hex,
-            record,
-        };
-        Ok(match checksum {
-            Checksum::Md5(hex) => Self {
-                kind: "MD5",
-                hash: hash::<md5::Md5>,
-                hex: Some(hex.to_ascii_lowercase()),
-                record: None,
-            },
-            Checksum::Sha256(hex) => of_sha256(Some(hex.to_ascii_lowercase()), None),
-            Checksum::FirstUse => {
-                let path = beside(dest, ".sha256");
-                let hex = match std::fs::read_to_string(&path) {
-                    Ok(text) => Some(text.trim().to_ascii_lowercase()),
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-                    Err(error) => return Err(DataError::io("read", &path)(error)),
-                };
-                of_sha256(hex, Some(path))
-            }
-        })
-    }
-
-    /// The checksum of a file, in hex.
-    fn of(&self, path: &Path) -> Result<String, DataError> {
-        (self.hash)(path).map_err(DataError::io("read", path))
-    }
-
-    /// Is it the right one? The first one is, and is recorded.
-    fn accepts(&self, found: &str) -> Result<bool, DataError> {
-        match (&self.hex, &self.record) {
-            (Some(hex), _) => Ok(hex == found),
-            (None, Some(record)) => {
-                std::fs::write(record, format!("{found}\n"))
-                    .map_err(DataError::io("write", record))?;
-                Ok(true)
-            }
-            (None, None) => Ok(false),
-        }
-    }
-
-    /// Is a part all of the file, of which the server has nothing more to send?
-    fn is_all(&self, part: &Path, headers: &HeaderMap) -> Result<bool, DataError> {
-        match &self.hex {
-            Some(hex) => Ok(*hex == self.of(part)?),
-            None => {
-                let length = std::fs::metadata(part)
-                    .map_err(DataError::io("read", part))?
-                    .len();
-                Ok(whole_length(headers) == Some(length))
-            }
-        }
-    }
-}
-
-fn hash<D: Digest>(path: &Path) -> io::Result<String> {
-    let mut file = File::open(path)?;
-    let mut digest = D::new();
-    let mut buffer = vec![0; 1 << 16];
-    loop {
-        match file.read(&mut buffer)? {
-            0 => break,
-            count => digest.update(&buffer[..count]),
-        }
-    }
-    let bytes = digest.finalize();
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 #[cfg(test)]

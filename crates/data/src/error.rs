@@ -65,7 +65,7 @@ pub enum DataError {
 
     /// No class folders and no CIFAR files were found.
     #[error(
-        "no image folders in {} (found {found}): expected train/<class>/*.png or *.jpg (and \
+        "no image folders in {} (found {found}): expected train/<class>/*.png or other pictures (and \
          optionally val/<class>/* and test/<class>/*), <class>/* alone, or the official binary CIFAR files", path.display()
     )]
     NoImages {
@@ -90,7 +90,8 @@ pub enum DataError {
     /// A class folder has no image.
     #[error(
         "class folder {folder} has no images (found {found}): \
-         expected PNG or JPEG files named *.png, *.jpg or *.jpeg; add some, or remove the folder"
+         expected files named *.{}; add some, or remove the folder",
+        crate::PICTURE_EXTENSIONS.join(", *.")
     )]
     EmptyClass {
         /// The class folder.
@@ -148,12 +149,78 @@ pub enum DataError {
     },
 
     /// A file that should be an image is none.
-    #[error("{name} is not a readable PNG or JPEG image ({reason}): replace or remove it")]
+    #[error(
+        "{name} is not a readable PNG, JPEG, WebP, BMP or GIF image ({reason}): replace or remove it"
+    )]
     NotAnImage {
         /// The file, or the entry of an archive.
         name: String,
         /// What the decoder says.
         reason: String,
+    },
+
+    /// An image's bytes end before the image does.
+    #[error(
+        "{name} is cut off: it has {found} bytes, expected more (the end of the image is missing): \
+         copy or download it again, or remove it"
+    )]
+    CutImage {
+        /// The file, or the entry of an archive.
+        name: String,
+        /// Its size in bytes.
+        found: usize,
+    },
+
+    /// Several images cannot be used.
+    #[error(
+        "{count} of {total} images cannot be read:\n  {first}\nreplace or remove them, or leave bad images out with \
+         input.on_bad = \"skip\""
+    )]
+    BadImages {
+        /// How many.
+        count: usize,
+        /// Of how many.
+        total: usize,
+        /// The first few, one a line.
+        first: String,
+    },
+
+    /// No image of a split can be used.
+    #[error("none of {total} images can be read:\n  {first}\nreplace them, or give another path")]
+    OnlyBadImages {
+        /// How many there are.
+        total: usize,
+        /// The first few, one a line.
+        first: String,
+    },
+
+    /// One image is too few to train and to test.
+    #[error("{} has one image that can be read, and {bad} that cannot: expected at least two good ones", path.display())]
+    OneGoodImage {
+        /// The user's path.
+        path: PathBuf,
+        /// Number of images that cannot be read.
+        bad: usize,
+    },
+
+    /// A path leads to a pipe, a device or a folder.
+    #[error("{} is {found}, expected a plain file: save what it gives to a file, and give that", path.display())]
+    NotAFile {
+        /// The path.
+        path: PathBuf,
+        /// What is there.
+        found: &'static str,
+    },
+
+    /// A file is too large to be what it should be.
+    #[error("{} has {found} bytes, more than {limit}: shrink or remove it", path.display())]
+    FileTooLarge {
+        /// The file.
+        path: PathBuf,
+        /// Its size in bytes, as far as it was read.
+        found: u64,
+        /// The largest size that is read, in bytes.
+        limit: u64,
     },
 
     /// An image's header claims a size beyond [`MAX_SIDE`](crate::MAX_SIDE) or
@@ -302,6 +369,20 @@ pub enum DataError {
         expected: String,
         /// What to do.
         advice: String,
+    },
+
+    /// A server answered with something else than the file.
+    #[error(
+        "{url} answers with {found}, expected {expected}; it was not kept: check the address (a page to log in or about an \
+         error may stand there), or download the file by hand, and give images with --data, weights as model.pretrained"
+    )]
+    OtherContent {
+        /// The address.
+        url: String,
+        /// What its first bytes say it is.
+        found: &'static str,
+        /// What the file's name says it is.
+        expected: &'static str,
     },
 
     /// The system names no folder for cached files.

@@ -1,10 +1,11 @@
 //! Image folders: one folder a class, below `train/`, `val/` and `test/` or alone, on disk or in an archive.
 
+use crate::bad_images::{ReadImage, sorted_out};
 use crate::dataset::{Content, StoredImage, round_robin};
 use crate::decode::{decode, dimensions, file_dimensions};
 use crate::progress::{Meter, Unit};
 use crate::tree::{Entry, EntryContent, Tree, listing};
-use crate::{DataError, ImageDataset, Progress, Splits};
+use crate::{DataError, ImageDataset, LoadOptions, OnBad, Splits};
 use rayon::prelude::*;
 use std::collections::BTreeMap;
 
@@ -23,7 +24,11 @@ pub(crate) struct HoldOut {
 /// are held out.
 ///
 /// The classes take turns in the order of the images, so that the first `n` images show all.
-pub(crate) fn load(tree: Tree, hold_out: HoldOut, progress: Progress) -> Result<Splits, DataError> {
+pub(crate) fn load(
+    tree: Tree,
+    hold_out: HoldOut,
+    options: LoadOptions,
+) -> Result<Splits, DataError> {
     let layout = Layout::find(&tree)?;
     if layout.train.is_empty() {
         return Err(DataError::NoTraining {
@@ -46,11 +51,9 @@ pub(crate) fn load(tree: Tree, hold_out: HoldOut, progress: Progress) -> Result<
     check_classes(&tree, &class_names)?;
 
     let total = layout.images().count() as u64;
-    let meter = Meter::new(progress, "reading images", Unit::Images, Some(total));
-    let read = |classes: &Classes| -> Result<ImageDataset, DataError> {
-        let images = layout.read(&tree, classes, &class_names, &meter)?;
-        Ok(ImageDataset::new(class_names.clone(), images))
-    };
+    let meter = meter(options, total);
+    let read =
+        |classes: &Classes| layout.read(&tree, classes, &class_names, options.on_bad, &meter);
     let (train, val, test) = (
         read(&layout.train)?,
         read(&layout.val)?,
@@ -61,6 +64,12 @@ pub(crate) fn load(tree: Tree, hold_out: HoldOut, progress: Progress) -> Result<
         (false, false) => (Some(val), test),
         (false, true) => (None, val),
         (true, true) => {
+            if train.len() < 2 {
+                return Err(DataError::OneGoodImage {
+                    path: tree.root.clone(),
+                    bad: train.bad().len(),
+                });
+            }
             let count = (train.len() as f64 * hold_out.fraction).round() as usize;
             let (train, test) = train.hold_out(count.clamp(1, train.len() - 1), hold_out.seed);
             return Ok(Splits {
@@ -76,7 +85,7 @@ pub(crate) fn load(tree: Tree, hold_out: HoldOut, progress: Progress) -> Result<
 /// The images to measure a trained model on, and which they are: those of `test`, else those of `val`, else all.
 pub(crate) fn load_to_measure(
     tree: Tree,
-    progress: Progress,
+    options: LoadOptions,
 ) -> Result<(ImageDataset, String), DataError> {
     let layout = Layout::find(&tree)?;
     let splits = [&layout.test, &layout.val, &layout.train];
@@ -85,13 +94,21 @@ pub(crate) fn load_to_measure(
     };
     let class_names: Vec<String> = classes.keys().cloned().collect();
     let total = classes.values().map(Vec::len).sum::<usize>() as u64;
-    let meter = Meter::new(progress, "reading images", Unit::Images, Some(total));
-    let images = layout.read(&tree, classes, &class_names, &meter)?;
+    let meter = meter(options, total);
+    let images = layout.read(&tree, classes, &class_names, options.on_bad, &meter)?;
     let from = match layout.split_names().into_iter().next_back() {
         Some(split) => tree.describe(&[split]),
         None => tree.root.display().to_string(),
     };
-    Ok((ImageDataset::new(class_names, images), from))
+    Ok((images, from))
+}
+
+fn meter(options: LoadOptions, images: u64) -> Meter {
+    let what = match options.on_bad {
+        OnBad::Fail => "reading images",
+        OnBad::Skip => "checking images",
+    };
+    Meter::new(options.progress, what, Unit::Images, Some(images))
 }
 
 fn check_classes(tree: &Tree, class_names: &[String]) -> Result<(), DataError> {
@@ -204,44 +221,59 @@ impl Layout {
         tree: &Tree,
         classes: &Classes,
         class_names: &[String],
+        on_bad: OnBad,
         meter: &Meter,
-    ) -> Result<Vec<StoredImage>, DataError> {
+    ) -> Result<ImageDataset, DataError> {
         let labelled: Vec<Vec<(usize, usize)>> = class_names
             .iter()
             .enumerate()
             .filter_map(|(label, class)| Some((label, classes.get(class)?)))
             .map(|(label, images)| images.iter().map(|&image| (image, label)).collect())
             .collect();
-        round_robin(labelled.iter().map(Vec::as_slice))
+        let read: Vec<ReadImage> = round_robin(labelled.iter().map(Vec::as_slice))
             .into_par_iter()
             .map(|(image, label)| {
                 let entry = &tree.entries[image];
-                let content = content(tree, entry)?;
+                let name = entry.parts[self.depth..].join("/");
+                let content = content(tree, entry, on_bad);
                 meter.add(1);
-                Ok(StoredImage {
-                    name: entry.parts[self.depth..].join("/"),
-                    label,
-                    content,
-                })
+                match content {
+                    Ok(content) => Ok(StoredImage {
+                        name,
+                        label,
+                        content,
+                    }),
+                    Err(error) => Err(Box::new((name, error))),
+                }
             })
-            .collect()
+            .collect();
+        let (images, bad) = sorted_out(read, on_bad)?;
+        Ok(ImageDataset::new(class_names.to_vec(), images).without(bad))
     }
 }
 
-/// Checks an image's header, and decodes it if it is small.
-fn content(tree: &Tree, entry: &Entry) -> Result<Content, DataError> {
+/// Checks an image's header, and decodes it if it is small, or if bad images are to be found now.
+fn content(tree: &Tree, entry: &Entry, on_bad: OnBad) -> Result<Content, DataError> {
     let name = tree.describe(&entry.parts);
     let small = |(width, height): (u32, u32)| width.max(height) <= DECODED_SIDE;
     match &entry.content {
         EntryContent::File(path) if small(file_dimensions(path, &name)?) => {
             Ok(Content::Decoded(decode(&tree.read(entry)?, &name)?))
         }
-        EntryContent::File(path) => Ok(Content::File(path.clone())),
+        EntryContent::File(path) => {
+            if on_bad == OnBad::Skip {
+                decode(&tree.read(entry)?, &name)?;
+            }
+            Ok(Content::File(path.clone()))
+        }
         _ => {
             let bytes = tree.read(entry)?;
             Ok(if small(dimensions(&bytes, &name)?) {
                 Content::Decoded(decode(&bytes, &name)?)
             } else {
+                if on_bad == OnBad::Skip {
+                    decode(&bytes, &name)?;
+                }
                 Content::Encoded(bytes.into_owned())
             })
         }
@@ -303,7 +335,7 @@ fn classes(tree: &Tree, depth: usize, split: Option<&str>) -> Result<Classes, Da
         let skipped: Vec<_> = found.iter().filter(|name| is_foreign_image(name)).collect();
         if !skipped.is_empty() {
             tracing::warn!(
-                "skipped {} images of class {class} that are neither PNG nor JPEG: {}",
+                "skipped {} images of class {class} of formats that are not read: {}",
                 skipped.len(),
                 listing(&skipped, "none"),
             );
@@ -323,7 +355,7 @@ fn classes_folder(tree: &Tree, class_at: usize, class: &str) -> Vec<String> {
 
 /// Image formats that someone may expect to be read.
 fn is_foreign_image(name: &str) -> bool {
-    const FOREIGN: [&str; 8] = ["webp", "gif", "bmp", "tif", "tiff", "heic", "avif", "ppm"];
+    const FOREIGN: [&str; 6] = ["tif", "tiff", "heic", "avif", "jxl", "ppm"];
     name.rsplit_once('.')
         .is_some_and(|(_, extension)| FOREIGN.contains(&extension.to_ascii_lowercase().as_str()))
 }

@@ -29,12 +29,17 @@
 #[doc = include_str!("../README.md")]
 struct ReadmeDoctests;
 
+mod bad_images;
 mod batch;
 mod cache;
 mod canvas;
+#[cfg(feature = "download")]
+mod checksum;
 mod cifar;
 #[cfg(feature = "download")]
 mod cifar_download;
+#[cfg(feature = "download")]
+mod content;
 mod dataset;
 mod decode;
 #[cfg(feature = "download")]
@@ -45,8 +50,11 @@ mod folder;
 mod loader;
 mod normalize;
 mod order;
+mod picture_files;
+mod picture_format;
 mod prefetch;
 mod progress;
+mod regular_file;
 mod rgb_image;
 #[cfg(test)]
 mod samples;
@@ -59,16 +67,22 @@ mod source;
 mod transform;
 mod tree;
 
+pub use bad_images::{BadImage, LoadOptions, OnBad};
 pub use batch::{Batch, Place};
 pub use cache::cache_folder;
+#[cfg(feature = "download")]
+pub use checksum::Checksum;
 pub use cifar::CifarLabels;
 pub use dataset::{ImageDataset, ImageItem, Splits};
 pub use decode::{MAX_PIXELS, MAX_SIDE};
 #[cfg(feature = "download")]
-pub use download::{Checksum, download};
+pub use download::download;
 pub use error::DataError;
 pub use loader::{EvalLoader, LoaderSettings, TrainLoader};
+pub use picture_files::picture_files;
+pub use picture_format::PICTURE_EXTENSIONS;
 pub use progress::Progress;
+pub use regular_file::MAX_PICTURE_BYTES;
 pub use rgb_image::RgbImage;
 pub use seed::mix_seed;
 pub use source::DataSource;

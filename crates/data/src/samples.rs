@@ -30,7 +30,7 @@ pub(crate) fn jpeg(image: &RgbImage) -> Vec<u8> {
     encode(image, ImageFormat::Jpeg)
 }
 
-fn encode(image: &RgbImage, format: ImageFormat) -> Vec<u8> {
+pub(crate) fn encode(image: &RgbImage, format: ImageFormat) -> Vec<u8> {
     let mut bytes = Cursor::new(Vec::new());
     image::write_buffer_with_format(
         &mut bytes,

@@ -28,6 +28,10 @@ pub(crate) enum Answer {
     Redirect,
     /// Not even a status.
     Close,
+    /// As many bytes as said, although more are announced, and then silence with an open connection.
+    SilentAfter(usize),
+    /// Not even that: silence from the beginning.
+    Silent,
 }
 
 /// Answers one request after the other, then none.
@@ -139,6 +143,15 @@ fn respond(
     let from = |start: usize| format!("Content-Range: bytes {start}-{}/{total}\r\n", total - 1);
     match (answer, range) {
         (Answer::Close, _) => Ok(()),
+        (Answer::Silent, _) => {
+            stay_silent(stream);
+            Ok(())
+        }
+        (Answer::SilentAfter(sent), _) => {
+            send("200", "", total, &content[..sent])?;
+            stay_silent(stream);
+            Ok(())
+        }
         (Answer::NothingLeft, _) => send(
             "416",
             &format!("Content-Range: bytes */{total}\r\n"),
@@ -176,11 +189,18 @@ fn respond(
     }
 }
 
+/// Keeps a connection open until the other side has hung up.
+fn stay_silent(stream: TcpStream) {
+    std::thread::spawn(move || {
+        let _ = std::io::copy(&mut &stream, &mut std::io::sink());
+    });
+}
+
 impl Downloader {
     /// Impatient, and deaf to the environment's proxy.
     pub fn for_tests() -> Self {
         Self::new(
-            Self::agent().proxy(None),
+            Self::agent(std::time::Duration::from_secs(20)).proxy(None),
             3,
             std::time::Duration::from_millis(1),
         )

@@ -6,7 +6,7 @@ use crate::cifar_download;
 use crate::folder::{self, HoldOut};
 use crate::shapes;
 use crate::tree::Tree;
-use crate::{DataError, ImageDataset, Progress, Splits};
+use crate::{DataError, ImageDataset, LoadOptions, Progress, Splits};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
@@ -124,8 +124,40 @@ impl DataSource {
     ///
     /// If the files are missing, damaged, or of another source, or if a download fails; the message
     /// says what to do.
-    pub fn load(&self, path: Option<&Path>, progress: Progress) -> Result<Splits, DataError> {
-        self.load_with(path, progress, |dataset| fetched(dataset, progress))
+    pub fn load(
+        &self,
+        path: Option<&Path>,
+        options: impl Into<LoadOptions>,
+    ) -> Result<Splits, DataError> {
+        let options = options.into();
+        self.load_with(path, options, |dataset| fetched(dataset, options.progress))
+    }
+
+    /// The source of what stands at `path`, with its defaults.
+    ///
+    /// # Errors
+    ///
+    /// If nothing can be read there.
+    pub fn of(path: &Path) -> Result<Self, DataError> {
+        let tree = Tree::open(path, Progress::Hidden)?;
+        Ok(match Cifar::find(&tree) {
+            Some((Cifar::Ten, _)) => Self::Cifar10 {},
+            Some((Cifar::Hundred(labels), _)) => Self::Cifar100 { labels },
+            None => Self::Folder {
+                test_fraction: default::test_fraction(),
+                seed: 0,
+            },
+        })
+    }
+
+    /// Its name in a config.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Shapes { .. } => "shapes",
+            Self::Cifar10 {} => "cifar10",
+            Self::Cifar100 { .. } => "cifar100",
+            Self::Folder { .. } => "folder",
+        }
     }
 
     /// Loads whatever stands at `path`: CIFAR's official files, or image folders.
@@ -133,11 +165,12 @@ impl DataSource {
     /// # Errors
     ///
     /// If the files are missing or damaged.
-    pub fn load_any(path: &Path, progress: Progress) -> Result<Splits, DataError> {
-        let tree = Tree::open(path, progress)?;
+    pub fn load_any(path: &Path, options: impl Into<LoadOptions>) -> Result<Splits, DataError> {
+        let options = options.into();
+        let tree = Tree::open(path, options.progress)?;
         match Cifar::find(&tree) {
             Some((cifar, folder)) => cifar.load(&tree, &folder),
-            None => folder::load(tree, default::hold_out(), progress),
+            None => folder::load(tree, default::hold_out(), options),
         }
     }
 
@@ -150,9 +183,10 @@ impl DataSource {
     pub fn load_to_measure(
         path: &Path,
         labels: CifarLabels,
-        progress: Progress,
+        options: impl Into<LoadOptions>,
     ) -> Result<(ImageDataset, String), DataError> {
-        let tree = Tree::open(path, progress)?;
+        let options = options.into();
+        let tree = Tree::open(path, options.progress)?;
         match Cifar::find(&tree) {
             Some((cifar, folder)) => {
                 let cifar = match cifar {
@@ -162,7 +196,7 @@ impl DataSource {
                 let splits = cifar.load(&tree, &folder)?;
                 Ok((splits.test, path.display().to_string()))
             }
-            None => folder::load_to_measure(tree, progress),
+            None => folder::load_to_measure(tree, options),
         }
     }
 
@@ -170,9 +204,10 @@ impl DataSource {
     fn load_with(
         &self,
         path: Option<&Path>,
-        progress: Progress,
+        options: impl Into<LoadOptions>,
         fetch: impl Fn(Cifar) -> Result<PathBuf, DataError>,
     ) -> Result<Splits, DataError> {
+        let options = options.into();
         match (self, path) {
             (
                 &Self::Shapes {
@@ -182,11 +217,11 @@ impl DataSource {
                     seed,
                 },
                 None,
-            ) => shapes::load(size, train, test, seed, progress),
+            ) => shapes::load(size, train, test, seed, options.progress),
             (Self::Shapes { .. }, Some(path)) => Err(DataError::PathUnused { path: path.into() }),
-            (Self::Cifar10 {}, path) => load_cifar(Cifar::Ten, path, progress, fetch),
+            (Self::Cifar10 {}, path) => load_cifar(Cifar::Ten, path, options, fetch),
             (Self::Cifar100 { labels }, path) => {
-                load_cifar(Cifar::Hundred(*labels), path, progress, fetch)
+                load_cifar(Cifar::Hundred(*labels), path, options, fetch)
             }
             (Self::Folder { .. }, None) => Err(DataError::PathNeeded),
             (
@@ -203,11 +238,11 @@ impl DataSource {
                         expected: "a share between 0 and 1, such as 0.1",
                     });
                 }
-                let tree = Tree::open(path, progress)?;
+                let tree = Tree::open(path, options.progress)?;
                 if let Some((found, _)) = Cifar::find(&tree) {
                     return Err(wrong_source(path, found, "folder"));
                 }
-                folder::load(tree, HoldOut { fraction, seed }, progress)
+                folder::load(tree, HoldOut { fraction, seed }, options)
             }
         }
     }
@@ -217,7 +252,7 @@ impl DataSource {
 fn load_cifar(
     dataset: Cifar,
     path: Option<&Path>,
-    progress: Progress,
+    options: LoadOptions,
     fetch: impl Fn(Cifar) -> Result<PathBuf, DataError>,
 ) -> Result<Splits, DataError> {
     let path = match path {
@@ -226,12 +261,12 @@ fn load_cifar(
         Some(path) if path.join(dataset.archive()).is_file() => path.join(dataset.archive()),
         Some(path) => path.to_path_buf(),
     };
-    let tree = Tree::open(&path, progress)?;
+    let tree = Tree::open(&path, options.progress)?;
     match (dataset, Cifar::find(&tree)) {
         (Cifar::Ten, Some((Cifar::Ten, folder)))
         | (Cifar::Hundred(_), Some((Cifar::Hundred(_), folder))) => dataset.load(&tree, &folder),
         (_, Some((found, _))) => Err(wrong_source(&path, found, dataset.source())),
-        (_, None) => folder::load(tree, default::hold_out(), progress),
+        (_, None) => folder::load(tree, default::hold_out(), options),
     }
 }
 

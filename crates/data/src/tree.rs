@@ -1,17 +1,16 @@
 //! What stands below the user's path: a folder and an archive, seen alike.
 
+use crate::picture_format::PICTURE_EXTENSIONS;
 use crate::progress::{Meter, Unit};
+use crate::regular_file::{self, MAX_PICTURE_BYTES};
 use crate::{DataError, Progress};
 use flate2::read::MultiGzDecoder;
 use std::borrow::Cow;
-use std::fs::File;
 use std::io::{self, BufReader, Read, Seek};
 use std::path::{Component, Path, PathBuf};
 use walkdir::WalkDir;
 
-/// The largest image file that an archive may hold, in bytes.
-const IMAGE_LIMIT: u64 = 64 << 20;
-/// The largest other file that is read from an archive (CIFAR-100's training set has 150 MB).
+/// The largest other file that is read (CIFAR-100's training set has 150 MB).
 const BINARY_LIMIT: u64 = 256 << 20;
 
 /// The files and folders below a path, hidden ones left out, sorted by name.
@@ -46,9 +45,9 @@ impl Entry {
         matches!(self.content, EntryContent::Folder)
     }
 
-    /// Whether the name says PNG or JPEG.
+    /// Whether the name says that it is a picture which can be read.
     pub fn is_image(&self) -> bool {
-        !self.is_folder() && has_extension(self.name(), &["png", "jpg", "jpeg"])
+        !self.is_folder() && has_extension(self.name(), &PICTURE_EXTENSIONS)
     }
 }
 
@@ -56,25 +55,32 @@ impl Tree {
     /// Walks a folder, or reads an archive into memory.
     pub fn open(root: &Path, progress: Progress) -> Result<Self, DataError> {
         let found = std::fs::metadata(root).map_err(DataError::io("open", root))?;
-        let is_archive = !found.is_dir();
-        let mut entries = if is_archive {
-            read_archive(root, progress)?
-        } else {
-            walk(root)?
-        };
+        if found.is_dir() {
+            return Self::walk(root);
+        }
+        Ok(Self::of(root, read_archive(root, progress)?, true))
+    }
+
+    /// Walks a folder.
+    pub fn walk(root: &Path) -> Result<Self, DataError> {
+        Ok(Self::of(root, walk(root)?, false))
+    }
+
+    fn of(root: &Path, mut entries: Vec<Entry>, is_archive: bool) -> Self {
         entries.sort_by(|a, b| a.parts.cmp(&b.parts));
-        Ok(Self {
+        Self {
             root: root.to_path_buf(),
             entries,
             is_archive,
-        })
+        }
     }
 
     /// The bytes of a file.
     pub fn read<'a>(&self, entry: &'a Entry) -> Result<Cow<'a, [u8]>, DataError> {
         Ok(match &entry.content {
             EntryContent::File(path) => {
-                Cow::Owned(std::fs::read(path).map_err(DataError::io("read", path))?)
+                let limit = size_limit(entry.name()).unwrap_or(BINARY_LIMIT);
+                Cow::Owned(regular_file::read(path, limit)?)
             }
             EntryContent::Bytes(bytes) => Cow::Borrowed(bytes),
             EntryContent::Folder | EntryContent::Unread => Cow::Borrowed(&[]),
@@ -132,25 +138,46 @@ fn walk(root: &Path) -> Result<Vec<Entry>, DataError> {
         .filter_entry(|found| {
             found.depth() == 0 || !is_hidden(&found.file_name().to_string_lossy())
         })
-        .map(|found| {
-            let found = found.map_err(|error| {
-                let path = error.path().unwrap_or(root).to_path_buf();
-                DataError::io("read", &path)(error.into())
-            })?;
-            let below = found.path().strip_prefix(root).unwrap_or(found.path());
-            Ok(Entry {
-                parts: below
-                    .iter()
-                    .map(|part| part.to_string_lossy().into_owned())
-                    .collect(),
-                content: if found.file_type().is_dir() {
+        .filter_map(|found| match found {
+            Ok(found) => {
+                let parts = parts_below(root, found.path());
+                let content = if found.file_type().is_dir() {
                     EntryContent::Folder
                 } else {
                     EntryContent::File(found.into_path())
-                },
-            })
+                };
+                Some(Ok(Entry { parts, content }))
+            }
+            Err(error) => unwalked(root, error).transpose(),
         })
         .collect()
+}
+
+fn parts_below(root: &Path, path: &Path) -> Vec<String> {
+    let below = path.strip_prefix(root).unwrap_or(path);
+    let parts = below.iter().map(|part| part.to_string_lossy());
+    parts.map(Cow::into_owned).collect()
+}
+
+/// What stands where the walk could not go: a link that leads nowhere is a file that cannot be read, and one that leads
+/// back to where the walk came from shows nothing new.
+fn unwalked(root: &Path, error: walkdir::Error) -> Result<Option<Entry>, DataError> {
+    let path = error.path().unwrap_or(root).to_path_buf();
+    if error.loop_ancestor().is_some() {
+        tracing::warn!(
+            "ignored {}: the link leads to a folder around it",
+            path.display()
+        );
+        return Ok(None);
+    }
+    if error.depth() == 0 || !path.is_symlink() {
+        return Err(DataError::io("read", &path)(error.into()));
+    }
+    let entry = Entry {
+        parts: parts_below(root, &path),
+        content: EntryContent::File(path),
+    };
+    Ok(Some(entry).filter(|entry| !is_hidden(entry.name())))
 }
 
 fn read_archive(path: &Path, progress: Progress) -> Result<Vec<Entry>, DataError> {
@@ -161,7 +188,7 @@ fn read_archive(path: &Path, progress: Progress) -> Result<Vec<Entry>, DataError
             _ => reason.to_string(),
         },
     };
-    let mut file = File::open(path).map_err(DataError::io("open", path))?;
+    let mut file = regular_file::open(path)?;
     let size = file.metadata().map_err(DataError::io("open", path))?.len();
     let mut magic = Vec::new();
     file.by_ref()
@@ -245,8 +272,8 @@ fn safe_parts(path: &str) -> Option<Vec<String>> {
 
 /// How many bytes a file of this name may have; `None` where no source reads such files.
 fn size_limit(name: &str) -> Option<u64> {
-    if has_extension(name, &["png", "jpg", "jpeg"]) {
-        Some(IMAGE_LIMIT)
+    if has_extension(name, &PICTURE_EXTENSIONS) {
+        Some(MAX_PICTURE_BYTES)
     } else if has_extension(name, &["bin"])
         || name.ends_with("names.txt")
         || name.ends_with("meta.txt")
@@ -342,12 +369,25 @@ mod tests {
 
     #[test]
     fn a_huge_entry_is_refused_before_it_is_read() {
-        let mut header = header(IMAGE_LIMIT + 1);
+        let mut header = header(MAX_PICTURE_BYTES + 1);
         header.set_path("train/cat/huge.png").unwrap();
         header.set_cksum();
         let error = open(&gzip(header.as_bytes())).err().unwrap();
         assert!(matches!(error, DataError::EntryTooLarge { .. }), "{error}");
         assert!(error.to_string().contains("huge.png"), "{error}");
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn neither_a_pipe_nor_a_device_is_an_archive() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("images.tgz");
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+        assert!(made.unwrap().success());
+        for (path, kind) in [(pipe.as_path(), "pipe"), (Path::new("/dev/zero"), "device")] {
+            let error = Tree::open(path, Progress::Hidden).err().unwrap();
+            assert!(error.to_string().contains(kind), "{error}");
+        }
     }
 
     #[test]

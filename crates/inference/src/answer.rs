@@ -34,7 +34,66 @@ pub struct LayerAnswer {
     pub layer: usize,
     /// Tokens that are left after it, CLS counted.
     pub tokens: usize,
+    /// FLOPs of a pass from which nothing more goes after this block, as a share of the dense model's.
+    #[serde(skip)]
+    pub flops_share: f64,
     /// Per patch, row by row: is it still there by itself?
     #[serde(skip)]
     pub kept: Vec<bool>,
+    /// Per patch, row by row: the patch at whose place the token stands that it is part of. Its own where it is kept,
+    /// another's where it merged into that one, none where it is gone. A device that decides by itself does not say
+    /// what merged: there, merged patches are gone, too.
+    #[serde(skip)]
+    pub token: Vec<Option<usize>>,
+}
+
+/// The token that each position of an image is part of, block by block.
+#[derive(Clone, Debug)]
+pub(crate) struct TokenOf(Vec<Option<usize>>);
+
+impl TokenOf {
+    /// So many positions, each a token of its own.
+    pub fn whole(positions: usize) -> Self {
+        Self((0..positions).map(Some).collect())
+    }
+
+    /// After a block in which these positions went into those, and that left the positions that are `kept`.
+    pub fn follow(&mut self, merged: &[(usize, usize)], kept: &[bool]) {
+        let mut target: Vec<usize> = (0..kept.len()).collect();
+        for &(from, into) in merged {
+            target[from] = into;
+        }
+        for token in &mut self.0 {
+            *token = token.map(|at| target[at]).filter(|&at| kept[at]);
+        }
+    }
+
+    /// The same of patches alone, which stand behind `prefix` other tokens.
+    pub fn of_patches(&self, prefix: usize) -> Vec<Option<usize>> {
+        let patches = self.0[prefix..].iter();
+        patches
+            .map(|token| token.and_then(|at| at.checked_sub(prefix)))
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_patch_follows_the_token_that_it_merged_into() {
+        let mut token = TokenOf::whole(6);
+        // CLS, then patches 0 to 4: 1 into 0, 3 into 2.
+        token.follow(&[(2, 1), (4, 3)], &[true, true, false, true, false, true]);
+        let first = [Some(0), Some(0), Some(2), Some(2), Some(4)];
+        assert_eq!(token.of_patches(1), first);
+        // Then what 0 and 1 became goes into 2's token.
+        token.follow(&[(1, 3)], &[true, false, false, true, false, true]);
+        let second = [Some(2), Some(2), Some(2), Some(2), Some(4)];
+        assert_eq!(token.of_patches(1), second);
+        // Then that token is dropped, and all of its patches go with it.
+        token.follow(&[], &[true, false, false, false, false, true]);
+        assert_eq!(token.of_patches(1), [None, None, None, None, Some(4)]);
+    }
 }

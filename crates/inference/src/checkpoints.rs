@@ -7,13 +7,19 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::InferenceError;
+use crate::checksum::verify;
 use crate::description::FORMAT;
 use crate::files::{to_json, write_whole};
+use crate::finite::check_finite;
 
 /// The three records of a checkpoint, in the order in which burn-train restores them.
 const PARTS: [&str; 3] = ["model", "optim", "scheduler"];
 /// What the epochs were chosen by.
 const SCORES: &str = "scores.json";
+/// The file that marks checkpoints without what only a training needs.
+const SLIM: &str = "slim";
+/// What to do about a damaged record.
+const ADVICE: &str = "choose another checkpoint with --checkpoint, or remove this file, so that an earlier one is used";
 
 /// Which of a run's checkpoints.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -66,6 +72,32 @@ impl CheckpointSet {
         }
     }
 
+    /// Is a part what was written? A model's weights have to be numbers, too.
+    ///
+    /// # Errors
+    ///
+    /// Where the file is missing or damaged, or a weight is NaN or infinite.
+    pub fn check(&self, part: &str) -> Result<(), InferenceError> {
+        let path = self.file(part);
+        if !path.is_file() {
+            let reason = if self.folder.join(SLIM).is_file() {
+                "is missing: the run was slimmed, so that it answers but cannot be trained on; resume the run that it came \
+                 from"
+            } else {
+                "is missing: the checkpoint is not complete; choose another one"
+            };
+            return Err(InferenceError::folder(&path, reason));
+        }
+        verify(&path, ADVICE)?;
+        if part == "model" {
+            check_finite(&path).map_err(|reason| InferenceError::Checkpoint {
+                reason: format!("{reason}; {ADVICE}"),
+                path,
+            })?;
+        }
+        Ok(())
+    }
+
     /// What people call it: `epoch 3 (step 1500)`.
     pub fn name(&self) -> String {
         match self.epoch {
@@ -107,10 +139,25 @@ impl CheckpointFolder {
             epoch: Some(epoch),
             folder: self.path.clone(),
         };
-        PARTS
-            .iter()
-            .all(|part| set.file(part).is_file())
-            .then_some(set)
+        self.complete(set)
+    }
+
+    /// The checkpoint, if it has all parts that it has to have.
+    fn complete(&self, set: CheckpointSet) -> Option<CheckpointSet> {
+        let parts = if self.is_slim() { &PARTS[..1] } else { &PARTS };
+        let complete = parts.iter().all(|part| set.file(part).is_file());
+        complete.then_some(set)
+    }
+
+    /// Are there only models, without what a training goes on from?
+    pub fn is_slim(&self) -> bool {
+        self.path.join(SLIM).is_file()
+    }
+
+    /// Says that there are only models from now on.
+    pub(crate) fn mark_slim(&self) -> Result<(), InferenceError> {
+        let text = "Only models are here: enough for eval, infer and export, not for going on with the training.\n";
+        write_whole(&self.path.join(SLIM), text.as_bytes())
     }
 
     /// Every complete checkpoint, by step.
@@ -137,11 +184,11 @@ impl CheckpointFolder {
                 .strip_prefix("pause-")
                 .and_then(|step| step.parse().ok())
             {
-                sets.push(CheckpointSet {
+                sets.extend(self.complete(CheckpointSet {
                     step,
                     epoch: None,
                     folder: self.path.clone(),
-                });
+                }));
             }
         }
         sets.sort_by_key(|set| (set.step, set.epoch.is_some()));

@@ -79,6 +79,9 @@ impl Description {
         let fault = |field: &str, found: String, expected: String| {
             Some(format!("{field} = {found}: expected {expected}"))
         };
+        if let Err(error) = self.model.validate() {
+            return Some(error.to_string());
+        }
         let (names, classes) = (self.class_names.len(), self.model.num_classes);
         if names != classes {
             let expected = format!("{classes}, as many as the model has classes");
@@ -135,7 +138,10 @@ mod tests {
         });
         let read = |value: &Value| Description::parse(&value.to_string(), Path::new("run.json"));
         read(&sound).unwrap();
+        let mut no_patches = json!(model);
+        no_patches["patch_size"] = json!(0);
         for (field, value) in [
+            ("model", no_patches),
             ("class_names", json!(["one"])),
             ("flops", json!([50.0])),
             (

@@ -2,13 +2,13 @@ use std::path::{Path, PathBuf};
 
 use apt_data::DataError;
 use apt_pruning_agent::AgentError;
-use apt_vit_model::VitError;
+use apt_vit_model::{VitError, printable};
 
 /// What can go wrong between a folder and an answer.
 #[derive(Debug, thiserror::Error)]
 pub enum InferenceError {
     /// A file or folder could not be read or written.
-    #[error("{}: cannot {action}: {source}", path.display())]
+    #[error("{}: cannot {action}: {source}", printable(path))]
     Io {
         /// The file or folder.
         path: PathBuf,
@@ -18,15 +18,30 @@ pub enum InferenceError {
         source: std::io::Error,
     },
     /// A folder is no run and no exported model, or is not complete.
-    #[error("{}: {reason}", path.display())]
+    #[error("{}: {reason}", printable(path))]
     Folder {
         /// The folder.
         path: PathBuf,
         /// What is missing, and what to do.
         reason: String,
     },
+    /// A file is not what was written: bits of it changed, or it was cut short.
+    #[error(
+        "{}: is damaged: found {found}, expected {expected}; {advice}",
+        printable(path)
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// Its checksum.
+        found: String,
+        /// The checksum of what was written.
+        expected: String,
+        /// What to do.
+        advice: String,
+    },
     /// A checkpoint could not be written or read.
-    #[error("{}: checkpoint: {reason}", path.display())]
+    #[error("{}: checkpoint: {reason}", printable(path))]
     Checkpoint {
         /// The file.
         path: PathBuf,

@@ -1,5 +1,6 @@
 //! Exported folders: the model for other frameworks, and what this one needs to prune it again.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
@@ -13,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::budgets::Budgets;
+use crate::checksum::Checksum;
 use crate::description::Description;
 use crate::files::{to_json, write_whole};
 use crate::policy_weights::{load_policy, policy_tensors};
@@ -41,6 +43,21 @@ pub struct Export {
     /// For which budgets it was calibrated.
     pub budgets: Budgets,
 }
+
+/// `aptvit.json` as a whole: what the files beside it are is in it.
+#[derive(Serialize)]
+struct Manifest {
+    #[serde(flatten)]
+    export: Export,
+    checksums: Checksums,
+}
+
+/// By file.
+type Checksums = BTreeMap<String, Checksum>;
+
+/// What to do about a damaged file.
+const ADVICE: &str = "copy the folder again, or export the run again; where you changed the file yourself, remove its line from \
+                      the checksums in aptvit.json";
 
 /// Writes a trained model into `folder`, for other frameworks to load: `model.safetensors` and
 /// `config.json` under the names of `naming`, with Hugging Face's also `preprocessor_config.json`; and beside them
@@ -71,11 +88,13 @@ pub fn export_model(
     // Until all of it is there, it is no model under its name.
     let partial = folder.join("model.safetensors.partial");
     write_safetensors(&partial, &weights.tensors)?;
+    let mut checksums = Checksums::from([(WEIGHTS.to_string(), Checksum::of_file(&partial)?)]);
     let write = |name: &str, bytes: &[u8]| write_whole(&folder.join(name), bytes);
     let tensors = policy_tensors(&model.policy);
     let tensors = tensors.map_err(|reason| InferenceError::folder(folder, reason))?;
     if let Some(tensors) = tensors {
         write(POLICY_WEIGHTS, &tensors)?;
+        checksums.insert(POLICY_WEIGHTS.to_string(), Checksum::of_bytes(&tensors));
     }
     if naming == ExportNaming::HuggingFace {
         write(
@@ -84,10 +103,11 @@ pub fn export_model(
         )?;
     }
     write("config.json", to_json(&weights.config)?.as_bytes())?;
-    let mut exported = exported.clone();
+    let mut export = exported.clone();
     // Where the images lay on this machine is nobody else's business.
-    exported.description.data = None;
-    write(FILE, to_json(&exported)?.as_bytes())?;
+    export.description.data = None;
+    let manifest = Manifest { export, checksums };
+    write(FILE, to_json(&manifest)?.as_bytes())?;
     // Last: a folder with it is complete.
     let path = folder.join(WEIGHTS);
     fs::rename(&partial, &path).map_err(InferenceError::io(&path, "write"))
@@ -117,14 +137,19 @@ fn preprocessor(description: &Description) -> Value {
 pub(crate) fn open(folder: &Path, device: &Device) -> Result<(PruningVit, Export), InferenceError> {
     let file = folder.join(FILE);
     let text = fs::read_to_string(&file).map_err(InferenceError::io(&file, "read"))?;
-    let exported = parse(&text, &file)?;
-    let weights = Checkpoint::open(&folder.join(WEIGHTS))?;
+    let (exported, checksums) = parse(&text, &file)?;
+    let path = folder.join(WEIGHTS);
+    if let Some(&expected) = checksums.get(WEIGHTS) {
+        Checksum::of_file(&path)?.expect(expected, &path, ADVICE)?;
+    }
+    let weights = Checkpoint::open(&path)?;
     let path = folder.join(POLICY_WEIGHTS);
     let policy = if path.is_file() {
         Some(fs::read(&path).map_err(InferenceError::io(&path, "read"))?)
     } else {
         None
     };
+    check(&checksums, POLICY_WEIGHTS, policy.as_deref(), &path)?;
     let model = assemble(&exported.description, weights, policy, &path, device)?;
     Ok((model, exported))
 }
@@ -137,14 +162,29 @@ pub(crate) fn from_bytes(
     policy: Option<Vec<u8>>,
     device: &Device,
 ) -> Result<(PruningVit, Export), InferenceError> {
-    let exported = parse(aptvit_json, Path::new(FILE))?;
+    let (exported, checksums) = parse(aptvit_json, Path::new(FILE))?;
+    check(&checksums, WEIGHTS, Some(&weights), Path::new(WEIGHTS))?;
     let weights = Checkpoint::from_safetensors(weights, config_json)?;
     let path = Path::new(POLICY_WEIGHTS);
+    check(&checksums, POLICY_WEIGHTS, policy.as_deref(), path)?;
     let model = assemble(&exported.description, weights, policy, path, device)?;
     Ok((model, exported))
 }
 
-fn parse(text: &str, path: &Path) -> Result<Export, InferenceError> {
+/// Are these bytes what was exported as `name`? Earlier versions wrote no checksums.
+fn check(
+    checksums: &Checksums,
+    name: &str,
+    bytes: Option<&[u8]>,
+    path: &Path,
+) -> Result<(), InferenceError> {
+    match checksums.get(name).zip(bytes) {
+        Some((&expected, bytes)) => Checksum::of_bytes(bytes).expect(expected, path, ADVICE),
+        None => Ok(()),
+    }
+}
+
+fn parse(text: &str, path: &Path) -> Result<(Export, Checksums), InferenceError> {
     let damaged =
         |error: serde_json::Error| InferenceError::folder(path, format!("is damaged: {error}"));
     let mut value: Value = serde_json::from_str(text).map_err(damaged)?;
@@ -155,16 +195,23 @@ fn parse(text: &str, path: &Path) -> Result<Export, InferenceError> {
             .unwrap_or_default()
     };
     let (checkpoint, budgets) = (take("checkpoint"), take("budgets"));
+    let checksums = take("checksums");
     let damaged_at = |field: &'static str| {
         move |error: serde_json::Error| {
             InferenceError::folder(path, format!("is damaged: {field}: {error}"))
         }
     };
-    Ok(Export {
+    let checksums = if checksums.is_null() {
+        Checksums::new()
+    } else {
+        serde_json::from_value(checksums).map_err(damaged_at("checksums"))?
+    };
+    let export = Export {
         description: Description::parse(&value.to_string(), path)?,
         checkpoint: serde_json::from_value(checkpoint).map_err(damaged_at("checkpoint"))?,
         budgets: serde_json::from_value(budgets).map_err(damaged_at("budgets"))?,
-    })
+    };
+    Ok((export, checksums))
 }
 
 fn assemble(

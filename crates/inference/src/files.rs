@@ -1,7 +1,7 @@
 //! Files that are there as a whole or not at all.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
@@ -13,10 +13,16 @@ use crate::InferenceError;
 ///
 /// Where it cannot be written.
 pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), InferenceError> {
-    let mut partial = path.as_os_str().to_owned();
-    partial.push(".partial");
+    let partial = partial(path);
     fs::write(&partial, bytes).map_err(InferenceError::io(path, "write"))?;
     fs::rename(&partial, path).map_err(InferenceError::io(path, "write"))
+}
+
+/// Where a file is until it is whole: `NAME.partial`.
+pub fn partial(path: &Path) -> PathBuf {
+    let mut partial = path.as_os_str().to_owned();
+    partial.push(".partial");
+    partial.into()
 }
 
 /// Indented JSON, with a newline at its end.

@@ -7,6 +7,7 @@ use burn::module::Module;
 use burn::prelude::*;
 use burn::tensor::activation::softmax;
 
+use crate::answer::TokenOf;
 use crate::budgets::{Budget, Budgets};
 use crate::checkpoints::Choice;
 use crate::description::Description;
@@ -379,11 +380,18 @@ impl Model {
                 index,
                 probability: row[index],
             });
-            let layers = output.trace.iter().zip(&kept);
-            let layers = layers.map(|(entry, kept)| LayerAnswer {
-                layer: entry.layer,
-                tokens: entry.left[image],
-                kept: kept[image][prefix..].to_vec(),
+            let mut token = TokenOf::whole(config.num_tokens());
+            let layers = output.trace.iter().zip(&kept).enumerate();
+            let layers = layers.map(|(index, (entry, kept))| {
+                token.follow(&entry.kept.merged()[image], &kept[image]);
+                let so_far = &output.trace[..=index];
+                LayerAnswer {
+                    layer: entry.layer,
+                    tokens: entry.left[image],
+                    flops_share: self.pruning.flops(so_far, image).1,
+                    kept: kept[image][prefix..].to_vec(),
+                    token: token.of_patches(prefix),
+                }
             });
             let (flops, flops_share) = self.pruning.flops(&output.trace, image);
             Answer {

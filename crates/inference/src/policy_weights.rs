@@ -1,7 +1,11 @@
 //! A policy's weights as safetensors, in PyTorch's layout.
 
 use apt_pruning_agent::AnyPolicy;
-use burn_store::{BurnToPyTorchAdapter, ModuleSnapshot, PyTorchToBurnAdapter, SafetensorsStore};
+use burn_store::{
+    BurnToPyTorchAdapter, ModuleSnapshot, ModuleStore, PyTorchToBurnAdapter, SafetensorsStore,
+};
+
+use crate::finite::all_finite;
 
 /// The weights, named by their place in the policy (`agents.0.query.weight`), linear layers as `[outputs, inputs]`; none
 /// where it has no weights.
@@ -25,8 +29,11 @@ pub fn policy_tensors(policy: &AnyPolicy) -> Result<Option<Vec<u8>>, String> {
 ///
 /// # Errors
 ///
-/// Where a tensor is missing, unexpected, or of another shape.
+/// Where a tensor is missing, unexpected, of another shape, or holds what is no number.
 pub fn load_policy(mut policy: AnyPolicy, bytes: Vec<u8>) -> Result<AnyPolicy, String> {
+    let mut plain = SafetensorsStore::from_bytes(Some(bytes.clone()));
+    let tensors = plain.get_all_tensors().map_err(|error| error.to_string())?;
+    all_finite(tensors.values())?;
     let mut store = SafetensorsStore::from_bytes(Some(bytes))
         .with_from_adapter(PyTorchToBurnAdapter)
         .validate(true);
@@ -40,4 +47,28 @@ pub fn load_policy(mut policy: AnyPolicy, bytes: Vec<u8>) -> Result<AnyPolicy, S
         ));
     }
     Ok(policy)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use apt_pruning_agent::PolicyConfig;
+    use apt_vit_model::VitPreset;
+    use burn::tensor::Device;
+
+    #[test]
+    fn weights_that_are_no_numbers_are_refused_by_the_tensors_name() {
+        let config = VitPreset::Tiny32.config();
+        let policy = PolicyConfig::named("pairs").unwrap();
+        let policy = policy.init(&config, &Device::default()).unwrap();
+        let mut bytes = policy_tensors(&policy).unwrap().unwrap();
+        load_policy(policy.clone(), bytes.clone()).unwrap();
+        let end = bytes.len();
+        bytes[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
+        let reason = load_policy(policy, bytes).unwrap_err();
+        assert!(
+            reason.contains("tensor '") && reason.contains("NaN"),
+            "{reason}"
+        );
+    }
 }

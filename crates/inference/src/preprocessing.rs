@@ -21,7 +21,8 @@ pub struct Preprocessing {
 
 impl Preprocessing {
     /// As the JSON files of timm or Hugging Face beside the weights say it (`config.json`, `preprocessor_config.json`);
-    /// without them, as models of that naming usually were trained: those of timm's DeiT are not told from its ViTs.
+    /// without them, as models of that naming usually were trained. Under timm's names a DeiT looks as a ViT does; it is
+    /// known by a file name that says so.
     ///
     /// # Errors
     ///
@@ -50,6 +51,15 @@ impl Preprocessing {
                 .map_err(|error| InferenceError::folder(&path, format!("is damaged: {error}")))
         };
         let (config, preprocessor) = (json("config.json")?, json("preprocessor_config.json")?);
+        let name = weights.file_stem().unwrap_or_default().to_string_lossy();
+        let named = ["deit", "dino"]
+            .into_iter()
+            .find(|family| name.to_ascii_lowercase().contains(family));
+        let naming = match named {
+            Some("deit") => "DeiT",
+            Some(_) => "DINOv2",
+            None => naming,
+        };
         Ok(Self::of(&config, &preprocessor, naming))
     }
 
@@ -59,11 +69,14 @@ impl Preprocessing {
         let mean = channels(&preprocessor["image_mean"]).or(channels(&timm["mean"]));
         let std = channels(&preprocessor["image_std"]).or(channels(&timm["std"]));
         // Google's models and those named as theirs see values from -1 to 1.
-        let usual = if naming.contains("DeiT") || naming.contains("DINOv2") {
+        let is_deit = naming.contains("DeiT");
+        let usual = if is_deit || naming.contains("DINOv2") {
             Normalization::IMAGENET
         } else {
             Normalization::HALF
         };
+        // DeiT's evaluation: bicubic to 256, and 224 of it (Touvron et al., 2021).
+        let bare = is_deit && preprocessor.is_null() && timm.is_null();
         // 3 is bicubic in Pillow's numbering.
         let resample = preprocessor["resample"].as_u64() == Some(3);
         let share = timm["crop_pct"]
@@ -76,8 +89,8 @@ impl Preprocessing {
                 _ => usual,
             },
             transform: EvalTransform {
-                crop: share.map(|share| share as f32),
-                bicubic: resample || timm["interpolation"] == "bicubic",
+                crop: share.or(bare.then_some(0.875)).map(|share| share as f32),
+                bicubic: bare || resample || timm["interpolation"] == "bicubic",
             },
             class_names: class_names(config),
         }
@@ -163,6 +176,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let weights = folder.path().join("model.safetensors");
         Preprocessing::beside(&weights, "timm").unwrap();
+        let deit = folder.path().join("deit_tiny_patch16_224.safetensors");
+        let found = Preprocessing::beside(&deit, "timm").unwrap();
+        assert_eq!(found.normalization, Normalization::IMAGENET);
+        assert_eq!(found.transform.crop, Some(0.875));
         std::fs::write(folder.path().join("config.json"), "{").unwrap();
         let error = Preprocessing::beside(&weights, "timm").unwrap_err();
         assert!(error.to_string().contains("config.json"), "{error}");

@@ -7,6 +7,7 @@ use burn::prelude::*;
 use burn::store::ModuleRecord;
 
 use crate::checkpoints::{CheckpointFolder, CheckpointSet};
+use crate::checksum::verify;
 use crate::description::Description;
 use crate::{InferenceError, PruningVit};
 
@@ -25,6 +26,9 @@ pub struct Run {
 impl Run {
     /// The name of [`Description`]'s file in a run's folder.
     pub const FILE: &'static str = FILE;
+    /// What to do about one of the folder's files that is not as it was written.
+    pub const CHANGED: &'static str = "copy the folder again, or train again; where you changed the file yourself, remove the file \
+         with its checksum (.crc32c) beside it";
 
     /// A run in this folder that says this of itself.
     pub fn new(path: PathBuf, description: Description) -> Self {
@@ -53,6 +57,8 @@ impl Run {
             let reason = "has no steps_per_epoch: expected the steps between two checkpoints";
             return Err(InferenceError::folder(&file, reason));
         }
+        // Last: another version's file is refused as such.
+        verify(&file, Self::CHANGED)?;
         Ok(Self::new(path.to_path_buf(), description))
     }
 
@@ -71,12 +77,13 @@ impl Run {
     ///
     /// # Errors
     ///
-    /// Where the checkpoint does not load.
+    /// Where the checkpoint is damaged, does not load, or holds weights that are no numbers.
     pub fn load_model(
         &self,
         checkpoint: &CheckpointSet,
         device: &Device,
     ) -> Result<PruningVit, InferenceError> {
+        checkpoint.check("model")?;
         let path = checkpoint.file("model");
         let failed = |reason: String| InferenceError::Checkpoint {
             path: path.clone(),

@@ -12,7 +12,7 @@ const PUBLISHED: [usize; 3] = [2, 5, 8];
 ///
 /// # Errors
 ///
-/// Where they are no ascending blocks of the model.
+/// As [`check_blocks`].
 pub fn acting_blocks(
     setting: Option<&Vec<usize>>,
     model: &VitConfig,
@@ -21,14 +21,24 @@ pub fn acting_blocks(
     let Some(layers) = setting else {
         return Ok(usual_blocks(num_layers));
     };
+    check_blocks(layers, num_layers)?;
+    Ok(layers.clone())
+}
+
+/// Are these blocks that a policy can act in, of a model of so many?
+///
+/// # Errors
+///
+/// Where there are none, they do not ascend, or the model has not so many.
+pub fn check_blocks(layers: &[usize], num_layers: usize) -> Result<(), AgentError> {
     let ascending = layers.windows(2).all(|pair| pair[0] < pair[1]);
-    if !ascending || layers.iter().any(|&layer| layer >= num_layers) {
+    if !ascending || layers.last().is_none_or(|&last| last >= num_layers) {
         return Err(AgentError::Layers {
-            layers: layers.clone(),
+            layers: layers.to_vec(),
             num_layers,
         });
     }
-    Ok(layers.clone())
+    Ok(())
 }
 
 /// Every block but the last, after which no token is seen.
@@ -95,11 +105,18 @@ mod tests {
     #[test]
     fn blocks_that_the_model_lacks_are_refused() {
         let model = VitPreset::Tiny32.config();
-        for wrong in [vec![2, 5, 8], vec![3, 1], vec![1, 1]] {
+        for wrong in [
+            vec![2, 5, 8],
+            vec![3, 1],
+            vec![1, 1],
+            vec![],
+            vec![usize::MAX],
+        ] {
             let error = acting_blocks(Some(&wrong), &model).unwrap_err();
             let message = error.to_string();
+            assert!(message.contains("6 blocks"), "{message}");
             assert!(
-                message.contains(&format!("{wrong:?}")) && message.contains("6 blocks"),
+                message.starts_with(&format!("policy.layers = {wrong:?}: must be ascending")),
                 "{message}"
             );
         }

@@ -3,14 +3,14 @@ use std::fmt::Write;
 /// What can be wrong with a policy.
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
-    /// A keep rate that keeps nothing, or more than everything.
-    #[error("keep rate {0}: expected a number above 0 and at most 1")]
+    /// A layer keep rate that keeps nothing, or more than everything.
+    #[error("layer keep rate = {0}: must be above 0 and at most 1")]
     KeepRate(f64),
-    /// Blocks that the model does not have, or out of order.
+    /// No blocks, blocks that the model does not have, or out of order.
     #[error(
-        "policy.layers = {layers:?}: expected ascending block numbers from 0 to {}, since the model has \
-         {num_layers} blocks",
-        num_layers - 1
+        "policy.layers = {layers:?}: must be ascending block numbers, at least one, from 0 to {}, since the model has \
+         {num_layers} blocks; leave it out for the usual ones",
+        num_layers.saturating_sub(1)
     )]
     Layers {
         /// What was asked for.

@@ -3,13 +3,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::AgentError;
 
-/// A share of patches that stay, above 0 and at most 1. CLS is not counted and always stays.
+/// A layer keep rate: of the patches that a block sees, the share that stays, above 0 and at most 1. CLS is not counted and
+/// always stays. What is left of all the image's patches after several blocks is the product of their rates.
 #[derive(Clone, Copy, Debug, PartialEq, PartialOrd, Serialize, Deserialize)]
 #[serde(try_from = "f64", into = "f64")]
 pub struct KeepRate(f64);
 
 impl KeepRate {
-    /// A keep rate of `rate`.
+    /// A layer keep rate of `rate`.
     ///
     /// # Errors
     ///

@@ -21,7 +21,7 @@ mod similarity;
 #[cfg(test)]
 mod testing;
 
-pub use acting_blocks::{acting_blocks, all_but_the_last};
+pub use acting_blocks::{acting_blocks, all_but_the_last, check_blocks};
 pub use any_module::{AnyMapper, AnyVisitor};
 pub use any_policy::AnyPolicy;
 pub use budget::{counted_flops, kept_at_equal_counts, kept_at_equal_rates};

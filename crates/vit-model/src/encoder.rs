@@ -145,6 +145,8 @@ fn reduce(
         keys: seen.keys.clone(),
     });
     let acts = mode != ExecutionMode::Dense;
+    let merge = reduction.merge.as_ref().filter(|_| acts);
+    let merged = merge.map(|merge| batch.sequences.merged_positions(merge));
     let batch = match reduction.shift.filter(|_| acts) {
         Some(shift) => batch.shift(shift),
         None => batch,
@@ -160,13 +162,72 @@ fn reduce(
         (ExecutionMode::Drop, Some(merge)) => batch.merge_and_drop(merge, &reduction.keep),
         (ExecutionMode::Drop, None) => batch.drop_rows(&reduction.keep),
     };
+    let kept = Kept::from(batch.sequences.kept());
     let entry = LayerTrace {
         layer: seen.layer,
         placement: seen.placement,
         seen: counts,
         left: batch.sequences.counts(),
-        kept: batch.sequences.kept().into(),
+        kept: match merged {
+            Some(merged) => kept.with_merged(merged),
+            None => kept,
+        },
         logits: reduction.logits,
     };
     (batch, entry)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Merge, Needs, Reduction, VitPreset};
+
+    /// In each block, the last patch goes into the first one.
+    struct LastIntoFirst;
+
+    impl TokenReducer for LastIntoFirst {
+        fn placement(&self, _: usize) -> Option<Placement> {
+            Some(Placement::AfterBlock)
+        }
+
+        fn needs(&self, _: usize) -> Needs {
+            Needs::default()
+        }
+
+        fn reduce(&self, observation: &Observation<'_>) -> Reduction {
+            let sequences = observation.sequences;
+            let rows = sequences.num_rows();
+            let mut into: Vec<usize> = (0..rows).collect();
+            for span in sequences.starts().windows(2) {
+                let mut visible = (span[0]..span[1]).filter(|&row| sequences.visible()[row]);
+                into[visible.next_back().unwrap()] = span[0] + 1;
+            }
+            let keep = (0..rows).map(|row| into[row] == row).collect();
+            let merge = Merge {
+                into,
+                weights: vec![1.0; rows],
+                sizes: true,
+            };
+            Reduction {
+                merge: Some(merge),
+                ..Reduction::keep(keep)
+            }
+        }
+    }
+
+    #[test]
+    fn the_trace_says_which_positions_merged_in_each_block() {
+        let device = Device::default();
+        let config = VitPreset::Tiny32.config();
+        let vit = config.init(&device).unwrap();
+        let last = config.num_tokens() - 1;
+        for mode in [ExecutionMode::Drop, ExecutionMode::Mask] {
+            let images = Tensor::ones([2, 3, 32, 32], &device);
+            let reducer = Some(&LastIntoFirst as &dyn TokenReducer);
+            let settings = RunSettings { mode, reducer };
+            let trace = vit.forward(images, settings).trace;
+            assert_eq!(trace[0].kept.merged(), vec![vec![(last, 1)]; 2]);
+            assert_eq!(trace[2].kept.merged(), vec![vec![(last - 2, 1)]; 2]);
+        }
+    }
 }

@@ -1,5 +1,7 @@
 use std::path::PathBuf;
 
+use crate::printable;
+
 /// What can go wrong when a model is configured or its weights are read.
 #[derive(Debug, thiserror::Error)]
 pub enum VitError {
@@ -22,7 +24,7 @@ pub enum VitError {
         known: String,
     },
     /// A weights file could not be opened or read.
-    #[error("{}: cannot read the weights: {reason}", path.display())]
+    #[error("{}: cannot read the weights: {reason}", printable(path))]
     Read {
         /// The file.
         path: PathBuf,
@@ -40,7 +42,7 @@ pub enum VitError {
         other: &'static str,
     },
     /// A weights file could not be written.
-    #[error("{}: cannot write the weights: {reason}", path.display())]
+    #[error("{}: cannot write the weights: {reason}", printable(path))]
     Write {
         /// The file.
         path: PathBuf,
@@ -48,7 +50,10 @@ pub enum VitError {
         reason: String,
     },
     /// A tensor that the model needs is not in the file.
-    #[error("{}: tensor '{tensor}' is missing (expected shape {expected:?})", path.display())]
+    #[error(
+        "{}: tensor '{tensor}' is missing (expected shape {expected:?})",
+        printable(path)
+    )]
     MissingTensor {
         /// The file.
         path: PathBuf,
@@ -58,7 +63,10 @@ pub enum VitError {
         expected: Vec<usize>,
     },
     /// A tensor has another shape than the model's config says.
-    #[error("{}: tensor '{tensor}' has shape {found:?}, but this model expects {expected:?}; check the model's preset and sizes", path.display())]
+    #[error(
+        "{}: tensor '{tensor}' has shape {found:?}, but this model expects {expected:?}; check the model's preset and sizes",
+        printable(path)
+    )]
     WrongShape {
         /// The file.
         path: PathBuf,
@@ -70,7 +78,10 @@ pub enum VitError {
         expected: Vec<usize>,
     },
     /// A tensor for which the model has no place.
-    #[error("{}: tensor '{tensor}' of shape {found:?} has no place in this model; check the model's sizes", path.display())]
+    #[error(
+        "{}: tensor '{tensor}' of shape {found:?} has no place in this model; check the model's sizes",
+        printable(path)
+    )]
     UnexpectedTensor {
         /// The file.
         path: PathBuf,
@@ -80,7 +91,10 @@ pub enum VitError {
         found: Vec<usize>,
     },
     /// A tensor holds something other than floats.
-    #[error("{}: tensor '{tensor}' has element type {found}; expected floats of 16, 32 or 64 bits", path.display())]
+    #[error(
+        "{}: tensor '{tensor}' has element type {found}; expected floats of 16, 32 or 64 bits",
+        printable(path)
+    )]
     WrongType {
         /// The file.
         path: PathBuf,

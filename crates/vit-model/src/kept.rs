@@ -5,7 +5,11 @@ use crate::host::read_flags;
 /// Which token positions of each image of a batch are still there. What a device decided by itself stays there until
 /// it is [read](Self::read).
 #[derive(Clone, Debug)]
-pub struct Kept(Place);
+pub struct Kept {
+    place: Place,
+    /// Per image: the positions that merged in this block, and the positions that they went into.
+    merged: Vec<Vec<(usize, usize)>>,
+}
 
 #[derive(Clone, Debug)]
 enum Place {
@@ -26,16 +30,30 @@ impl Kept {
         positions: usize,
         reductions: Vec<Tensor<2, Bool>>,
     ) -> Self {
-        Self(Place::Device {
-            batch,
-            positions,
-            reductions,
-        })
+        Self {
+            place: Place::Device {
+                batch,
+                positions,
+                reductions,
+            },
+            merged: vec![Vec::new(); batch],
+        }
+    }
+
+    /// The same, and which positions of each image went into which others.
+    pub(crate) fn with_merged(self, merged: Vec<Vec<(usize, usize)>>) -> Self {
+        Self { merged, ..self }
+    }
+
+    /// Per image: the token positions that merged in this block, each with the position that it went into. Empty
+    /// lists where the device decided by itself.
+    pub fn merged(&self) -> &[Vec<(usize, usize)>] {
+        &self.merged
     }
 
     /// Per image and token position: is it still there? Waits for the device where that decided.
     pub fn read(&self) -> Vec<Vec<bool>> {
-        match &self.0 {
+        match &self.place {
             Place::Host(kept) => kept.clone(),
             Place::Device {
                 batch,
@@ -49,7 +67,8 @@ impl Kept {
     pub(crate) fn extend(&mut self, others: Self) {
         let mut kept = self.read();
         kept.extend(others.read());
-        *self = kept.into();
+        self.place = Place::Host(kept);
+        self.merged.extend(others.merged);
     }
 }
 
@@ -62,7 +81,10 @@ impl Default for Kept {
 
 impl From<Vec<Vec<bool>>> for Kept {
     fn from(kept: Vec<Vec<bool>>) -> Self {
-        Self(Place::Host(kept))
+        Self {
+            merged: vec![Vec::new(); kept.len()],
+            place: Place::Host(kept),
+        }
     }
 }
 
@@ -83,4 +105,18 @@ fn replay(batch: usize, positions: usize, reductions: &[Tensor<2, Bool>]) -> Vec
         flags
     });
     flags.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_of_a_batch_keep_who_merged_into_whom() {
+        let kept = Kept::from(vec![vec![true, true, false]]);
+        let mut joined = kept.clone().with_merged(vec![vec![(2, 1)]]);
+        joined.extend(kept);
+        assert_eq!(joined.merged(), [vec![(2, 1)], vec![]]);
+        assert_eq!(joined.read().len(), 2);
+    }
 }

@@ -179,6 +179,17 @@ impl Sequences {
         kept
     }
 
+    /// Per image: the token positions that `merge` sends into others, and those others.
+    pub(crate) fn merged_positions(&self, merge: &Merge) -> Vec<Vec<(usize, usize)>> {
+        let mut merged = vec![Vec::new(); self.batch()];
+        for (slot, &image) in self.images.iter().enumerate() {
+            let going = self.rows(slot).filter(|&row| merge.into[row] != row);
+            let pairs = going.map(|row| (self.positions[row], self.positions[merge.into[row]]));
+            merged[image] = pairs.collect();
+        }
+        merged
+    }
+
     /// The rows of the images' CLS tokens, by image.
     pub fn cls_rows(&self) -> Vec<usize> {
         let mut rows = vec![0; self.batch()];
@@ -268,5 +279,25 @@ fn logarithm(size: f32) -> f32 {
     match OF_NUMBERS.get(number) {
         Some(&logarithm) if number as f32 == size => logarithm,
         _ => size.ln(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn merged_positions_are_those_of_the_images_whatever_slots_they_stand_in() {
+        // Image 0 loses its patch 1, so that image 1 stands first.
+        let keep = [true, false, true, true, true, true, true, true];
+        let (sequences, _) = Sequences::full(2, 4).drop_rows(&keep);
+        assert_eq!((sequences.image(0), sequences.image(1)), (1, 0));
+        let merge = Merge {
+            into: vec![0, 1, 1, 1, 4, 6, 6],
+            weights: vec![1.0; 7],
+            sizes: true,
+        };
+        let merged = sequences.merged_positions(&merge);
+        assert_eq!(merged, [vec![(2, 3)], vec![(2, 1), (3, 1)]]);
     }
 }

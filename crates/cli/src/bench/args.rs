@@ -7,7 +7,7 @@ use apt_vit_model::ImageSize;
 use clap::{Parser, ValueEnum};
 
 use super::clock::Effort;
-use crate::values::{at_least_one, duration, share};
+use crate::values::{at_least_one, batch_size, count, duration, share};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -52,9 +52,9 @@ pub struct Bench {
     #[arg(long, value_name = "SHARE,..", value_delimiter = ',', value_parser = share)]
     pub flops: Vec<f64>,
     /// Images of a batch [default: 8; of `bench data`, 64]
-    #[arg(long, value_name = "N,..", value_delimiter = ',', value_parser = at_least_one)]
+    #[arg(long, value_name = "N,..", value_delimiter = ',', value_parser = batch_size)]
     pub batch: Vec<usize>,
-    /// Layer keep rate at each agent; one rate is for all [default: 0.7]
+    /// Layer keep rate of each agent: the share of the patches it sees that stay; one rate is for all [default: 0.7]
     #[arg(
         long,
         value_name = "RATES",
@@ -80,7 +80,7 @@ pub struct Bench {
     pub ragged: bool,
     /// Passes that are enqueued before one wait for all of them: on a GPU, the host then prepares the next while it
     /// computes
-    #[arg(long, value_name = "N", default_value = "1", value_parser = at_least_one)]
+    #[arg(long, value_name = "N", default_value = "1", value_parser = batch_size)]
     pub in_flight: usize,
     /// Of a training step, only the whole, without its parts
     #[arg(long)]
@@ -89,7 +89,7 @@ pub struct Bench {
     #[arg(long, value_name = "PATH")]
     pub data: Option<PathBuf>,
     /// Rounds before the clock counts
-    #[arg(long, value_name = "N", default_value = "2")]
+    #[arg(long, value_name = "N", default_value = "2", value_parser = count)]
     pub warmup: usize,
     /// Rounds that count, at least
     #[arg(long, value_name = "N", default_value = "10", value_parser = at_least_one)]

@@ -201,11 +201,16 @@ fn acting_after(layers: &[usize], config: &ExperimentConfig) -> Result<Experimen
 
 /// An error of the policy is one of the layers that were asked for.
 fn in_layers(error: TrainerError) -> Error {
-    match error {
-        TrainerError::Agent(_) | TrainerError::Inference(InferenceError::Agent(_)) => {
-            Error::new(error).context("--layers")
-        }
-        error => error.into(),
+    let is_of_layers = match &error {
+        TrainerError::Agent(_) | TrainerError::Inference(InferenceError::Agent(_)) => true,
+        TrainerError::Field { field, .. } => *field == format!("policy.{}", LAYERS.key),
+        _ => false,
+    };
+    let error = Error::new(error);
+    if is_of_layers {
+        error.context("--layers")
+    } else {
+        error
     }
 }
 

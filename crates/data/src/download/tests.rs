@@ -1,7 +1,10 @@
 //! Downloads from a server on this machine that answers as told.
 
 use super::*;
+use crate::checksum::hash;
 use crate::server::{Answer, Server};
+use sha2::{Digest, Sha256};
+use std::path::PathBuf;
 use tempfile::TempDir;
 
 /// Noise, larger than any buffer on the way.
@@ -242,7 +245,7 @@ fn a_proxy_is_gone_through() {
     let folder = tempfile::tempdir().unwrap();
     let dest = folder.path().join("file.bin");
     let proxy = ureq::Proxy::new(&format!("http://{proxy}")).unwrap();
-    let agent = Downloader::agent().proxy(Some(proxy));
+    let agent = Downloader::agent(PATIENCE).proxy(Some(proxy));
     // No such host: only the proxy can reach it.
     Downloader::new(agent, 2, Duration::from_millis(1))
         .fetch(
@@ -253,4 +256,60 @@ fn a_proxy_is_gone_through() {
         )
         .unwrap();
     assert!(std::fs::read(&dest).unwrap() == content());
+}
+
+#[test]
+fn a_silent_server_is_asked_again_and_then_given_up() {
+    let impatient = |answers: Vec<Answer>| {
+        let download = Download::new(answers);
+        let agent = Downloader::agent(Duration::from_millis(500)).proxy(None);
+        let (url, dest) = (download.server.url("file.bin"), download.dest());
+        Downloader::new(agent, 3, Duration::from_millis(1)).fetch(
+            &url,
+            &dest,
+            &sha256(&content()),
+            Progress::Hidden,
+        )
+    };
+    let answers = [Answer::SilentAfter(100_000), Answer::Silent, Answer::File];
+    impatient(answers.to_vec()).unwrap();
+    let error = impatient(vec![Answer::Silent; 3]).unwrap_err().to_string();
+    assert!(error.contains("the server stays silent"), "{error}");
+    assert!(error.contains("3 tries"), "{error}");
+}
+
+/// Downloads `file` from a server that answers with `content`.
+fn fetched(folder: &Path, file: &str, content: &[u8]) -> Result<(), DataError> {
+    let server = Server::start(content.to_vec(), vec![Answer::File]);
+    let dest = folder.join(file);
+    Downloader::for_tests().fetch(
+        &server.url(file),
+        &dest,
+        &Checksum::FirstUse,
+        Progress::Hidden,
+    )
+}
+
+#[test]
+fn a_page_that_is_sent_instead_of_weights_is_named_and_not_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let page = b"<!DOCTYPE html><html><title>Log in</title></html>";
+    for file in ["model.safetensors", "vit.npz", "images.tar.gz"] {
+        let error = fetched(folder.path(), file, page).unwrap_err().to_string();
+        assert!(error.contains("a web page"), "{error}");
+        for suffix in ["", ".part", ".sha256", ".part.etag"] {
+            assert!(!folder.path().join(format!("{file}{suffix}")).exists());
+        }
+    }
+}
+
+#[test]
+fn a_page_that_was_kept_before_is_replaced_by_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let dest = folder.path().join("vit.npz");
+    std::fs::write(&dest, b"<html></html>").unwrap();
+    let hash = hash::<Sha256>(&dest).unwrap();
+    std::fs::write(beside(&dest, ".sha256"), hash).unwrap();
+    fetched(folder.path(), "vit.npz", b"PK\x03\x04 weights").unwrap();
+    assert!(std::fs::read(&dest).unwrap().starts_with(b"PK"));
 }

@@ -58,7 +58,7 @@ impl PolicySettings for AptSettings {
             return Err(AgentError::Setting {
                 key: "threshold",
                 found: self.threshold.to_string(),
-                expected: "must be a probability, 0 to 1".into(),
+                expected: "must be a probability, from 0 to 1".into(),
             });
         }
         let blocks = acting_blocks(self.layers.as_ref(), model)?;

@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use super::entry::AlgorithmSettings;
 use super::lesson::{Algorithm, Lesson, Pass, PolicyLosses, Purpose};
 use super::losses::{cross_entropy, value};
-use super::settings::{TEMPERATURE, positive};
+use super::settings::{TEMPERATURE, temperature};
 
 /// Settings of `DynamicVit`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -48,7 +48,7 @@ impl AlgorithmSettings for DynamicVitSettings {
 
     fn init(&self) -> Result<Box<dyn Algorithm>, String> {
         Ok(Box::new(DynamicVit {
-            temperature: positive("temperature", self.temperature)?,
+            temperature: temperature(self.temperature)?,
         }))
     }
 }

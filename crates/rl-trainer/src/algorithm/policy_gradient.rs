@@ -11,7 +11,9 @@ use super::entry::AlgorithmSettings;
 use super::lesson::{Algorithm, Lesson, Pass, PolicyLosses};
 use super::likelihood::log_likelihoods;
 use super::sampling::{Sample, flops_of_group, mean_reward, sample_group};
-use super::settings::{AGENT_LOSS_WEIGHT, GROUP_SIZE, TEMPERATURE, at_least, positive};
+use super::settings::{
+    AGENT_LOSS_WEIGHT, GROUP_SIZE, TEMPERATURE, at_least, positive, temperature,
+};
 
 /// Settings of `PolicyGradient`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -41,7 +43,7 @@ impl AlgorithmSettings for PolicyGradientSettings {
     const MEANINGS: &'static [Meaning] = &[GROUP_SIZE, TEMPERATURE, AGENT_LOSS_WEIGHT];
 
     fn init(&self) -> Result<Box<dyn Algorithm>, String> {
-        positive("temperature", self.temperature)?;
+        temperature(self.temperature)?;
         positive("agent_loss_weight", self.agent_loss_weight)?;
         at_least("group_size", self.group_size, 2)?;
         Ok(Box::new(PolicyGradient(self.clone())))

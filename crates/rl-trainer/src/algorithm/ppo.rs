@@ -19,7 +19,9 @@ use super::entry::AlgorithmSettings;
 use super::lesson::{Algorithm, Lesson, Pass, PolicyLosses};
 use super::likelihood::{entropy, log_likelihoods, log_likelihoods_of, log_odds};
 use super::sampling::{Sample, flops_of_group, mean_reward, sample_group};
-use super::settings::{AGENT_LOSS_WEIGHT, GROUP_SIZE, TEMPERATURE, at_least, positive};
+use super::settings::{
+    AGENT_LOSS_WEIGHT, GROUP_SIZE, TEMPERATURE, at_least, positive, temperature,
+};
 
 /// Settings of `Ppo`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -61,7 +63,7 @@ impl AlgorithmSettings for PpoSettings {
     ];
 
     fn init(&self) -> Result<Box<dyn Algorithm>, String> {
-        positive("temperature", self.temperature)?;
+        temperature(self.temperature)?;
         positive("agent_loss_weight", self.agent_loss_weight)?;
         at_least("group_size", self.group_size, 2)?;
         at_least("update_epochs", self.update_epochs, 1)?;

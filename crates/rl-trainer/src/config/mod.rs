@@ -8,7 +8,11 @@ mod retired;
 mod train;
 mod validate;
 
-use apt_data::{DataSource, Normalization, TrainTransform};
+use std::path::Path;
+
+use apt_data::{
+    DataError, DataSource, LoadOptions, Normalization, OnBad, Progress, Splits, TrainTransform,
+};
 use serde::{Deserialize, Serialize};
 
 pub use self::model::ModelConfig;
@@ -66,6 +70,8 @@ pub struct InputConfig {
     pub val_seed: Option<u64>,
     /// Use only so many test images; all where absent.
     pub test_images: Option<usize>,
+    /// What happens where images cannot be read.
+    pub on_bad: OnBad,
 }
 
 impl Default for InputConfig {
@@ -77,11 +83,23 @@ impl Default for InputConfig {
             val_images: 2_000,
             val_seed: None,
             test_images: None,
+            on_bad: OnBad::default(),
         }
     }
 }
 
 impl ExperimentConfig {
+    /// Loads the images, of the user's path where there is one, and does with those that cannot be read what the config
+    /// says.
+    ///
+    /// # Errors
+    ///
+    /// As [`DataSource::load`].
+    pub fn load_data(&self, path: Option<&Path>, progress: Progress) -> Result<Splits, DataError> {
+        let on_bad = self.input.on_bad;
+        self.data.load(path, LoadOptions { progress, on_bad })
+    }
+
     /// The seed that chooses the images held out from training.
     pub fn val_seed(&self) -> u64 {
         self.input.val_seed.unwrap_or(self.seed)

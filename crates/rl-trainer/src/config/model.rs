@@ -10,6 +10,9 @@ use serde::{Deserialize, Serialize};
 use crate::TrainerError;
 use crate::run::{is_cached, locate_weights};
 
+/// Classes of a model whose data are not read yet.
+const SOME_CLASSES: usize = 10;
+
 /// `[model]`: a preset, and what is different from it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -133,8 +136,39 @@ impl ModelConfig {
     ///
     /// Where there is no such preset, or the sizes do not fit together.
     pub fn resolve(&self, num_classes: usize) -> Result<VitConfig, TrainerError> {
+        let config = self.sizes(num_classes)?;
+        let wrong = config.wrong_values().into_iter();
+        TrainerError::all(wrong.map(TrainerError::of_model).collect())?;
+        Ok(config)
+    }
+
+    /// What is wrong with the sizes that are said, before any weights are read: these may bring sizes of their own.
+    pub(super) fn wrong_values(&self) -> Vec<TrainerError> {
+        let alone = self.pretrained.is_none();
+        match self.sizes(SOME_CLASSES) {
+            Err(error) => vec![error],
+            Ok(sizes) if alone => {
+                let wrong = sizes.wrong_values().into_iter();
+                wrong.map(TrainerError::of_model).collect()
+            }
+            Ok(sizes) => {
+                let wrong = sizes.out_of_range().into_iter();
+                wrong.map(TrainerError::of_model).collect()
+            }
+        }
+    }
+
+    /// The blocks of the model, where no weights have to be read to know.
+    pub(super) fn known_layers(&self) -> Option<usize> {
+        let alone = self.pretrained.is_none();
+        let preset = || Some(VitPreset::from_name(&self.preset).ok()?.config().num_layers);
+        self.num_layers.or_else(|| alone.then(preset).flatten())
+    }
+
+    /// The preset's sizes, and what is different from them.
+    fn sizes(&self, num_classes: usize) -> Result<VitConfig, TrainerError> {
         let preset = VitPreset::from_name(&self.preset)?.config();
-        let config = VitConfig {
+        Ok(VitConfig {
             image_size: self.image_size.unwrap_or(preset.image_size),
             patch_size: self.patch_size.unwrap_or(preset.patch_size),
             hidden_size: self.hidden_size.unwrap_or(preset.hidden_size),
@@ -148,8 +182,6 @@ impl ModelConfig {
             layer_scale: self.layer_scale.or(preset.layer_scale),
             distillation: self.distillation.or(preset.distillation),
             stem: self.stem.clone().or(preset.stem),
-        };
-        config.validate()?;
-        Ok(config)
+        })
     }
 }

@@ -63,7 +63,8 @@ pub enum Decay {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ScheduleConfig {
-    /// Update k of so many has k times the peak divided by so many.
+    /// Update k of so many has k times the peak divided by so many. A config file that does not say it has at most a tenth of
+    /// its steps.
     pub warmup_steps: usize,
     /// What comes then.
     pub decay: Decay,

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use apt_data::DataSource;
 use toml::{Table, Value};
 
 use super::ExperimentConfig;
@@ -32,6 +33,7 @@ impl ExperimentConfig {
         let mut table: Table =
             toml::from_str(text).map_err(|error| refuse(origin, error.to_string().trim()))?;
         refuse_retired(&table).map_err(|reason| refuse(origin, &reason))?;
+        refuse_other_sources(&table).map_err(|reason| refuse(origin, &reason))?;
         // Once on the text itself: such errors name the line.
         let mut config: Self =
             toml::from_str(text).map_err(|error| refuse(origin, error.to_string().trim()))?;
@@ -39,13 +41,29 @@ impl ExperimentConfig {
             let origin = format!("--set {entry}");
             set(&mut table, entry).map_err(|reason| refuse(&origin, &reason))?;
             refuse_retired(&table).map_err(|reason| refuse(&origin, &reason))?;
+            refuse_other_sources(&table).map_err(|reason| refuse(&origin, &reason))?;
             config = table
                 .clone()
                 .try_into()
                 .map_err(|error: toml::de::Error| refuse(&origin, error.message()))?;
         }
         config.validate()?;
+        config.fit_warmup(&table, origin);
         Ok(config)
+    }
+
+    /// A warm-up that nobody asked for is at most a tenth of the training; one that is longer than the training is as long.
+    fn fit_warmup(&mut self, table: &Table, origin: &str) {
+        let (steps, warmup) = (self.train.steps, &mut self.schedule.warmup_steps);
+        let schedule = table.get("schedule").and_then(Value::as_table);
+        if !schedule.is_some_and(|schedule| schedule.contains_key("warmup_steps")) {
+            *warmup = (*warmup).min(steps / 10);
+        } else if *warmup > steps {
+            tracing::warn!(
+                "{origin}: schedule.warmup_steps = {warmup} is more than train.steps = {steps}: the warm-up takes all {steps}"
+            );
+            *warmup = steps;
+        }
     }
 
     /// The config as TOML text.
@@ -75,6 +93,10 @@ fn set(table: &mut Table, entry: &str) -> Result<(), String> {
     let mut table = table;
     while let Some(part) = parts.next() {
         if parts.peek().is_none() {
+            // Another source has other keys.
+            if key.trim() == "data.source" && table.get(part) != Some(&value) {
+                table.clear();
+            }
             table.insert(part.to_string(), value);
             return Ok(());
         }
@@ -109,11 +131,61 @@ fn with_nearest(message: &str) -> String {
     let Some((found, valid)) = quoted.split_first().filter(|_| unknown) else {
         return message;
     };
-    let nearest = valid
-        .iter()
-        .max_by(|a, b| strsim::jaro_winkler(found, a).total_cmp(&strsim::jaro_winkler(found, b)));
-    match nearest {
+    let distance = |name: &&&str| strsim::damerau_levenshtein(found, name);
+    // A third of the letters may be wrong; what is further away was not meant.
+    let nearest = valid.iter().min_by_key(distance);
+    let near = nearest.filter(|name| 3 * distance(name) <= found.chars().count().max(3));
+    match near {
         Some(nearest) => format!("{message}\ndid you mean `{nearest}`?"),
         None => message,
     }
+}
+
+/// # Errors
+///
+/// Names the first key in `[data]` that only other sources have.
+fn refuse_other_sources(table: &Table) -> Result<(), String> {
+    let data = table.get("data").and_then(Value::as_table);
+    let Some((data, chosen)) = data.and_then(|data| Some((data, data.get("source")?.as_str()?)))
+    else {
+        return Ok(());
+    };
+    let sources: Vec<(String, Vec<String>)> = sources();
+    let Some((_, keys)) = sources.iter().find(|(name, _)| name == chosen) else {
+        return Ok(());
+    };
+    for found in data.keys().filter(|found| !keys.contains(found)) {
+        let others = sources.iter().filter(|(_, keys)| keys.contains(found));
+        let others: Vec<String> = others.map(|(name, _)| format!("\"{name}\"")).collect();
+        if !others.is_empty() {
+            let own: Vec<&str> = keys.iter().map(String::as_str).collect();
+            return Err(format!(
+                "the key `data.{found}` belongs to the source {}; the source \"{chosen}\" has the keys {}",
+                others.join(" and "),
+                own.join(", ")
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Every source of images by its name, with its keys, as their type reads them.
+pub(super) fn sources() -> Vec<(String, Vec<String>)> {
+    let read = |name: &str| {
+        let said = Table::from_iter([("source".to_string(), Value::String(name.into()))]);
+        said.try_into::<DataSource>()
+    };
+    let keys = |source: DataSource| {
+        let all = Table::try_from(source).unwrap_or_default();
+        all.keys().cloned().collect()
+    };
+    // The error of a name that there is not lists those that there are.
+    let message = match read("") {
+        Ok(_) => String::new(),
+        Err(error) => error.message().to_string(),
+    };
+    let names = message.split('`').skip(3).step_by(2);
+    names
+        .filter_map(|name| Some((name.to_string(), keys(read(name).ok()?))))
+        .collect()
 }

@@ -332,7 +332,7 @@ fn by_threshold(
     Ok(best)
 }
 
-/// Fits what the run's budgets need, on images held out from training, where its model has none yet.
+/// Fits what the budgets `targets` need, on images held out from training, where the run's model has none yet.
 ///
 /// # Errors
 ///
@@ -340,10 +340,11 @@ fn by_threshold(
 pub fn calibrate_budgets(
     run: &RunFolder,
     model: &mut Model,
+    targets: &[f64],
     held_out: &ImageDataset,
     device: &Device,
 ) -> Result<(), TrainerError> {
-    for &target in &run.config.flops {
+    for &target in targets {
         if !matches!(
             model.selection_for(Some(target)),
             Err(InferenceError::NotCalibrated { .. })

@@ -99,6 +99,9 @@ pub struct Evaluation {
     pub mode: &'static str,
     /// Images.
     pub images: usize,
+    /// Images that were left out when the data set was loaded, because they cannot be read.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub bad_images: usize,
     /// Share that is classified right.
     pub accuracy: f64,
     /// The same by class.
@@ -114,6 +117,10 @@ pub struct Evaluation {
     /// Per image of the dataset: was it classified right?
     #[serde(skip)]
     pub correct: Vec<bool>,
+}
+
+fn is_zero(count: &usize) -> bool {
+    *count == 0
 }
 
 fn mode_name(mode: ExecutionMode) -> &'static str {
@@ -297,6 +304,7 @@ fn finish(
     Evaluation {
         mode: mode_name(tally.mode),
         images,
+        bad_images: dataset.bad().len(),
         accuracy: tally.correct.iter().sum::<usize>() as f64 / count,
         per_class: classes
             .map(|((class, &correct), &images)| ClassAccuracy {

@@ -1,7 +1,8 @@
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::path::Path;
+use std::time::Instant;
 
 use apt_inference::{CheckpointFolder, EpochScores};
 use burn::train::logger::MetricLogger;
@@ -11,6 +12,13 @@ use serde_json::{Map, Value, json};
 
 use super::event_file::EventFile;
 use crate::TrainerError;
+
+/// How TensorBoard's tags of a batch begin.
+const OF_BATCHES: &str = "train/";
+/// A line's seconds since the run began, summed over its sessions.
+const SECONDS: &str = "seconds";
+/// The file with a line for each batch and each epoch.
+const FILE: &str = "metrics.jsonl";
 
 /// The epoch averages of a run: by split, epoch and name.
 pub(crate) type Averages = HashMap<(String, usize, String), f64>;
@@ -23,16 +31,26 @@ pub(crate) struct RunLog {
     events: EventFile,
     names: HashMap<MetricId, String>,
     averages: Averages,
+    /// By TensorBoard's tag, sum and number of what the batches of the step so far gave.
+    of_step: BTreeMap<String, (f64, f64)>,
     batches: u64,
     accumulation: u64,
     /// Where the epochs' scores are kept, by which checkpoints are chosen.
     checkpoints: CheckpointFolder,
+    /// Seconds that the sessions of the run before this one took.
+    seconds_before: f64,
+    started: Instant,
     failed: bool,
 }
 
 impl RunLog {
+    /// Seconds that the sessions of a run have taken so far, as far as they were logged.
+    pub fn seconds(folder: &Path) -> Result<f64, TrainerError> {
+        Ok(seconds_of(&read_lines(&folder.join(FILE))?))
+    }
+
     /// Opens the log of a run of which `steps_done` steps stay; what was logged after them is
-    /// removed.
+    /// removed, from the metrics and from TensorBoard's files.
     pub fn open(
         folder: &Path,
         steps_done: u64,
@@ -40,8 +58,11 @@ impl RunLog {
         steps_per_epoch: u64,
         checkpoints: CheckpointFolder,
     ) -> Result<Self, TrainerError> {
-        let path = folder.join("metrics.jsonl");
-        let kept: Vec<Value> = read_lines(&path)?
+        let path = folder.join(FILE);
+        let lines = read_lines(&path)?;
+        // Time that went into steps that are lost counts, too.
+        let seconds_before = seconds_of(&lines);
+        let kept: Vec<Value> = lines
             .into_iter()
             .filter(|line| {
                 let step = line["step"].as_u64().unwrap_or(u64::MAX);
@@ -60,14 +81,23 @@ impl RunLog {
         std::fs::rename(&partial, &path).map_err(TrainerError::io(&path, "write"))?;
         let file = OpenOptions::new().append(true).open(&path);
         let events = folder.join("tensorboard");
+        // Averages of an epoch stand at its last step.
+        let stays = |step: u64, tag: &str| {
+            step <= steps_done
+                && (tag.starts_with(OF_BATCHES) || step.is_multiple_of(steps_per_epoch.max(1)))
+        };
         Ok(Self {
             lines: BufWriter::new(file.map_err(TrainerError::io(&path, "append to"))?),
-            events: EventFile::create(&events).map_err(TrainerError::io(&events, "write in"))?,
+            events: EventFile::open(&events, stays)
+                .map_err(TrainerError::io(&events, "write in"))?,
             names: HashMap::new(),
             averages: averages_of(&kept),
+            of_step: BTreeMap::new(),
             batches: steps_done * accumulation,
             accumulation,
             checkpoints,
+            seconds_before,
+            started: Instant::now(),
             failed: false,
         })
     }
@@ -107,26 +137,41 @@ impl RunLog {
         line.insert("split".into(), json!(split.to_string()));
         line.insert("epoch".into(), json!(epoch));
         line.insert("step".into(), json!(step));
+        let seconds = self.seconds_before + self.started.elapsed().as_secs_f64();
+        line.insert(SECONDS.into(), json!((seconds * 1e3).round() / 1e3));
         if average {
             line.insert("average".into(), json!(true));
         }
         for (name, value, _) in values {
-            let tag = if average && train {
-                format!("{split}_epoch/{name}")
-            } else {
-                format!("{split}/{name}")
+            let tag = match (train, average) {
+                (true, false) => format!("{OF_BATCHES}{name}"),
+                (true, true) => format!("{split}_epoch/{name}"),
+                (false, _) => format!("{split}/{name}"),
             };
-            self.events.scalar(step, &tag, value)?;
+            if train && !average {
+                let (sum, count) = self.of_step.entry(tag).or_default();
+                *sum += value;
+                *count += 1.0;
+            } else {
+                self.events.scalar(step, &tag, value)?;
+            }
             if average {
                 self.averages
                     .insert((split.to_string(), epoch, name.clone()), value);
             }
             line.insert(name, json!(value));
         }
+        if self.batches.is_multiple_of(self.accumulation) {
+            // TensorBoard has each step once: the mean of its batches.
+            for (tag, (sum, count)) in std::mem::take(&mut self.of_step) {
+                self.events.scalar(step, &tag, sum / count)?;
+            }
+        }
         writeln!(self.lines, "{}", Value::Object(line))?;
+        // A kill loses no line of a step that a checkpoint has.
+        self.lines.flush()?;
+        self.events.flush()?;
         if average {
-            self.lines.flush()?;
-            self.events.flush()?;
             self.save_scores(epoch)?;
         }
         Ok(())
@@ -196,6 +241,12 @@ fn read_lines(path: &Path) -> Result<Vec<Value>, TrainerError> {
         .collect())
 }
 
+/// The seconds after which the last of these lines was written.
+fn seconds_of(lines: &[Value]) -> f64 {
+    let seconds = lines.iter().filter_map(|line| line[SECONDS].as_f64());
+    seconds.fold(0.0, f64::max)
+}
+
 fn averages_of(lines: &[Value]) -> Averages {
     let mut averages = Averages::new();
     for line in lines
@@ -212,4 +263,26 @@ fn averages_of(lines: &[Value]) -> Averages {
         }
     }
     averages
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_that_goes_on_keeps_its_time_and_loses_the_steps_that_are_lost() {
+        let folder = tempfile::tempdir().unwrap();
+        let line = |step: u64, seconds: f64| {
+            json!({ "split": "train", "epoch": 1, "step": step, "seconds": seconds }).to_string()
+        };
+        let text = [line(1, 10.0), line(2, 20.0), line(3, 30.0)].join("\n");
+        std::fs::write(folder.path().join(FILE), text + "\n{\"split\": \"tr").unwrap();
+        assert_eq!(RunLog::seconds(folder.path()).unwrap(), 30.0);
+        let checkpoints = CheckpointFolder::new(folder.path().join("checkpoints"), 4);
+        let log = RunLog::open(folder.path(), 2, 1, 4, checkpoints).unwrap();
+        assert_eq!(log.seconds_before, 30.0);
+        let kept = read_lines(&folder.path().join(FILE)).unwrap();
+        let steps: Vec<_> = kept.iter().map(|line| line["step"].as_u64()).collect();
+        assert_eq!(steps, [Some(1), Some(2)]);
+    }
 }

@@ -1,11 +1,17 @@
 //! What a training says while it runs: its numbers, to files and to a terminal.
 
+mod curve;
+mod dashboard;
+mod dashboard_view;
 mod event_file;
 mod metric_log;
+mod numbers;
 mod plain_renderer;
 mod report;
+pub(crate) mod screen;
 
+pub(crate) use dashboard::Dashboard;
 pub(crate) use metric_log::RunLog;
+pub use numbers::duration;
 pub(crate) use plain_renderer::PlainRenderer;
-pub use plain_renderer::duration;
 pub use report::{Report, ReportMetric};

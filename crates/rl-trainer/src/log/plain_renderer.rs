@@ -1,118 +1,84 @@
-use std::collections::HashMap;
+use std::io::{ErrorKind, Write, stderr};
 use std::time::{Duration, Instant};
 
+use burn::train::LearnerSummary;
 use burn::train::logger::{EvaluationProgressLogger, TrainingProgressLogger};
-use burn::train::metric::{MetricDefinition, MetricId, NumericEntry};
+use burn::train::metric::MetricDefinition;
 use burn::train::renderer::{
     EvaluationName, MetricState, MetricsRenderer, MetricsRendererEvaluation,
     MetricsRendererTraining,
 };
 
+use super::numbers::{Numbers, Values};
+use crate::train::StopRequest;
+
 /// How often a line is printed within an epoch.
 const INTERVAL: Duration = Duration::from_secs(20);
 
-/// Shows a training as plain lines on stderr: one every so often, and one for each epoch.
-pub(crate) struct PlainRenderer {
-    names: HashMap<MetricId, String>,
-    train: HashMap<String, f64>,
-    valid: HashMap<String, f64>,
-    total_epochs: usize,
-    first_epoch: usize,
-    epoch: usize,
-    in_training: bool,
-    items: usize,
-    items_total: usize,
-    started: Instant,
+/// Shows a training as plain lines on stderr: one every so often, and one for each epoch. A reader that has seen enough, as
+/// in `| head`, stops the training, which saves a checkpoint.
+pub(crate) struct PlainRenderer<W = std::io::Stderr> {
+    out: W,
+    stop: StopRequest,
+    numbers: Numbers,
     last_line: Instant,
 }
 
 impl PlainRenderer {
-    pub fn new() -> Self {
+    pub fn new(stop: StopRequest) -> Self {
+        Self::to(stderr(), stop)
+    }
+}
+
+impl<W: Write> PlainRenderer<W> {
+    fn to(out: W, stop: StopRequest) -> Self {
         Self {
-            names: HashMap::new(),
-            train: HashMap::new(),
-            valid: HashMap::new(),
-            total_epochs: 0,
-            first_epoch: 1,
-            epoch: 1,
-            in_training: false,
-            items: 0,
-            items_total: 0,
-            started: Instant::now(),
+            out,
+            stop,
+            numbers: Numbers::new(),
             last_line: Instant::now(),
         }
     }
 
-    fn store(
-        names: &HashMap<MetricId, String>,
-        into: &mut HashMap<String, f64>,
-        state: MetricState,
-    ) {
-        let MetricState::Numeric(entry, numeric) = state else {
-            return;
-        };
-        let text = &entry.serialized_entry.serialized;
-        let value = match NumericEntry::deserialize(text) {
-            Ok(NumericEntry::Final(value)) => Some(value),
-            _ => numeric.map(|entry| entry.current()),
-        };
-        if let (Some(name), Some(value)) =
-            (names.get(&entry.metric_id), value.filter(|v| v.is_finite()))
-        {
-            into.insert(name.clone(), value);
+    /// Prints a line. It never panics: this thread's end would leave burn-train's loop waiting for it.
+    fn line(&mut self, text: &str) {
+        // In one piece: other threads print, too.
+        let written = self.out.write_all(format!("{text}\n").as_bytes());
+        if written.is_err_and(|error| error.kind() == ErrorKind::BrokenPipe) {
+            self.stop.stop();
         }
-    }
-
-    /// The time that the rest will take, from what has been done since the start.
-    fn remaining(&self) -> String {
-        let within = match self.items_total {
-            0 => 0.0,
-            total => self.items as f64 / total as f64,
-        };
-        let done = (self.epoch - self.first_epoch) as f64 + within;
-        let left = (self.total_epochs + 1 - self.first_epoch) as f64 - done;
-        if done <= 0.0 {
-            return "?".into();
-        }
-        duration(self.started.elapsed().mul_f64(left.max(0.0) / done))
-    }
-
-    fn numbers(values: &HashMap<String, f64>) -> String {
-        let percent = |name: &str| match values.get(name) {
-            Some(value) => format!("{:5.1}%", value * 100.0),
-            None => "    -".into(),
-        };
-        let loss = values.get("loss").copied().unwrap_or(f64::NAN);
-        format!(
-            "loss {loss:6.4}  pruned {}  dense {}  FLOPs {}",
-            percent("pruned_accuracy"),
-            percent("dense_accuracy"),
-            percent("flops_share"),
-        )
     }
 }
 
-/// A time as people read it: `1h02m`, `3m20s`, `12s`.
-pub fn duration(time: Duration) -> String {
-    let seconds = time.as_secs();
-    match (seconds / 3600, seconds % 3600 / 60, seconds % 60) {
-        (0, 0, seconds) => format!("{seconds}s"),
-        (0, minutes, seconds) => format!("{minutes}m{seconds:02}s"),
-        (hours, minutes, _) => format!("{hours}h{minutes:02}m"),
-    }
+fn in_short(values: &Values) -> String {
+    format!(
+        "loss {}  pruned {}  dense {}  FLOPs {}",
+        values.loss(),
+        values.percent("pruned_accuracy"),
+        values.percent("dense_accuracy"),
+        values.percent("flops_share"),
+    )
 }
 
-impl MetricsRendererTraining for PlainRenderer {
+impl<W: Write + Send + Sync> MetricsRendererTraining for PlainRenderer<W> {
     fn update_train(&mut self, state: MetricState) {
-        Self::store(&self.names, &mut self.train, state);
+        self.numbers.update_train(state);
     }
 
     fn update_valid(&mut self, state: MetricState) {
-        Self::store(&self.names, &mut self.valid, state);
+        self.numbers.update_valid(state);
+    }
+
+    // burn-train's default prints it on stdout, which is for results.
+    fn on_train_end(
+        &mut self,
+        _summary: Option<LearnerSummary>,
+    ) -> Result<(), Box<dyn std::error::Error>> {
+        Ok(())
     }
 }
 
-impl TrainingProgressLogger for PlainRenderer {
+impl<W: Write + Send + Sync> TrainingProgressLogger for PlainRenderer<W> {
     fn start(
         &mut self,
         total_epochs: usize,
@@ -120,51 +86,46 @@ impl TrainingProgressLogger for PlainRenderer {
         _total_items: Option<usize>,
         _label: Option<&str>,
     ) {
-        self.total_epochs = total_epochs;
-        self.first_epoch = starting_epoch;
-        self.epoch = starting_epoch;
-        self.started = Instant::now();
+        self.numbers.start(total_epochs, starting_epoch);
     }
 
     fn start_split(&mut self, split: &str, total_items: usize) {
-        self.in_training = split == "train";
-        self.items = 0;
-        self.items_total = total_items;
+        self.numbers.start_split(split, total_items);
     }
 
     fn update_split(&mut self, items_processed: usize) {
-        if !self.in_training {
+        self.numbers.update_split(items_processed);
+        if !self.numbers.in_training || self.last_line.elapsed() < INTERVAL {
             return;
         }
-        self.items = items_processed;
-        if self.last_line.elapsed() >= INTERVAL {
-            self.last_line = Instant::now();
-            let speed = self.train.get("images_per_s").copied().unwrap_or(0.0);
-            eprintln!(
-                "  epoch {}/{} {:3.0}%  {}  {speed:.0} images/s  left {}",
-                self.epoch,
-                self.total_epochs,
-                100.0 * self.items as f64 / self.items_total.max(1) as f64,
-                Self::numbers(&self.train),
-                self.remaining(),
-            );
-        }
+        self.last_line = Instant::now();
+        let numbers = &self.numbers;
+        let line = format!(
+            "  epoch {}/{} {:3.0}%  {}  {:.0} images/s  left {}",
+            numbers.epoch,
+            numbers.total_epochs,
+            100.0 * numbers.share_of_split(),
+            in_short(&numbers.train),
+            numbers.train.get("images_per_s").unwrap_or(0.0),
+            numbers.left(),
+        );
+        self.line(&line);
     }
 
     fn end_split(&mut self) {}
 
     fn update_epoch(&mut self, epoch: usize) {
-        self.epoch = epoch + 1;
-        self.items = 0;
-        self.in_training = false;
+        self.numbers.end_epoch(epoch);
         self.last_line = Instant::now();
-        eprintln!(
+        let numbers = &self.numbers;
+        let line = format!(
             "epoch {epoch}/{}  train: {}  held out: {}  left {}",
-            self.total_epochs,
-            Self::numbers(&self.train),
-            Self::numbers(&self.valid),
-            self.remaining(),
+            numbers.total_epochs,
+            in_short(&numbers.train),
+            in_short(&numbers.valid),
+            numbers.left(),
         );
+        self.line(&line);
     }
 
     fn end(&mut self) {}
@@ -173,11 +134,11 @@ impl TrainingProgressLogger for PlainRenderer {
     fn log_event_training(&mut self, _event: String) {}
 }
 
-impl MetricsRendererEvaluation for PlainRenderer {
+impl<W: Write + Send + Sync> MetricsRendererEvaluation for PlainRenderer<W> {
     fn update_test(&mut self, _name: EvaluationName, _state: MetricState) {}
 }
 
-impl EvaluationProgressLogger for PlainRenderer {
+impl<W: Write + Send + Sync> EvaluationProgressLogger for PlainRenderer<W> {
     fn start_global_progress(&mut self, _total_tests: usize) {}
     fn start_test(&mut self, _name: &str, _total_items: usize) {}
     fn update_test_progress(&mut self, _items_processed: usize) {}
@@ -186,11 +147,53 @@ impl EvaluationProgressLogger for PlainRenderer {
     fn log_event_evaluation(&mut self, _event: String) {}
 }
 
-impl MetricsRenderer for PlainRenderer {
+impl<W: Write + Send + Sync> MetricsRenderer for PlainRenderer<W> {
     fn manual_close(&mut self) {}
 
     fn register_metric(&mut self, definition: MetricDefinition) {
-        self.names
-            .insert(definition.metric_id, definition.name.to_string());
+        self.numbers.register(definition);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a closed pipe, or a full disk, answers.
+    struct Refusing(ErrorKind);
+
+    impl Write for Refusing {
+        fn write(&mut self, _text: &[u8]) -> std::io::Result<usize> {
+            Err(self.0.into())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Err(self.0.into())
+        }
+    }
+
+    #[test]
+    fn a_reader_that_is_gone_stops_the_training_and_a_full_disk_does_not() {
+        for (kind, stops) in [
+            (ErrorKind::BrokenPipe, true),
+            (ErrorKind::StorageFull, false),
+        ] {
+            let stop = StopRequest::default();
+            let mut renderer = PlainRenderer::to(Refusing(kind), stop.clone());
+            renderer.update_epoch(1);
+            assert_eq!(stop.is_requested(), stops, "{kind}");
+        }
+    }
+
+    #[test]
+    fn an_epoch_is_one_line_without_nan() {
+        let mut renderer = PlainRenderer::to(Vec::new(), StopRequest::default());
+        renderer.start(2, 1, None, None);
+        renderer.numbers.valid.set("pruned_accuracy", 0.5);
+        renderer.numbers.valid.set("loss", f64::NAN);
+        renderer.update_epoch(1);
+        let text = String::from_utf8(renderer.out).unwrap();
+        assert_eq!(text.lines().count(), 1, "{text}");
+        assert!(text.contains("50.0%") && !text.contains("NaN"), "{text}");
     }
 }

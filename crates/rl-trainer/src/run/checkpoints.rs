@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use apt_inference::{CheckpointFolder, CheckpointSet};
+use apt_inference::{CheckpointFolder, CheckpointSet, partial, publish, remove_checked};
 use burn::lr_scheduler::LrSchedulerRecord;
 use burn::optim::OptimizerRecord;
 use burn::store::ModuleRecord;
@@ -39,7 +39,7 @@ impl CheckpointWriter {
         optimizer: OptimizerRecord,
     ) -> Result<PathBuf, TrainerError> {
         let target = self.folder.path().join(format!("pause-{step}"));
-        let partial = self.folder.path().join(format!("pause-{step}.partial"));
+        let partial = partial(&target);
         let failed = |path: &Path, error: &dyn std::fmt::Display| TrainerError::Checkpoint {
             path: path.to_path_buf(),
             reason: error.to_string(),
@@ -48,19 +48,39 @@ impl CheckpointWriter {
         fs::create_dir_all(&partial).map_err(|error| failed(&partial, &error))?;
         let scheduler = WarmupSchedule::record_after(step as usize);
         let file = |part: &str| partial.join(format!("{part}.bpk"));
-        model
-            .save(file("model"))
-            .map_err(|error| failed(&file("model"), &error))?;
-        optimizer
-            .save(file("optim"))
-            .map_err(|error| failed(&file("optim"), &error))?;
-        scheduler
-            .save(file("scheduler"))
-            .map_err(|error| failed(&file("scheduler"), &error))?;
+        let [of_model, of_optimizer, of_scheduler] = PARTS.map(file);
+        save(model, &of_model).map_err(|error| failed(&of_model, &error))?;
+        save(optimizer, &of_optimizer).map_err(|error| failed(&of_optimizer, &error))?;
+        save(scheduler, &of_scheduler).map_err(|error| failed(&of_scheduler, &error))?;
         let _ = fs::remove_dir_all(&target);
         fs::rename(&partial, &target).map_err(|error| failed(&target, &error))?;
         self.remove_pauses_before(step)?;
         Ok(target)
+    }
+
+    /// Removes what a killed training left half-written.
+    pub fn remove_unfinished(&self) -> Result<(), TrainerError> {
+        let folder = self.folder.path();
+        if !folder.is_dir() {
+            return Ok(());
+        }
+        for entry in fs::read_dir(folder).map_err(TrainerError::io(folder, "list"))? {
+            let path = entry.map_err(TrainerError::io(folder, "list"))?.path();
+            // `tmp` is what Burn calls a record until it is whole.
+            let unfinished = path
+                .extension()
+                .is_some_and(|end| end == "partial" || end == "tmp");
+            if !unfinished {
+                continue;
+            }
+            let removed = if path.is_dir() {
+                fs::remove_dir_all(&path)
+            } else {
+                fs::remove_file(&path)
+            };
+            removed.map_err(TrainerError::io(&path, "remove"))?;
+        }
+        Ok(())
     }
 
     /// Removes pauses that a later checkpoint has overtaken.
@@ -79,8 +99,7 @@ impl CheckpointWriter {
         for set in self.folder.all()? {
             if set.epoch.is_some_and(|epoch| !keep.contains(&epoch)) {
                 for part in PARTS {
-                    let file = set.file(part);
-                    fs::remove_file(&file).map_err(TrainerError::io(&file, "remove"))?;
+                    remove_checked(&set.file(part))?;
                 }
             }
         }
@@ -97,8 +116,15 @@ impl CheckpointWriter {
     }
 }
 
-/// A checkpointer that resumes from wherever it is told to. Burn writes each record to a scratch
-/// file and renames it, so that a file is there as a whole or not at all.
+/// Writes a record whole or not at all, its checksum beside it.
+fn save<R: Checkpoint>(record: R, path: &Path) -> Result<(), String> {
+    let partial = partial(path);
+    let saved = record.save(partial.clone());
+    saved.map_err(|error| error.to_string())?;
+    publish(&partial, path).map_err(|error| error.to_string())
+}
+
+/// A checkpointer that resumes from wherever it is told to. A record's file is there as a whole or not at all.
 pub(crate) struct RunCheckpointer {
     folder: PathBuf,
     part: &'static str,
@@ -119,18 +145,12 @@ impl<R: Checkpoint> Checkpointer<R> for RunCheckpointer {
     fn save(&self, epoch: usize, record: R) -> Result<(), CheckpointerError> {
         let path = self.path(epoch);
         fs::create_dir_all(&self.folder).map_err(|error| named(&self.folder, error))?;
-        record
-            .save(path.clone())
-            .map_err(|error| named(&path, error))
+        save(record, &path).map_err(|error| named(&path, error))
     }
 
     fn delete(&self, epoch: usize) -> Result<(), CheckpointerError> {
         let path = self.path(epoch);
-        if path.exists() {
-            fs::remove_file(&path).map_err(|error| named(&path, error))
-        } else {
-            Ok(())
-        }
+        remove_checked(&path).map_err(|error| named(&path, error))
     }
 
     fn restore(&self, epoch: usize) -> Result<R, CheckpointerError> {
@@ -139,8 +159,11 @@ impl<R: Checkpoint> Checkpointer<R> for RunCheckpointer {
     }
 }
 
-/// Reads the records, only to know that the files are whole.
+/// Are all three parts there, are they what was written, and can they be read?
 pub(crate) fn check_readable(set: &CheckpointSet) -> Result<(), TrainerError> {
+    for part in PARTS {
+        set.check(part)?;
+    }
     let failed = |part: &str, error: &dyn std::fmt::Display| TrainerError::Checkpoint {
         path: set.file(part),
         reason: format!("{error}; remove it to resume from an earlier one"),

@@ -1,17 +1,24 @@
 //! The folder of a run, as a training writes it.
 
 use std::fs;
-use std::path::Path;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use apt_inference::{
     Budget, Budgets, CheckpointFolder, CheckpointSet, Description, PruningVit, Run, to_json,
-    write_whole,
+    verify, write_checked, write_whole,
 };
 use burn::prelude::*;
 
 use super::checkpoints::CheckpointWriter;
+use super::lock::RunLock;
 use crate::TrainerError;
 use crate::config::ExperimentConfig;
+use crate::log::RunLog;
+
+/// The resolved config: a folder that has it is a run.
+const CONFIG: &str = "config.toml";
 
 /// A folder that holds a run: `config.toml`, `run.json`, `checkpoints/`, `metrics.jsonl`,
 /// `tensorboard/`, `budgets.json` once it was calibrated, and at the end `summary.json`.
@@ -20,43 +27,80 @@ pub struct RunFolder {
     run: Run,
     /// The resolved config.
     pub config: ExperimentConfig,
+    /// Seconds that earlier sessions of its training took.
+    seconds_before: f64,
+    /// Keeps other trainings out as long as one is at work.
+    _lock: Option<Arc<RunLock>>,
 }
 
 impl RunFolder {
-    /// Creates the folder of a new run.
+    /// Makes an empty folder for a run that nobody named: `NAME` in `parent`, or the first of `NAME-2`, `NAME-3`, ...
+    /// that is not there yet. No two processes get the same one.
     ///
     /// # Errors
     ///
-    /// Where there is a run already, or the folder cannot be written.
+    /// Where no folder can be made.
+    pub fn claim(parent: &Path, name: &str) -> Result<PathBuf, TrainerError> {
+        fs::create_dir_all(parent).map_err(TrainerError::io(parent, "create"))?;
+        let mut number = 1;
+        loop {
+            let folder = if number == 1 {
+                parent.join(name)
+            } else {
+                parent.join(format!("{name}-{number}"))
+            };
+            match fs::create_dir(&folder) {
+                Ok(()) => return Ok(folder),
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => number += 1,
+                Err(error) => return Err(TrainerError::io(&folder, "create")(error)),
+            }
+        }
+    }
+
+    /// Creates the folder of a new run, and keeps other trainings out of it as long as this value and its clones live.
+    ///
+    /// # Errors
+    ///
+    /// Where there is a run already, another training is at work there, or the folder cannot be written.
     pub fn create(
         path: &Path,
         config: ExperimentConfig,
         description: Description,
     ) -> Result<Self, TrainerError> {
-        if path.join("config.toml").exists() {
-            return Err(TrainerError::RunFolder {
+        let refuse_run = || {
+            if !path.join(CONFIG).exists() {
+                return Ok(());
+            }
+            Err(TrainerError::RunFolder {
                 path: path.to_path_buf(),
                 reason: "holds a run already; continue it with --resume, or name another folder with --out".into(),
-            });
-        }
+            })
+        };
+        refuse_run()?;
         fs::create_dir_all(path).map_err(TrainerError::io(path, "create"))?;
+        let lock = RunLock::take(path)?;
+        // Another training may have begun and ended meanwhile.
+        refuse_run()?;
         let run = Self {
             run: Run::new(path.to_path_buf(), description),
             config,
+            seconds_before: 0.0,
+            _lock: Some(Arc::new(lock)),
         };
-        run.write(Run::FILE, &to_json(run.description())?)?;
+        let write = |name: &str, text: String| write_checked(&path.join(name), text.as_bytes());
+        write(Run::FILE, to_json(run.description())?)?;
         // Last: a folder with a config is a run.
-        run.write("config.toml", &run.config.to_toml()?)?;
+        write(CONFIG, run.config.to_toml()?)?;
         Ok(run)
     }
 
-    /// Opens the folder of a run.
+    /// Opens the folder of a run, to read it.
     ///
     /// # Errors
     ///
     /// Where it is none, is damaged, or another version wrote it.
     pub fn open(path: &Path) -> Result<Self, TrainerError> {
-        let config = path.join("config.toml");
+        let config = path.join(CONFIG);
         if !config.is_file() {
             return Err(TrainerError::RunFolder {
                 path: path.to_path_buf(),
@@ -65,10 +109,41 @@ impl RunFolder {
         }
         // First: it says whether this version can read the config.
         let run = Run::open(path)?;
+        // A config that was cut short would be read with defaults.
+        verify(&config, Run::CHANGED)?;
         Ok(Self {
             run,
             config: ExperimentConfig::load(&config, &[])?,
+            seconds_before: 0.0,
+            _lock: None,
         })
+    }
+
+    /// Opens the folder of a run to go on with its training: keeps other trainings out of it as long as this value and its
+    /// clones live, and removes what a killed one left half-written.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open), and where another training is at work there, or the run was slimmed.
+    pub fn open_to_train(path: &Path) -> Result<Self, TrainerError> {
+        let mut run = Self::open(path)?;
+        if run.checkpoints().is_slim() {
+            return Err(TrainerError::RunFolder {
+                path: path.to_path_buf(),
+                reason: "the optimiser is missing: the run was slimmed, so that it answers but cannot be trained on; \
+                         resume the run that it came from"
+                    .into(),
+            });
+        }
+        run._lock = Some(Arc::new(RunLock::take(path)?));
+        run.checkpoint_writer().remove_unfinished()?;
+        run.seconds_before = RunLog::seconds(path)?;
+        Ok(run)
+    }
+
+    /// Seconds that earlier sessions of the training took, where it was opened to train.
+    pub fn seconds_before(&self) -> f64 {
+        self.seconds_before
     }
 
     /// Where it is.

@@ -2,6 +2,7 @@
 
 mod checkpoints;
 mod folder;
+mod lock;
 mod pretrained;
 
 pub(crate) use checkpoints::{CheckpointWriter, check_readable};

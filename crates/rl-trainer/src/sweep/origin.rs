@@ -10,12 +10,11 @@ use super::policy::SweptPolicy;
 use crate::TrainerError;
 
 /// What all cells of a folder have in common, as `sweep.json` keeps it: cells of another start or of other
-/// settings are not to be compared with them.
+/// settings are not to be compared with them. Budgets may be added: what was trained before is measured at them as it is.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Origin {
     start: PathBuf,
     passes: usize,
-    flops: Vec<f64>,
     overrides: Vec<String>,
     measured_on: MeasuredOn,
     /// By name, what the config of each policy says of which a training began.
@@ -29,7 +28,6 @@ impl Origin {
         Self {
             start: sweep.start.clone(),
             passes: sweep.passes,
-            flops: sweep.flops.clone(),
             overrides: sweep.overrides.clone(),
             measured_on: sweep.measured_on,
             policies: policies
@@ -43,7 +41,6 @@ impl Origin {
         let mut fields = BTreeMap::from([
             ("start".to_string(), self.start.display().to_string()),
             ("passes".to_string(), self.passes.to_string()),
-            ("flops".to_string(), format!("{:?}", self.flops)),
             ("overrides".to_string(), format!("{:?}", self.overrides)),
             ("measured_on".to_string(), format!("{:?}", self.measured_on)),
         ]);
@@ -136,12 +133,16 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_holds_one_sweep_to_which_policies_may_be_added() {
+    fn a_folder_holds_one_sweep_to_which_policies_seeds_and_budgets_may_be_added() {
         let folder = tempfile::tempdir().unwrap();
         let mut both = sweep(&["tome", "evit"]);
         check(folder.path(), &both).unwrap();
         claim(folder.path(), &both, &both.policies[0]).unwrap();
         check(folder.path(), &sweep(&["evit"])).unwrap();
+        let mut more = sweep(&["tome"]);
+        more.flops.push(0.35);
+        more.seeds.push(2);
+        check(folder.path(), &more).unwrap();
         let refused = |change: &dyn Fn(&mut Sweep)| {
             let mut other = sweep(&["tome"]);
             change(&mut other);
@@ -150,7 +151,6 @@ mod tests {
         let errors = [
             refused(&|sweep| sweep.start = "runs/other".into()),
             refused(&|sweep| sweep.passes = 65),
-            refused(&|sweep| sweep.flops = vec![0.7]),
             refused(&|sweep| sweep.overrides.clear()),
             refused(&|sweep| sweep.measured_on = MeasuredOn::HeldOut),
             refused(&|sweep| sweep.policies[0].overrides.push("seed=3".into())),
@@ -158,7 +158,6 @@ mod tests {
         let fields = [
             "start",
             "passes",
-            "flops",
             "overrides",
             "measured_on",
             "policies.tome",

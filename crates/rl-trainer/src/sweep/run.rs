@@ -60,9 +60,9 @@ impl Sweep {
         for &seed in &self.seeds {
             for policy in &self.policies {
                 number += 1;
-                let targets: Vec<f64> = self.targets(policy);
-                let done = |&&target: &&f64| folder.is_done(&policy.name, target, seed);
-                if targets.iter().filter(done).count() == targets.len() {
+                let mut targets: Vec<f64> = self.targets(policy);
+                targets.retain(|&target| !folder.is_done(&policy.name, target, seed));
+                if targets.is_empty() {
                     continue;
                 }
                 report(Stage::Training(&policy.name, seed, number, all));
@@ -73,16 +73,14 @@ impl Sweep {
                 let config = self.config(policy, seed)?;
                 let splits = match loaded.take() {
                     Some(splits) => splits,
-                    None => config
-                        .data
-                        .load(options.data.as_deref(), options.progress)?,
+                    None => config.load_data(options.data.as_deref(), options.progress)?,
                 };
                 let (images, measured) = self.split(&config, splits.clone())?;
                 loaded = Some(splits);
                 claim(folder.path(), self, policy)?;
                 let started = Instant::now();
                 let trained = if path.join("config.toml").exists() {
-                    resume_on(&images, RunFolder::open(&path)?, options)?
+                    resume_on(&images, RunFolder::open_to_train(&path)?, options)?
                 } else {
                     train_on(&images, config, &path, options)?
                 };
@@ -91,7 +89,8 @@ impl Sweep {
                 };
                 let seconds = started.elapsed().as_secs_f64();
                 report(Stage::Trained(seconds));
-                for cell in self.measure(policy, &run, &images, &measured, seconds, options)? {
+                let measured_on = (&images, &measured);
+                for cell in measure(policy, &targets, &run, measured_on, seconds, options)? {
                     folder.save(&cell)?;
                     report(Stage::Measured(&cell));
                 }
@@ -164,63 +163,64 @@ impl Sweep {
         }
         Ok((images, measured))
     }
+}
 
-    fn measure(
-        &self,
-        policy: &SweptPolicy,
-        run: &RunFolder,
-        images: &Images,
-        measured: &ImageDataset,
-        train_seconds: f64,
-        options: &TrainOptions,
-    ) -> Result<Vec<Cell>, TrainerError> {
-        let device = options.devices.main();
-        let last = OpenOptions {
-            checkpoint: Choice::Last,
-            ..Default::default()
-        };
-        let mut model = Model::open_with(run.path(), last, device)?;
-        calibrate_budgets(run, &mut model, &images.held_out, device)?;
-        let targets = self.targets(policy);
-        let mut runs = vec![(ExecutionMode::Dense, Selection::All)];
-        for &target in targets.iter().filter(|_| policy.base != DENSE) {
-            runs.push((ExecutionMode::Drop, model.selection_for(Some(target))?));
-        }
-        let settings = EvaluationSettings::of(run, Selection::All);
-        let found = evaluate_each(model.pruning(), measured, &runs, &settings, device, |_| ())?;
-        let Some((dense, others)) = found.split_first() else {
-            return Ok(Vec::new());
-        };
-        let pruned = if policy.base == DENSE {
-            &found[..1]
-        } else {
-            others
-        };
-        let steps = run.checkpoints().newest()?.map_or(0, |set| set.step);
-        let per_step = run.config.train.batch_size * run.config.train.grad_accumulation_steps;
-        let cells = targets.iter().zip(pruned).map(|(&target, pruned)| {
-            let last = pruned.layers.last();
-            Cell {
-                policy: policy.name.clone(),
-                target_flops: target,
-                seed: run.config.seed,
-                accuracy: pruned.accuracy,
-                flops_share: pruned.flops_share,
-                images_per_s: pruned.images_per_s,
-                dense_images_per_s: dense.images_per_s,
-                dense_accuracy: dense.accuracy,
-                image_passes: steps * per_step as u64,
-                train_seconds,
-                test_images: measured.len(),
-                tokens_per_layer: pruned.layers.iter().map(|layer| layer.tokens).collect(),
-                foreground_precision: last.and_then(|last| last.foreground_precision),
-                foreground_recall: last.and_then(|last| last.foreground_kept),
-                correct: pruned.correct.clone(),
-                dense_correct: dense.correct.clone(),
-            }
-        });
-        Ok(cells.collect())
+/// Measures a trained policy at each of the budgets, which are calibrated first where that has to be.
+fn measure(
+    policy: &SweptPolicy,
+    targets: &[f64],
+    run: &RunFolder,
+    (images, measured): (&Images, &ImageDataset),
+    train_seconds: f64,
+    options: &TrainOptions,
+) -> Result<Vec<Cell>, TrainerError> {
+    let device = options.devices.main();
+    let last = OpenOptions {
+        checkpoint: Choice::Last,
+        ..Default::default()
+    };
+    let mut model = Model::open_with(run.path(), last, device)?;
+    if policy.base != DENSE {
+        calibrate_budgets(run, &mut model, targets, &images.held_out, device)?;
     }
+    let mut runs = vec![(ExecutionMode::Dense, Selection::All)];
+    for &target in targets.iter().filter(|_| policy.base != DENSE) {
+        runs.push((ExecutionMode::Drop, model.selection_for(Some(target))?));
+    }
+    let settings = EvaluationSettings::of(run, Selection::All);
+    let found = evaluate_each(model.pruning(), measured, &runs, &settings, device, |_| ())?;
+    let Some((dense, others)) = found.split_first() else {
+        return Ok(Vec::new());
+    };
+    let pruned = if policy.base == DENSE {
+        &found[..1]
+    } else {
+        others
+    };
+    let steps = run.checkpoints().newest()?.map_or(0, |set| set.step);
+    let per_step = run.config.train.batch_size * run.config.train.grad_accumulation_steps;
+    let cells = targets.iter().zip(pruned).map(|(&target, pruned)| {
+        let last = pruned.layers.last();
+        Cell {
+            policy: policy.name.clone(),
+            target_flops: target,
+            seed: run.config.seed,
+            accuracy: pruned.accuracy,
+            flops_share: pruned.flops_share,
+            images_per_s: pruned.images_per_s,
+            dense_images_per_s: dense.images_per_s,
+            dense_accuracy: dense.accuracy,
+            image_passes: steps * per_step as u64,
+            train_seconds,
+            test_images: measured.len(),
+            tokens_per_layer: pruned.layers.iter().map(|layer| layer.tokens).collect(),
+            foreground_precision: last.and_then(|last| last.foreground_precision),
+            foreground_recall: last.and_then(|last| last.foreground_kept),
+            correct: pruned.correct.clone(),
+            dense_correct: dense.correct.clone(),
+        }
+    });
+    Ok(cells.collect())
 }
 
 /// The config for so many image passes: one evaluation, at the end.

@@ -12,7 +12,6 @@ use burn::train::checkpoint::{
 use burn::train::metric::LearningRateMetric;
 use burn::train::metric::store::{Aggregate, Direction, Split};
 use burn::train::renderer::MetricsRenderer;
-use burn::train::renderer::tui::TuiMetricsRendererWrapper;
 use burn::train::{
     Learner, MetricEarlyStoppingStrategy, StoppingCondition, SupervisedTraining, TrainingError,
 };
@@ -27,8 +26,9 @@ use super::settings::StepSettings;
 use super::stop::Stop;
 use super::trainee::{Trainee, init_algorithm};
 use crate::TrainerError;
+use crate::config::ExperimentConfig;
 use crate::evaluate::sides;
-use crate::log::{PlainRenderer, ReportMetric, RunLog};
+use crate::log::{Dashboard, PlainRenderer, ReportMetric, RunLog, screen};
 use crate::run::RunFolder;
 
 /// Trains `model` on the run's images, from its start or from a checkpoint on.
@@ -80,6 +80,40 @@ pub(super) fn fit(
     Ok(Trained::Finished(Box::new(run)))
 }
 
+/// The dashboard, where it is asked for and there is a terminal; else plain lines.
+fn renderer(config: &ExperimentConfig, options: &TrainOptions) -> Box<dyn MetricsRenderer> {
+    if options.dashboard {
+        let steps = config.train.eval_interval;
+        if let Ok(dashboard) = Dashboard::open(title(config), steps, options.stop.clone()) {
+            return Box::new(dashboard);
+        }
+    }
+    Box::new(PlainRenderer::new(options.stop.clone()))
+}
+
+/// What is trained, in a line.
+fn title(config: &ExperimentConfig) -> String {
+    let (model, policy) = (&config.model.preset, &config.policy);
+    let learned = match &policy.algorithm {
+        Some(algorithm) => format!(" learned by {}", algorithm.entry().name),
+        None => String::new(),
+    };
+    let budgets: Vec<String> = config
+        .flops
+        .iter()
+        .map(|share| format!("{:.0}%", share * 100.0))
+        .collect();
+    let budget = if budgets.is_empty() {
+        "no budget: the policy removes what it wants".into()
+    } else {
+        format!("budget {} of the dense FLOPs", budgets.join(", "))
+    };
+    format!(
+        "{model}, policy {}{learned}, {budget}",
+        policy.policy.name()
+    )
+}
+
 /// Runs burn-train's loop to its end, to a pause or to an error.
 fn launch(
     run: &RunFolder,
@@ -89,6 +123,7 @@ fn launch(
     options: &TrainOptions,
     session: &Arc<Session>,
 ) -> Result<(), TrainerError> {
+    let heeded = options.stop.heed();
     let config = &run.config;
     let settings = &config.train;
     let accumulation = settings.grad_accumulation_steps;
@@ -120,12 +155,6 @@ fn launch(
         settings.eval_interval as u64,
         run.checkpoints(),
     )?;
-    let renderer: Box<dyn MetricsRenderer> = if options.dashboard {
-        let stop = session.stop.dashboard.clone();
-        Box::new(TuiMetricsRendererWrapper::new(stop, None))
-    } else {
-        Box::new(PlainRenderer::new())
-    };
     let pruned_accuracy = ReportMetric::new("pruned_accuracy", true);
     let dense_accuracy = ReportMetric::new("dense_accuracy", true);
     let best = |metric: &ReportMetric| {
@@ -137,7 +166,7 @@ fn launch(
         .with_application_logger(None)
         .with_interrupter(session.stop.interrupter.clone())
         .with_metric_logger(log)
-        .renderer(renderer)
+        .renderer(renderer(config, options))
         .with_training_strategy(options.devices.strategy().into())
         .with_custom_checkpointers(for_model, for_optimizer, for_scheduler)
         .with_checkpointing_strategy(
@@ -194,6 +223,9 @@ fn launch(
         drop(result.renderer);
         result.error
     }));
+    drop(heeded);
+    // After a panic the dashboard may still have the terminal, and an error has to be seen.
+    screen::give_back();
     let newest = || -> Result<String, TrainerError> {
         let newest = run.checkpoints().newest()?;
         Ok(newest.map_or("none yet".into(), |set| set.name()))

@@ -20,7 +20,7 @@ pub(crate) fn load_images(
     data: Option<&Path>,
     progress: Progress,
 ) -> Result<Images, TrainerError> {
-    split_images(config, config.data.load(data, progress)?)
+    split_images(config, config.load_data(data, progress)?)
 }
 
 /// Holds images out, and takes as many as the config asks for.
@@ -75,7 +75,7 @@ pub fn held_out_images(
     progress: Progress,
 ) -> Result<ImageDataset, TrainerError> {
     let data = data.or(run.description().data.as_deref());
-    let splits = run.config.data.load(data, progress)?;
+    let splits = run.config.load_data(data, progress)?;
     let names = run.description().class_names.iter();
     let names: Vec<Vec<String>> = names.map(|name| vec![name.clone()]).collect();
     let images = split_images(&run.config, splits)?;

@@ -24,7 +24,7 @@ pub struct TrainOptions {
     pub time_limit: Option<Duration>,
     /// Asks the training to stop.
     pub stop: StopRequest,
-    /// Show burn-train's dashboard (on a terminal) or plain lines.
+    /// Show the dashboard (on a terminal) or plain lines.
     pub dashboard: bool,
     /// Bars for loading and evaluation.
     pub progress: Progress,

@@ -165,7 +165,12 @@ impl TrainStep for Trainee {
         let mut total = value(&pruned.loss);
         let mut values = BTreeMap::from([("loss".to_string(), total)]);
         let logits = pruned.logits.clone().without_autodiff();
-        values.insert("pruned_accuracy".into(), accuracy(&logits, targets));
+        let name = if mode == ExecutionMode::Dense {
+            "dense_accuracy"
+        } else {
+            "pruned_accuracy"
+        };
+        values.insert(name.into(), accuracy(&logits, targets));
         report_trace(&frozen, &pruned.trace, targets.len(), &mut values);
 
         // What the model learns beside the classes.

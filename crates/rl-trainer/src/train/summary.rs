@@ -40,7 +40,7 @@ pub struct Summary {
     pub images_per_s: Throughput,
     /// Images of a timed forward pass.
     pub eval_batch_size: usize,
-    /// Seconds of this training, since its start or its last resume.
+    /// Seconds of this training, all its sessions together.
     pub seconds: f64,
     /// Steps done.
     pub steps: u64,
@@ -78,7 +78,7 @@ pub(super) fn summarize(
     let device = devices.main();
     let mut model = Model::open(run.path(), device)?;
     let parameters = model.pruning().num_params();
-    calibrate_budgets(run, &mut model, &images.held_out, device)?;
+    calibrate_budgets(run, &mut model, &run.config.flops, &images.held_out, device)?;
     let settings = EvaluationSettings::of(run, model.selection_for(None)?);
     let modes = [ExecutionMode::Dense, ExecutionMode::Drop];
     let evaluations = evaluate(
@@ -105,7 +105,7 @@ pub(super) fn summarize(
             pruned: pruned.images_per_s,
         },
         eval_batch_size: config.train.eval_batch_size,
-        seconds: started.elapsed().as_secs_f64(),
+        seconds: run.seconds_before() + started.elapsed().as_secs_f64(),
         steps,
         image_passes: steps * per_step as u64,
         test_images: images.test.len(),

@@ -1,14 +1,16 @@
 //! Trains a run, or goes on with one.
 
+use std::io::Write;
 use std::path::{Path, absolute};
 use std::time::Instant;
 
+use apt_data::{Progress, Splits};
 use apt_inference::{Description, FORMAT, to_json};
 use burn::tensor::Device;
 
 use super::devices::{check_devices, check_memory};
 use super::fit::fit;
-use super::images::{Images, load_images};
+use super::images::{Images, load_images, split_images};
 use super::options::{Outcome, TrainOptions, Trained};
 use super::summary::summarize;
 use super::trainee::{Trainee, check_policy};
@@ -29,10 +31,59 @@ pub fn train(
     let mut config = config;
     config.model.complete()?;
     check_policy(&config)?;
-    let images = load_images(&config, options.data.as_deref(), options.progress)?;
+    let splits = config.load_data(options.data.as_deref(), options.progress)?;
+    train_on_splits(splits, config, out, options)
+}
+
+/// The same on images that are loaded already.
+///
+/// # Errors
+///
+/// As [`train`].
+pub fn train_on_splits(
+    splits: Splits,
+    config: ExperimentConfig,
+    out: &Path,
+    options: &TrainOptions,
+) -> Result<Outcome, TrainerError> {
+    let mut config = config;
+    config.model.complete()?;
+    let images = split_images(&config, splits)?;
+    if options.progress == Progress::Bar {
+        tell_splits(&images);
+    }
     let started = Instant::now();
     let trained = train_on(&images, config, out, options)?;
     measured(trained, &images, options, started)
+}
+
+/// Checks what [`train`] checks before its first step: that config, model, policy and images fit together.
+///
+/// # Errors
+///
+/// As [`train`].
+pub fn check(config: &ExperimentConfig, splits: Splits) -> Result<(), TrainerError> {
+    check_policy(config)?;
+    split_images(config, splits)?;
+    Ok(())
+}
+
+/// Says which images are for what.
+fn tell_splits(images: &Images) {
+    let Images {
+        train,
+        held_out,
+        test,
+    } = images;
+    // Nobody may be reading.
+    let _ = writeln!(
+        std::io::stderr(),
+        "{} classes; {} images to learn from, {} to choose checkpoints by, {} to judge by",
+        train.num_classes(),
+        train.len(),
+        held_out.len(),
+        test.len()
+    );
 }
 
 /// What the end of a training was worth on the test images.
@@ -103,7 +154,7 @@ fn fresh(
 ///
 /// As [`train`], and where the newest checkpoint does not load.
 pub fn resume(path: &Path, options: &TrainOptions) -> Result<Outcome, TrainerError> {
-    let run = RunFolder::open(path)?;
+    let run = RunFolder::open_to_train(path)?;
     let data = options
         .data
         .as_deref()

@@ -15,6 +15,9 @@ pub struct ImageSize {
 }
 
 impl ImageSize {
+    /// Pixels that a side can have.
+    pub const MAX_SIDE: usize = 4096;
+
     /// As high as wide.
     pub const fn square(side: usize) -> Self {
         Self {
@@ -44,9 +47,15 @@ impl FromStr for ImageSize {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let (height, width) = text.split_once('x').unwrap_or((text, text));
+        let sides = 1..=Self::MAX_SIDE;
         match (height.trim().parse(), width.trim().parse()) {
-            (Ok(height), Ok(width)) if height > 0 && width > 0 => Ok(Self { height, width }),
-            _ => Err("expected pixels, as in 224, or height and width, as in 224x192".into()),
+            (Ok(height), Ok(width)) if sides.contains(&height) && sides.contains(&width) => {
+                Ok(Self { height, width })
+            }
+            _ => Err(format!(
+                "expected pixels, as in 224, or height and width, as in 224x192; each from 1 to {}",
+                Self::MAX_SIDE
+            )),
         }
     }
 }
@@ -103,7 +112,15 @@ mod tests {
             assert_eq!(serde_json::from_str::<ImageSize>(json).unwrap(), size);
             assert_eq!(serde_json::to_string(&size).unwrap(), json);
         }
-        for text in ["0", "x", "28x", "28x42x3", "-1"] {
+        for text in [
+            "0",
+            "x",
+            "28x",
+            "28x42x3",
+            "-1",
+            "4097",
+            "9223372036854775808",
+        ] {
             assert!(text.parse::<ImageSize>().is_err(), "{text}");
         }
     }

@@ -18,8 +18,8 @@ impl Checkpoint {
     ///
     /// # Errors
     ///
-    /// Names the file and the tensor that is missing, is not expected, or has another shape or
-    /// type.
+    /// Names the file and the tensor that is missing, is not expected, has another shape or type, or
+    /// is not finite.
     pub fn load(
         &mut self,
         vit: Vit,
@@ -134,7 +134,7 @@ impl Checkpoint {
                 found,
                 expected,
             }),
-            Some(_) => self.tensors.read(&name),
+            Some(_) => self.finite(&name),
         }
     }
 
@@ -262,7 +262,7 @@ impl Checkpoint {
         let Some(Grid { sides, prefix }) = Grid::of(&found, config, said) else {
             return self.plain(Part::Positions, 0, &[1, config.num_tokens(), width]);
         };
-        let values = self.tensors.read(&name)?;
+        let values = self.finite(&name)?;
         let (before, grid) = values.split_at(prefix * width);
         let without = vec![0.0; (config.num_prefix_tokens() - prefix) * width];
         if sides == to {

@@ -148,6 +148,22 @@ impl Checkpoint {
         }
     }
 
+    /// A tensor's values, which have to be finite numbers: one NaN makes every answer NaN.
+    fn finite(&mut self, name: &str) -> Result<Vec<f32>, VitError> {
+        let values = self.tensors.read(name)?;
+        match values.iter().position(|value| !value.is_finite()) {
+            None => Ok(values),
+            Some(element) => Err(unreadable(
+                &self.tensors.path,
+                format!(
+                    "tensor '{name}' is {} at element {element}, expected finite numbers: the file is damaged, or its \
+                     training diverged; take another file",
+                    values[element]
+                ),
+            )),
+        }
+    }
+
     /// Refuses tensors that the model has no place for.
     fn refuse_others(&mut self, config: &VitConfig) -> Result<(), VitError> {
         let known = self.names.all(config);
@@ -195,4 +211,37 @@ fn recognise(tensors: &Tensors) -> Option<Names> {
         });
         is_it.then_some(names)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::tensor::Device;
+
+    #[test]
+    fn weights_that_are_no_numbers_are_refused_by_the_tensors_name() {
+        let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/timm-vit");
+        let config = std::fs::read(fixture.join("config.json")).unwrap();
+        let sound = std::fs::read(fixture.join("model.safetensors")).unwrap();
+        let load = |bytes: Vec<u8>| {
+            let mut checkpoint = Checkpoint::from_safetensors(bytes, Some(&config)).unwrap();
+            let sizes = checkpoint.config().clone();
+            let vit = sizes.init(&Device::default()).unwrap();
+            checkpoint.load(vit, &sizes, CheckpointHead::Load, None)
+        };
+        load(sound.clone()).unwrap();
+        let header = 8 + u64::from_le_bytes(sound[..8].try_into().unwrap()) as usize;
+        for (place, value, word) in [
+            (header, f32::NAN, "NaN"),
+            (sound.len() - 4, f32::INFINITY, "inf"),
+        ] {
+            let mut damaged = sound.clone();
+            damaged[place..place + 4].copy_from_slice(&value.to_le_bytes());
+            let error = load(damaged).unwrap_err().to_string();
+            assert!(
+                error.contains("tensor '") && error.contains(word),
+                "{error}"
+            );
+        }
+    }
 }

@@ -6,6 +6,7 @@ use serde::Deserialize;
 
 use super::naming::{Layout, Names, Naming, Part};
 use super::tensors::{Tensors, unreadable};
+use crate::config::STEM_STAGES;
 use crate::{Activation, Distillation, ImageSize, StemConfig, VitConfig, VitError, VitPreset};
 
 /// The part of a `config.json` that no tensor shows, as Hugging Face and timm write it.
@@ -185,6 +186,7 @@ fn stem(tensors: &mut Tensors, names: &Names) -> Result<Option<StemConfig>, VitE
     let Some(of_stem) = names.naming.stem else {
         return Ok(None);
     };
+    let path = tensors.path.clone();
     let mut outputs = |name: &str| -> Result<Option<usize>, VitError> {
         let name = names.of_backbone(name) + names.naming.weight_suffix(false);
         let shape = tensors.shape(&name)?;
@@ -210,6 +212,11 @@ fn stem(tensors: &mut Tensors, names: &Names) -> Result<Option<StemConfig>, VitE
         match stage {
             [0, _] => return Ok(Some(StemConfig { channels, stages })),
             stage => stages.push(stage),
+        }
+        let most = *STEM_STAGES.end();
+        if stages.len() > most {
+            let reason = format!("has more than {most} stages of convolutions before the patches");
+            return Err(unreadable(&path, reason));
         }
     }
 }

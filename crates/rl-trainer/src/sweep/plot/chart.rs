@@ -7,12 +7,16 @@ use plotters::prelude::*;
 use super::super::cell::{Cell, DENSE};
 use super::super::statistics::Mean;
 use super::against::Against;
-use super::front::{extent, pareto_front, shown};
+use super::front::{pareto_front, shown};
 use super::legend::legend;
 use super::line::{Line, Point};
-use super::shapes::{FRONT, Failure, WIDE, bar, dashes, mark, ring, text};
+use super::shapes::{FRONT, Failure, WIDE, bar, dashes, mark, polyline, ring, text};
 
 const SIZE: (u32, u32) = (900, 560);
+/// Points of accuracy that its axis shows at least.
+const LEAST_ACCURACY: f64 = 5.0;
+/// Points of cost that its axis shows at least.
+const LEAST_COST: f64 = 10.0;
 
 pub(super) fn draw(
     svg: &mut String,
@@ -29,27 +33,21 @@ pub(super) fn draw(
     }
     let xs: Vec<Mean> = points.iter().map(|(_, point)| point.x).collect();
     let ys: Vec<Mean> = points.iter().map(|(_, point)| point.y).collect();
-    let (xs, ys) = (shown(&xs, 0.0..f64::INFINITY), shown(&ys, 0.0..100.0));
+    let xs = shown(&xs, 0.0..f64::INFINITY, LEAST_COST);
+    let ys = shown(&ys, 0.0..100.0, LEAST_ACCURACY);
 
     let root = SVGBackend::with_string(svg, SIZE).into_drawing_area();
     root.fill(&WHITE)?;
     root.draw(&Text::new(against.title(), (64, 14), text(18.0, &BLACK)))?;
-    let counts = extent(points.iter().map(|(_, point)| point.y.count as f64));
-    let seeds = if counts.start == counts.end {
-        counts.end.to_string()
-    } else {
-        format!("{} to {}", counts.start, counts.end)
-    };
+    let counts = points.iter().map(|(_, point)| point.y.count);
+    let seeds = seeds(&counts.collect::<Vec<_>>());
     let images = cells.iter().map(|cell| cell.test_images).max();
     let beside = if lines.iter().any(|line| line.beside != 0) {
         "; policies of a budget set side by side"
     } else {
         ""
     };
-    let subtitle = format!(
-        "{} test images; mean over seeds (n = {seeds}), bars: 95% t-interval{beside}",
-        images.unwrap_or(0)
-    );
+    let subtitle = format!("{} test images; {seeds}{beside}", images.unwrap_or(0));
     root.draw(&Text::new(subtitle, (64, 40), text(13.0, &FRONT)))?;
 
     let longest = lines.iter().map(|line| line.policy.len()).max();
@@ -89,11 +87,10 @@ pub(super) fn draw(
     let front = front.iter().map(|&i| pixel(points[i].0, points[i].1.at()));
     let front: Vec<(i32, i32)> = front.collect();
     // Under the policies' lines, wider than they are.
-    root.draw(&PathElement::new(front.clone(), WIDE.stroke_width(6)))?;
+    polyline(&root, front.clone(), WIDE.stroke_width(6))?;
     for line in lines {
         let path = line.points.iter().map(|point| pixel(line, point.at()));
-        let style = line.color.stroke_width(2);
-        root.draw(&PathElement::new(path.collect::<Vec<_>>(), style))?;
+        polyline(&root, path.collect(), line.color.stroke_width(2))?;
     }
     for (line, point) in &points {
         let (x, y) = point.at();
@@ -102,14 +99,14 @@ pub(super) fn draw(
                 let shown = end.clamp(ys.start, ys.end);
                 (pixel(line, (x, shown)), shown == end)
             });
-            bar(&root, ends, (4, 0), line.color)?;
+            bar(&root, ends, line.color)?;
         }
         if let Some(half) = point.x.half_width.filter(|_| against == Against::Time) {
             let ends = [x - half, x + half].map(|end| {
                 let shown = end.clamp(xs.start, xs.end);
                 (pixel(line, (shown, y)), shown == end)
             });
-            bar(&root, ends, (0, 4), line.color)?;
+            bar(&root, ends, line.color)?;
         }
     }
     for (line, point) in &points {
@@ -121,6 +118,24 @@ pub(super) fn draw(
     legend(&root, (legend_left + 12, 84), lines)?;
     root.present()?;
     Ok(())
+}
+
+/// What a point is of, given how many seeds each is of.
+fn seeds(counts: &[usize]) -> String {
+    let least = counts.iter().min().copied().unwrap_or(0);
+    let most = counts.iter().max().copied().unwrap_or(0);
+    match (least, most) {
+        (_, ..=1) => "one seed (n = 1: no interval)".to_string(),
+        (1, most) => {
+            format!("mean over seeds (n = 1 to {most}), bars: 95% t-interval where n is above 1")
+        }
+        (least, most) if least == most => {
+            format!("mean over seeds (n = {most}), bars: 95% t-interval")
+        }
+        (least, most) => {
+            format!("mean over seeds (n = {least} to {most}), bars: 95% t-interval")
+        }
+    }
 }
 
 /// As many digits as an axis of this length needs.

@@ -31,18 +31,25 @@ pub(super) fn extent(values: impl Iterator<Item = f64>) -> Range<f64> {
 }
 
 /// What an axis shows: all points, and their bars unless these are far longer than the points are
-/// apart (as with two seeds, whose t-interval is 13 standard errors wide).
-pub(super) fn shown(means: &[Mean], limits: Range<f64>) -> Range<f64> {
+/// apart (as with two seeds, whose t-interval is 13 standard errors wide); `least` points at least, so that noise does
+/// not look like a difference.
+pub(super) fn shown(means: &[Mean], limits: Range<f64>, least: f64) -> Range<f64> {
     let points = extent(means.iter().map(|mean| mean.mean));
-    let spread = (points.end - points.start).max(1.0);
+    let spread = (points.end - points.start).max(0.5 * least);
     let half = |mean: &Mean| mean.half_width.unwrap_or(0.0).min(0.6 * spread);
     let bars = extent(
         means
             .iter()
             .flat_map(|m| [m.mean - half(m), m.mean + half(m)]),
     );
-    let margin = 0.06 * (bars.end - bars.start).max(1.0);
-    (bars.start - margin).max(limits.start)..(bars.end + margin).min(limits.end)
+    let bars = bars.start.max(limits.start)..bars.end.min(limits.end);
+    let span = (1.12 * (bars.end - bars.start)).max(least);
+    let start = 0.5 * (bars.start + bars.end - span);
+    // What lies beyond a limit is shown on the other side.
+    let start = start.min(limits.end - span).max(limits.start);
+    // No marker is cut: the limit itself has room beyond it where a point is near it.
+    let end = (start + span).min(limits.end).max(points.end + 0.04 * span);
+    start..end
 }
 
 #[cfg(test)]
@@ -74,9 +81,41 @@ mod tests {
             half_width: half,
             count: 2,
         };
-        let range = shown(&[at(80.0, Some(1.0)), at(90.0, Some(500.0))], 0.0..100.0);
-        assert!(range.start < 79.0 && range.start > 75.0 && range.end > 92.0);
-        let range = shown(&[at(80.0, None)], 0.0..100.0);
+        let axis = |means: &[Mean]| shown(means, 0.0..100.0, 5.0);
+        let range = axis(&[at(80.0, Some(1.0)), at(90.0, Some(500.0))]);
+        assert!(range.start < 79.0 && range.start > 70.0 && range.end > 92.0);
+        let range = axis(&[at(80.0, None)]);
         assert!(range.start < 80.0 && range.end > 80.0);
+    }
+
+    #[test]
+    fn an_axis_magnifies_no_noise_and_shows_no_more_than_it_has_to() {
+        let at = |mean| Mean {
+            mean,
+            half_width: None,
+            count: 1,
+        };
+        let axis = |means: &[f64]| {
+            let means: Vec<Mean> = means.iter().copied().map(at).collect();
+            let range = shown(&means, 0.0..100.0, 5.0);
+            (range.start, range.end)
+        };
+        let near = |(a, b): (f64, f64), (c, d): (f64, f64)| {
+            assert!((a - c).abs() < 0.01 && (b - d).abs() < 0.01, "{a}..{b}");
+        };
+        near(axis(&[97.1, 97.2]), (94.65, 99.65));
+        // At an end of the scale it has as many points.
+        near(axis(&[99.0, 99.2]), (95.0, 100.0));
+        near(axis(&[100.0]), (95.0, 100.2));
+        near(axis(&[0.5]), (0.0, 5.0));
+        // Two points that are far apart fill it.
+        near(axis(&[60.0, 90.0]), (58.2, 91.8));
+        // Bars that go on beyond the scale take no room from it.
+        let long = Mean {
+            half_width: Some(4.0),
+            ..at(98.0)
+        };
+        let range = shown(&[at(90.0), long], 0.0..100.0, 5.0);
+        assert!(range.start > 88.0 && range.end <= 100.0, "{range:?}");
     }
 }

@@ -57,6 +57,45 @@ mod tests {
     }
 
     #[test]
+    fn bars_are_promised_only_where_there_are_some() {
+        let plot = |cells: &[Cell]| plot_svg(cells, Against::Flops).unwrap();
+        let one = plot(&[synthetic::cell("tome", 0.5, 0, 50)]);
+        assert!(one.contains("n = 1: no interval") && !one.contains("t-interval"));
+        let short = one.split("points=\"").skip(1);
+        let short = short.filter(|rest| rest.split('"').next().unwrap().matches(',').count() < 2);
+        assert_eq!(short.count(), 0, "a line through one point");
+        let mut cells = synthetic::sweep(50);
+        let three = plot(&cells);
+        assert!(three.contains("(n = 3), bars: 95% t-interval"));
+        assert!(!three.contains("where n"));
+        cells.push(synthetic::cell("new", 0.5, 0, 50));
+        assert!(plot(&cells).contains("95% t-interval where n is above 1"));
+    }
+
+    #[test]
+    fn bars_end_in_caps_and_in_arrows_where_they_go_on() {
+        use plotters::prelude::*;
+        let drawn = |ends| {
+            let mut svg = String::new();
+            {
+                let root = SVGBackend::with_string(&mut svg, (100, 100)).into_drawing_area();
+                shapes::bar(&root, ends, BLACK).unwrap();
+                root.present().unwrap();
+            }
+            svg
+        };
+        let capped = drawn([((50, 80), true), ((50, 20), true)]);
+        assert!(
+            capped.contains("45,20 55,20") && capped.contains("45,80 55,80"),
+            "{capped}"
+        );
+        let arrow = drawn([((50, 80), true), ((50, 20), false)]);
+        assert!(arrow.contains("45,25 50,20 55,25"), "{arrow}");
+        let level = drawn([((20, 50), true), ((80, 50), true)]);
+        assert!(level.contains("80,45 80,55"), "{level}");
+    }
+
+    #[test]
     fn one_cell_is_enough_and_none_is_an_error() {
         let cell = synthetic::cell("tome", 0.5, 0, 20);
         assert!(plot_svg(&[cell], Against::Time).is_ok());

@@ -8,6 +8,8 @@ use super::marker::Marker;
 pub(super) const FRONT: RGBColor = RGBColor(60, 60, 60);
 /// Of the line that joins the front.
 pub(super) const WIDE: RGBColor = RGBColor(205, 205, 205);
+/// Half the width of an interval's cap, in pixels.
+const CAP: i32 = 5;
 const GUIDE: RGBColor = RGBColor(170, 170, 170);
 
 pub(super) type Failure = Box<dyn std::error::Error>;
@@ -36,25 +38,47 @@ pub(super) fn mark(
     Ok(())
 }
 
+/// A line through points; one point has none.
+pub(super) fn polyline(
+    root: &Canvas<'_>,
+    points: Vec<(i32, i32)>,
+    style: ShapeStyle,
+) -> Result<(), Failure> {
+    if points.len() > 1 {
+        root.draw(&PathElement::new(points, style))?;
+    }
+    Ok(())
+}
+
 pub(super) fn ring(root: &Canvas<'_>, at: (i32, i32)) -> Result<(), Failure> {
     root.draw(&Circle::new(at, 11, FRONT.stroke_width(2)))?;
     Ok(())
 }
 
-/// An interval, with a cap at each end that is one and not the edge of the chart.
+/// An interval, level or upright: a cap at each end, or an arrow where it goes on beyond the edge of the chart.
 pub(super) fn bar(
     root: &Canvas<'_>,
     ends: [((i32, i32), bool); 2],
-    (dx, dy): (i32, i32),
     color: RGBColor,
 ) -> Result<(), Failure> {
-    let style = color.stroke_width(1);
-    root.draw(&PathElement::new(ends.map(|(at, _)| at), style))?;
-    for ((x, y), _) in ends.into_iter().filter(|(_, is_end)| *is_end) {
-        root.draw(&PathElement::new(
-            [(x - dx, y - dy), (x + dx, y + dy)],
-            style,
-        ))?;
+    let style = color.stroke_width(2);
+    let [(from, _), (to, _)] = ends;
+    root.draw(&PathElement::new([from, to], style))?;
+    // One pixel along the bar, and one across.
+    let along = ((to.0 - from.0).signum(), (to.1 - from.1).signum());
+    let across = (along.1.abs(), along.0.abs());
+    let at = |(x, y): (i32, i32), forward: i32, aside: i32| {
+        let (dx, dy) = (forward * along.0, forward * along.1);
+        (x + dx + aside * across.0, y + dy + aside * across.1)
+    };
+    for ((end, is_end), inward) in ends.into_iter().zip([1, -1]) {
+        let cap = if is_end {
+            vec![at(end, 0, -CAP), at(end, 0, CAP)]
+        } else {
+            let back = inward * CAP;
+            vec![at(end, back, -CAP), end, at(end, back, CAP)]
+        };
+        root.draw(&PathElement::new(cap, style))?;
     }
     Ok(())
 }
