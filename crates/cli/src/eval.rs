@@ -113,7 +113,7 @@ pub fn run(args: &Eval, global: &Global) -> Result<End> {
     let (test, from) = test_images(args, run.as_ref(), labels)?;
     let test = test
         .with_classes(&args.model.class_names(&model)?)
-        .with_context(|| from.clone())?;
+        .with_context(|| printable_text(&from))?;
     let modes = match args.mode {
         Some(mode) => vec![mode.into()],
         None => vec![ExecutionMode::Dense, ExecutionMode::Drop],
@@ -155,10 +155,11 @@ pub fn run(args: &Eval, global: &Global) -> Result<End> {
         let removed = in_words(&settings.selection);
         println!("{}{checkpoint}, {policy}, {removed}", printable(path));
         println!(
-            "{} images of {} of its {} classes, from {from}",
+            "{} images of {} of its {} classes, from {}",
             test.len(),
             shown_classes(&test),
-            test.num_classes()
+            test.num_classes(),
+            printable_text(&from)
         );
         print(&evaluations);
     }

@@ -29,7 +29,7 @@ pub struct Export {
     /// The run's folder
     #[arg(long, value_name = "DIR")]
     pub run: PathBuf,
-    /// The folder to write into
+    /// The folder to write into, apart from the run's
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
     /// What the folder is for
@@ -77,6 +77,7 @@ pub fn run(args: &Export, global: &Global) -> Result<End> {
         bail!("--naming: a run keeps its own names; leave it out, or --format run");
     }
     let run = Run::open(&args.run)?;
+    run.check_apart(&args.out)?;
     let checkpoint = run.checkpoints().choose(args.checkpoint.into())?;
     let name = checkpoint.name();
     match args.format {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use apt_data::{Checksum, CifarLabels, DataSource, Progress, cache_folder, download};
 use apt_rl_trainer::fetch_checkpoint;
-use apt_vit_model::{KNOWN_CHECKPOINTS, KnownCheckpoint};
+use apt_vit_model::{KNOWN_CHECKPOINTS, KnownCheckpoint, printable, printable_text};
 use clap::Parser;
 use comfy_table::CellAlignment;
 use serde_json::json;
@@ -39,8 +39,8 @@ Examples:
   aptvit fetch vit-b16-in21k
   aptvit fetch https://example.org/model.safetensors
 
-A broken transfer goes on where it stopped, and a silent server is given up after some tries. A web page that is sent
-instead of weights or an archive is refused. Where no checksum is published, that of the first
+A broken transfer goes on where it stopped, and a server that is silent or gets no further is given up after some tries.
+A web page that is sent instead of weights or an archive is refused. Where no checksum is published, that of the first
 download is recorded beside the file and holds from then on. APT_CACHE names another cache folder,
 HF_ENDPOINT a mirror of Hugging Face, HTTPS_PROXY a proxy.";
 
@@ -71,8 +71,9 @@ pub fn run(args: &Fetch, global: &Global) -> Result<End> {
         name => match KnownCheckpoint::from_name(name) {
             Some(known) => weights(fetch_checkpoint(known, Progress::Bar)?, global),
             None => bail!(
-                "there is nothing called '{name}' to download: `aptvit fetch` lists what there is, \
-                 and an address (https://...) may be given instead"
+                "there is nothing called '{}' to download: `aptvit fetch` lists what there is, \
+                 and an address (https://...) may be given instead",
+                printable_text(name)
             ),
         },
     }
@@ -92,7 +93,7 @@ fn place_of(url: &str) -> Result<PathBuf> {
             .iter()
             .any(|part| part.is_empty() || part.starts_with('.'))
     {
-        bail!("{url}: the address names no file");
+        bail!("{}: the address names no file", printable_text(url));
     }
     Ok(parts.iter().collect())
 }
@@ -135,7 +136,7 @@ fn list(global: &Global) -> Result<()> {
         column.set_cell_alignment(CellAlignment::Left);
     }
     println!("{rows}");
-    println!("Downloads go to {}.", cache_folder()?.display());
+    println!("Downloads go to {}.", printable(&cache_folder()?));
     println!("A checkpoint's name can be given as model.pretrained, too.");
     Ok(())
 }
@@ -152,7 +153,7 @@ fn images(source: DataSource, global: &Global) -> Result<()> {
     } else {
         println!(
             "{train} training and {test} test images in {}",
-            cache.display()
+            printable(&cache)
         );
     }
     Ok(())
@@ -162,7 +163,7 @@ fn weights(path: PathBuf, global: &Global) {
     if global.json {
         println!("{}", json!({ "path": path }));
     } else {
-        println!("{}", path.display());
+        println!("{}", printable(&path));
     }
 }
 

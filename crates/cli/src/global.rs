@@ -4,7 +4,7 @@ use apt_vit_model::Precision;
 use clap::Parser;
 
 use crate::device::DeviceChoice;
-use crate::values::{precision, threads};
+use crate::values::{log_filter, precision, threads};
 
 /// Options of every command.
 #[derive(Debug, Parser)]
@@ -31,6 +31,6 @@ pub struct Global {
     #[arg(long, global = true, value_name = "TYPE", value_parser = precision)]
     pub dtype: Option<Precision>,
     /// What to log to stderr: error, warn, info, debug, or a tracing filter
-    #[arg(long, global = true, value_name = "LEVEL", default_value = "warn")]
+    #[arg(long, global = true, value_name = "LEVEL", default_value = "warn", value_parser = log_filter)]
     pub log: String,
 }

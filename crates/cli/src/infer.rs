@@ -36,7 +36,7 @@ Examples:
 pub struct Infer {
     #[command(flatten)]
     pub model: ModelArgs,
-    /// Pictures (PNG, JPEG, WebP, BMP, GIF), or folders of them. Those that cannot be read are listed at the end
+    /// Pictures (PNG, JPEG, WebP, BMP, GIF), or folders of them. Those without an answer are listed at the end
     #[arg(required = true, value_name = "PATH")]
     pub paths: Vec<PathBuf>,
     /// Classes to show
@@ -54,16 +54,17 @@ pub fn run(args: &Infer, global: &Global) -> Result<End> {
         if folder.is_file() {
             bail!(
                 "--visualize {}: is a file; expected a folder",
-                folder.display()
+                printable(folder)
             );
         }
         std::fs::create_dir_all(folder)
-            .with_context(|| format!("{}: cannot create the folder", folder.display()))?;
+            .with_context(|| format!("{}: cannot create the folder", printable(folder)))?;
     }
     let mut drawings = args.visualize.as_deref().map(Pictures::new);
     let mut progress = Progress::new(paths.len());
     let mut results = Vec::new();
     let mut bad = Vec::new();
+    let mut unanswered = Vec::new();
     for paths in paths.chunks(BATCH) {
         let read: Vec<_> = paths.par_iter().map(|path| RgbImage::open(path)).collect();
         let mut images = Vec::new();
@@ -88,6 +89,14 @@ pub fn run(args: &Infer, global: &Global) -> Result<End> {
             model.classify(&images, args.top)
         };
         for (((place, path), image), answer) in read_paths.into_iter().zip(&images).zip(answers) {
+            let answer = match answer {
+                Ok(answer) => answer,
+                Err(reason) => {
+                    entries[place] = json!({ "image": in_text(path), "error": reason.to_string() });
+                    unanswered.push(format!("{}: {reason}", printable(path)));
+                    continue;
+                }
+            };
             let drawn = drawings.as_mut().map(|drawings| {
                 let config = model.pruning().config();
                 let size = [config.image_size.height, config.image_size.width];
@@ -109,15 +118,18 @@ pub fn run(args: &Infer, global: &Global) -> Result<End> {
     if global.json {
         println!("{}", Value::Array(results));
     }
-    if bad.is_empty() {
-        return Ok(End::Done);
+    let told = |problems: Vec<String>, what: &str| {
+        let (count, total) = (problems.len(), paths.len());
+        let said = problems.join("\n  ");
+        (count > 0).then(|| format!("{count} of {total} pictures {what}:\n  {said}"))
+    };
+    let unread = told(bad, "could not be read");
+    let problems = [unread, told(unanswered, "have no answer")];
+    let problems: Vec<String> = problems.into_iter().flatten().collect();
+    if !problems.is_empty() {
+        bail!("{}", problems.join("\n"));
     }
-    bail!(
-        "{} of {} pictures could not be read:\n  {}",
-        bad.len(),
-        paths.len(),
-        bad.join("\n  ")
-    )
+    Ok(End::Done)
 }
 
 /// How many pictures are done: a bar, or a line every few seconds where stderr is no terminal.
@@ -211,7 +223,7 @@ fn pictures(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
         if found.is_empty() {
             bail!(
                 "{}: the folder holds no picture (*.{})",
-                path.display(),
+                printable(path),
                 PICTURE_EXTENSIONS.join(", *.")
             );
         }

@@ -326,9 +326,7 @@ fn describe(run: &RunFolder, global: &Global) -> Result<End> {
         .iter()
         .map(|set| set.name())
         .collect();
-    let summary = std::fs::read(run.path().join("summary.json")).ok();
-    let summary: Option<serde_json::Value> =
-        summary.and_then(|text| serde_json::from_slice(&text).ok());
+    let summary = run.summary()?;
     if global.json {
         println!(
             "{}",

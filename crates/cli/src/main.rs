@@ -96,7 +96,10 @@ enum End {
 
 fn main() -> ExitCode {
     panics::watch();
-    let args = Args::parse();
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(said) => return answer(&said),
+    };
     let filter = tracing_subscriber::EnvFilter::try_new(&args.global.log).unwrap_or_default();
     tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -124,6 +127,13 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Help, the version, or what is wrong with the command line.
+fn answer(said: &clap::Error) -> ExitCode {
+    let printed = said.print().and_then(|()| std::io::stdout().flush());
+    let code = u8::try_from(said.exit_code()).unwrap_or(2);
+    ExitCode::from(if printed.is_err() { code.max(1) } else { code })
 }
 
 /// May logs have colours? On a terminal, unless `NO_COLOR` is set to something. The rest of the program has none of its
@@ -156,12 +166,9 @@ fn run(args: &Args) -> anyhow::Result<End> {
         Command::Fetch(fetch) => fetch::run(fetch, &args.global),
         Command::Info(info) => info::run(info, &args.global),
         Command::Completions { shell } => {
-            clap_complete::generate(
-                *shell,
-                &mut Args::command(),
-                "aptvit",
-                &mut std::io::stdout(),
-            );
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, &mut Args::command(), "aptvit", &mut script);
+            print!("{}", String::from_utf8_lossy(&script));
             Ok(End::Done)
         }
     }

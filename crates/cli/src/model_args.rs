@@ -1,10 +1,13 @@
 //! Which model, and how much it prunes: what `eval`, `infer` and `bench` take.
 
+use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
+use apt_data::read_text;
 use apt_inference::{Choice, Model, OpenOptions};
 use apt_pruning_agent::{BudgetUse, PolicyConfig, Selection};
+use apt_vit_model::{printable, printable_text};
 use clap::{Args, ValueEnum};
 
 use crate::device;
@@ -50,7 +53,7 @@ impl ModelArgs {
             let last = names.into_iter().filter_map(|mut names| names.pop());
             model = model
                 .with_class_names(last.collect())
-                .with_context(|| file.display().to_string())?;
+                .with_context(|| printable(file))?;
         }
         if let Some(name) = &self.policy {
             let policy = PolicyConfig::named(name).context("--policy")?;
@@ -94,14 +97,72 @@ impl ModelArgs {
             let names = model.class_names().iter();
             return Ok(names.map(|name| vec![name.clone()]).collect());
         };
-        let text = std::fs::read_to_string(file)
-            .with_context(|| format!("{}: cannot read it", file.display()))?;
-        let names = |line: &str| {
-            line.split('\t')
-                .map(|name| name.trim().to_string())
-                .collect()
+        parse_classes(&read_text(file).context("--classes")?)
+            .map_err(|reason| anyhow!("--classes {}: {reason}", printable(file)))
+    }
+}
+
+/// All names of each class, a class a line, with tabs between its names; blank lines at the end are left out.
+///
+/// # Errors
+///
+/// Names the first line without a name, with an empty or an unprintable one, or with none that is this class's alone.
+fn parse_classes(text: &str) -> Result<Vec<Vec<String>>, String> {
+    let lines: Vec<&str> = text.lines().collect();
+    let last = lines.iter().rposition(|line| !line.trim().is_empty());
+    let lines = &lines[..last.map_or(0, |last| last + 1)];
+    let classes: Vec<Vec<String>> = lines
+        .iter()
+        .enumerate()
+        .map(|(class, line)| {
+            parse_names(line).map_err(|fault| format!("line {}{fault}", class + 1))
+        })
+        .collect::<Result<_, _>>()?;
+    let mut classes_of: HashMap<&str, BTreeSet<usize>> = HashMap::new();
+    for (class, names) in classes.iter().enumerate() {
+        for name in names {
+            classes_of.entry(name).or_default().insert(class);
+        }
+    }
+    for (class, names) in classes.iter().enumerate() {
+        let other = |name: &String| {
+            let mut classes = classes_of.get(name.as_str())?.iter();
+            classes.find(|&&other| other != class).copied()
         };
-        Ok(text.lines().map(names).collect())
+        // ImageNet has two classes called crane; other names of theirs tell them apart.
+        let shared = names.iter().map(|name| Some((name, other(name)?)));
+        let shared: Option<Vec<_>> = shared.collect();
+        if let Some((name, other)) = shared.and_then(|mut shared| shared.pop()) {
+            return Err(format!(
+                "line {} has the name '{}', as line {} has: expected a name for each class that no other class has",
+                class.max(other) + 1,
+                printable_text(name),
+                class.min(other) + 1
+            ));
+        }
+    }
+    Ok(classes)
+}
+
+/// The names of one class.
+///
+/// # Errors
+///
+/// Says what is wrong with them.
+fn parse_names(line: &str) -> Result<Vec<String>, String> {
+    if line.trim().is_empty() {
+        return Err(" is blank: expected a class's name; blank lines may stand at the end".into());
+    }
+    let names: Vec<String> = line.split('\t').map(|name| name.trim().into()).collect();
+    if names.iter().any(String::is_empty) {
+        return Err(" has an empty name: expected one tab between two names of a class".into());
+    }
+    match names.iter().find(|name| name.contains(char::is_control)) {
+        Some(name) => Err(format!(
+            " has a control character in the name '{}': expected text",
+            printable_text(name)
+        )),
+        None => Ok(names),
     }
 }
 
@@ -124,5 +185,56 @@ impl From<Which> for Choice {
             Which::BestDense => Self::BestDense,
             Which::Last => Self::Last,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blank_lines_at_the_end_of_a_classes_file_name_no_class() {
+        let names = |text| parse_classes(text).unwrap();
+        let expected = [vec!["n1", "cat"], vec!["dog"]];
+        for text in [
+            "n1\tcat\ndog",
+            "n1\tcat\r\n dog \r\n",
+            "n1\tcat\ndog\n\n \t\n\n",
+        ] {
+            assert_eq!(names(text), expected, "{text:?}");
+        }
+        assert!(names("\n\n").is_empty());
+    }
+
+    #[test]
+    fn names_that_name_nothing_are_refused_by_their_line() {
+        for (text, says) in [
+            ("cat\n\ndog\n", "line 2 is blank"),
+            ("cat\n\t\ndog\n", "line 2 is blank"),
+            ("cat\nn2\t\tdog\n", "line 2 has an empty name"),
+            ("cat\ndog\t\n", "line 2 has an empty name"),
+            (
+                "cat\0\ndog\n",
+                r"line 1 has a control character in the name 'cat\u{0}'",
+            ),
+            ("cat\n\u{1b}[31mdog\n", r"the name '\u{1b}[31mdog'"),
+        ] {
+            let error = parse_classes(text).unwrap_err();
+            assert!(error.contains(says), "{text:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn two_classes_of_one_name_are_refused_unless_another_name_tells_them_apart() {
+        let error = parse_classes("cat\ndog\ncat\n").unwrap_err();
+        assert!(
+            error.contains("line 3 has the name 'cat', as line 1 has"),
+            "{error}"
+        );
+        let birds_and_machines = "n02012849\tcrane\nn03126707\tcrane\n";
+        assert_eq!(parse_classes(birds_and_machines).unwrap().len(), 2);
+        // The first one has no name of its own.
+        assert!(parse_classes("crane\nn03126707\tcrane\n").is_err());
+        assert!(parse_classes("cat\tcat\ndog\n").is_ok());
     }
 }

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use apt_inference::Answer;
-use apt_vit_model::VitConfig;
+use apt_vit_model::{VitConfig, printable};
 use image::RgbImage;
 
 /// The pictures of one run of the program, in one folder.
@@ -42,12 +42,12 @@ impl Pictures {
         answer: &Answer,
     ) -> Result<PathBuf> {
         let image = RgbImage::from_raw(seen.width, seen.height, seen.pixels)
-            .with_context(|| format!("{}: its pixels do not fit its size", source.display()))?;
+            .with_context(|| format!("{}: its pixels do not fit its size", printable(source)))?;
         let path = self.place_for(source);
         draw::draw(&image, model.grid(), answer)
             .and_then(|picture| mark::png(&picture))
             .and_then(|png| Ok(std::fs::write(&path, png)?))
-            .with_context(|| format!("{}: cannot write the picture", path.display()))?;
+            .with_context(|| format!("{}: cannot write the picture", printable(&path)))?;
         Ok(path)
     }
 

@@ -41,6 +41,14 @@ pub fn precision(text: &str) -> Result<Precision, String> {
 }
 
 /// Images of a forward pass.
+/// What to log, as `tracing` writes it.
+pub fn log_filter(text: &str) -> Result<String, String> {
+    match tracing_subscriber::EnvFilter::try_new(text) {
+        Ok(_) => Ok(text.to_string()),
+        Err(error) => Err(format!("{error}; expected a level, or module=level")),
+    }
+}
+
 pub fn batch_size(text: &str) -> Result<usize, String> {
     within(text, 1, BATCH)
 }

@@ -131,7 +131,12 @@ fn sigterm_ends_a_step_that_does_not_end_after_half_a_minute() {
 }
 
 /// A training in a terminal of its own, and what the terminal shows in the end.
-fn in_a_terminal(more: &[&str], keys: &[u8], ready: &str) -> (ExitStatus, String, bool) {
+fn in_a_terminal(
+    term: &str,
+    more: &[&str],
+    keys: &[u8],
+    ready: &str,
+) -> (ExitStatus, String, bool) {
     let folder = tempfile::tempdir().unwrap();
     let size = Winsize {
         ws_row: 40,
@@ -143,7 +148,7 @@ fn in_a_terminal(more: &[&str], keys: &[u8], ready: &str) -> (ExitStatus, String
     let (mut command, run) = training(folder.path(), more);
     let end = || Stdio::from(terminal.slave.try_clone().unwrap());
     command.stdin(end()).stdout(end()).stderr(end());
-    let mut child = command.env("TERM", "xterm").spawn().unwrap();
+    let mut child = command.env("TERM", term).spawn().unwrap();
     // It holds ends of the terminal.
     drop(command);
     let mut screen = File::from(terminal.master.try_clone().unwrap());
@@ -173,12 +178,13 @@ fn in_a_terminal(more: &[&str], keys: &[u8], ready: &str) -> (ExitStatus, String
 
 const CTRL_C: u8 = 3;
 const FIRST_EPOCH: &str = "checkpoints/scheduler-1.bpk";
+const TAKES_SCREEN: &str = "\x1b[?1049h";
 const LEAVES_SCREEN: &str = "\x1b[?1049l";
 
 #[test]
 fn ctrl_c_in_the_dashboard_saves_a_checkpoint() {
     for keys in [&[CTRL_C][..], b"qs"] {
-        let (status, shown, saved) = in_a_terminal(&[], keys, FIRST_EPOCH);
+        let (status, shown, saved) = in_a_terminal("xterm", &[], keys, FIRST_EPOCH);
         assert_eq!(status.code(), Some(130), "{shown}");
         assert!(saved, "{shown}");
         let after = shown.rsplit(LEAVES_SCREEN).next().unwrap();
@@ -193,10 +199,48 @@ fn ctrl_c_in_the_dashboard_saves_a_checkpoint() {
 #[test]
 fn what_is_ended_at_once_in_the_dashboard_is_no_failed_device() {
     for keys in [&[CTRL_C, CTRL_C][..], b"qk"] {
-        let (status, shown, saved) = in_a_terminal(&["--set", ENDLESS], keys, "metrics.jsonl");
+        let (status, shown, saved) =
+            in_a_terminal("xterm", &["--set", ENDLESS], keys, "metrics.jsonl");
         assert_eq!(status.code(), Some(130), "{shown}");
         assert!(!saved && !shown.contains("device failed"), "{shown}");
         assert!(shown.contains(LEAVES_SCREEN), "{shown}");
+    }
+}
+
+#[test]
+fn a_terminal_that_knows_no_positions_gets_plain_lines() {
+    let short = ["--set", "train.steps=8"];
+    let (status, shown, _) = in_a_terminal("dumb", &short, &[], "summary.json");
+    assert!(status.success(), "{shown}");
+    assert!(
+        shown.contains("epoch") && !shown.contains(TAKES_SCREEN),
+        "{shown}"
+    );
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn what_cannot_be_written_is_no_success() {
+    for arguments in [
+        &["--help"][..],
+        &["train", "--help"],
+        &["completions", "bash"],
+    ] {
+        let full = std::fs::OpenOptions::new()
+            .write(true)
+            .open("/dev/full")
+            .unwrap();
+        let output = program()
+            .args(arguments)
+            .stdout(full)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap()
+            .wait_with_output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success(), "{arguments:?}: {said}");
+        assert!(!said.contains("should not happen"), "{said}");
     }
 }
 

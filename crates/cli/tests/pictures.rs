@@ -7,7 +7,7 @@ use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 
-use common::{TINY, aptvit, program, refusal, refused, stdout, text};
+use common::{TINY, aptvit, fixture, program, refusal, refused, stdout, text};
 use serde_json::Value;
 
 /// A trained run in `folder`.
@@ -199,4 +199,195 @@ fn a_page_that_is_sent_instead_of_weights_is_not_kept() {
         .map(|file| file.unwrap().file_name().to_string_lossy().into_owned())
         .collect();
     assert_eq!(files, ["model.safetensors.lock"]);
+}
+
+/// Weights that are finite, and so large that every logit overflows.
+fn overflowing(folder: &Path) -> PathBuf {
+    let weights = folder.join("weights");
+    std::fs::create_dir(&weights).unwrap();
+    let sound = fixture("timm-vit");
+    std::fs::copy(sound.join("config.json"), weights.join("config.json")).unwrap();
+    let mut bytes = std::fs::read(sound.join("model.safetensors")).unwrap();
+    let start = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let header: Value = serde_json::from_slice(&bytes[8..start]).unwrap();
+    for tensor in ["norm.weight", "norm.bias"] {
+        let offsets = &header[tensor]["data_offsets"];
+        let [from, to] = [0, 1].map(|end| start + offsets[end].as_u64().unwrap() as usize);
+        for value in bytes[from..to].chunks_exact_mut(4) {
+            value.copy_from_slice(&3e38f32.to_le_bytes());
+        }
+    }
+    std::fs::write(weights.join("model.safetensors"), bytes).unwrap();
+    weights
+}
+
+#[test]
+fn logits_that_are_no_numbers_are_no_answer_and_no_accuracy() {
+    let folder = tempfile::tempdir().unwrap();
+    let weights = overflowing(folder.path());
+    let data = folder.path().join("data");
+    for class in ["class 0", "class 1"] {
+        std::fs::create_dir_all(data.join(class)).unwrap();
+        save(&data.join(class).join("a.png"), 90);
+    }
+    let picture = data.join("class 0/a.png");
+    let infer = ["infer", "--run", text(&weights), text(&picture)];
+    let output = aptvit(&infer);
+    let message = refused(&output);
+    for word in [
+        "1 of 1 pictures have no answer",
+        "a.png",
+        "logits",
+        "damaged",
+    ] {
+        assert!(message.contains(word), "{word}: {message}");
+    }
+    assert!(output.stdout.is_empty());
+    let output = aptvit(&[&infer[..], &["--json"]].concat());
+    refused(&output);
+    let entry = &json(&output)[0];
+    assert!(
+        entry["error"].is_string() && entry["classes"].is_null(),
+        "{entry}"
+    );
+    let eval = ["eval", "--run", text(&weights), "--data", text(&data)];
+    let message = refusal(&eval);
+    for word in ["class 0/a.png", "logits", "damaged", "--dtype f32"] {
+        assert!(message.contains(word), "{word}: {message}");
+    }
+}
+
+#[test]
+fn a_gif_without_pixels_has_no_answer() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = trained(folder.path());
+    let path = folder.path().join("zero.gif");
+    save(&path, 20);
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[6..10].fill(0);
+    std::fs::write(&path, bytes).unwrap();
+    let message = refusal(&["infer", "--run", text(&run), text(&path)]);
+    assert!(message.contains("0 x 0 pixels"), "{message}");
+}
+
+#[test]
+fn names_of_classes_are_one_a_line_and_tell_classes_apart() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = trained(folder.path());
+    let picture = folder.path().join("a.png");
+    save(&picture, 20);
+    let names = folder.path().join("names.txt");
+    let infer = [
+        "infer",
+        "--run",
+        text(&run),
+        text(&picture),
+        "--classes",
+        text(&names),
+    ];
+    let ten: Vec<String> = (0..10).map(|class| format!("shape {class}\n")).collect();
+    let ten = ten.concat();
+    std::fs::write(&names, format!("{ten}\n \n")).unwrap();
+    assert!(stdout(&aptvit(&infer)).contains("shape "));
+    for (written, says) in [
+        (
+            ten.replace("shape 3", "shape 1"),
+            "line 4 has the name 'shape 1', as line 2",
+        ),
+        (ten.replace("shape 3", ""), "line 4 is blank"),
+        (
+            ten.replace("shape 3", "\u{1b}[31m3"),
+            r"line 4 has a control character in the name '\u{1b}[31m3'",
+        ),
+        (
+            ten.replace("shape 3\n", ""),
+            "9 names of classes, expected 10",
+        ),
+    ] {
+        std::fs::write(&names, written).unwrap();
+        let message = refusal(&infer);
+        assert!(
+            message.contains("names.txt") && message.contains(says),
+            "{message}"
+        );
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn the_name_of_a_picture_cannot_act_on_the_terminal() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = trained(folder.path());
+    let pictures = folder.path().join("pictures");
+    for class in ["circle", "cross"] {
+        let class = pictures.join(class);
+        std::fs::create_dir_all(&class).unwrap();
+        save(&class.join("\u{1b}[31mgood.png"), 90);
+        std::fs::write(class.join("\u{1b}[31mbad.png"), "text").unwrap();
+    }
+    let infer = aptvit(&["infer", "--run", text(&run), text(&pictures)]);
+    refused(&infer);
+    let eval = ["eval", "--run", text(&run), "--data", text(&pictures)];
+    let refused_eval = aptvit(&eval);
+    refused(&refused_eval);
+    let skipping = aptvit(&[&eval[..], &["--on-bad", "skip"]].concat());
+    stdout(&skipping);
+    for output in [&infer, &refused_eval, &skipping] {
+        let said = common::stderr(output) + &String::from_utf8_lossy(&output.stdout);
+        assert!(said.contains(r"\u{1b}[31mbad.png"), "{said}");
+        assert!(!said.contains("\u{1b}[31m"), "{said:?}");
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn endless_input_is_refused_wherever_text_is_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = trained(folder.path());
+    let picture = folder.path().join("a.png");
+    save(&picture, 20);
+    let out = folder.path().join("out");
+    for arguments in [
+        vec!["train", "--config", "/dev/zero", "--out", text(&out)],
+        vec![
+            "infer",
+            "--run",
+            text(&run),
+            text(&picture),
+            "--classes",
+            "/dev/zero",
+        ],
+        vec!["infer", "--run", "/dev/zero", text(&picture)],
+    ] {
+        let message = refusal(&arguments);
+        assert!(
+            message.contains("/dev/zero") && message.contains("expected a plain file"),
+            "{message}"
+        );
+    }
+    for name in ["config.json", "model.safetensors"] {
+        let weights = folder.path().join(name).with_extension("d");
+        std::fs::create_dir(&weights).unwrap();
+        let sound = fixture("timm-vit");
+        for file in ["config.json", "model.safetensors"] {
+            if file == name {
+                std::os::unix::fs::symlink("/dev/zero", weights.join(file)).unwrap();
+            } else {
+                std::fs::copy(sound.join(file), weights.join(file)).unwrap();
+            }
+        }
+        let file = weights.join("model.safetensors");
+        let message = refusal(&["infer", "--run", text(&file), text(&picture)]);
+        assert!(
+            message.contains(name) && message.contains("expected a plain file"),
+            "{message}"
+        );
+    }
+    std::fs::remove_file(run.join("budgets.json")).ok();
+    std::os::unix::fs::symlink("/dev/zero", run.join("budgets.json")).unwrap();
+    let message = refusal(&["infer", "--run", text(&run), text(&picture)]);
+    assert!(
+        message.contains("budgets.json") && message.contains("expected a plain file"),
+        "{message}"
+    );
 }

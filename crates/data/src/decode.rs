@@ -1,9 +1,10 @@
 //! The bytes of a picture to pixels, with the header checked before anything is allocated.
 
-use crate::picture_format::{is_cut, is_read};
+use crate::picture_format::{in_words, is_blank, is_cut, is_read};
 use crate::regular_file::{self, MAX_PICTURE_BYTES};
 use crate::{DataError, RgbImage};
-use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
+use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits};
+use std::error::Error;
 use std::io::{Cursor, Read};
 use std::path::Path;
 
@@ -48,13 +49,19 @@ pub(crate) fn decode(bytes: &[u8], name: &str) -> Result<RgbImage, DataError> {
             found: bytes.len(),
         });
     }
+    if is_blank(format, bytes) {
+        return Err(DataError::NotAnImage {
+            name: name.into(),
+            reason: "its first frame has no pixels".into(),
+        });
+    }
     let upright = || {
         let orientation = decoder.orientation()?;
         let mut image = DynamicImage::from_decoder(decoder)?;
         image.apply_orientation(orientation);
         Ok(image.into_rgb8())
     };
-    let image = upright().map_err(not_an_image(name))?;
+    let image = upright().map_err(undecoded(name, format))?;
     Ok(RgbImage {
         width: image.width(),
         height: image.height(),
@@ -106,8 +113,14 @@ fn decoder<'a>(
     };
     // The size is checked below, with a clearer message than the decoder's.
     reader.limits(Limits::default());
-    let decoder = reader.into_decoder().map_err(not_an_image(name))?;
+    let decoder = reader.into_decoder().map_err(undecoded(name, format))?;
     let (width, height) = decoder.dimensions();
+    if width == 0 || height == 0 {
+        return Err(DataError::NotAnImage {
+            name: name.into(),
+            reason: format!("its header says {width} x {height} pixels"),
+        });
+    }
     if width.max(height) > MAX_SIDE || u64::from(width) * u64::from(height) > MAX_PIXELS {
         return Err(DataError::ImageTooLarge {
             name: name.into(),
@@ -118,11 +131,36 @@ fn decoder<'a>(
     Ok((decoder, format))
 }
 
-fn not_an_image(name: &str) -> impl Fn(image::ImageError) -> DataError {
-    move |error| DataError::NotAnImage {
-        name: name.into(),
-        reason: error.to_string(),
+/// Why a decoder gave no pixels: the bytes are damaged, or of a variant of the format that is not read.
+fn undecoded(name: &str, format: ImageFormat) -> impl Fn(ImageError) -> DataError {
+    move |error| {
+        // What the decoder itself says, without what `image` says around it.
+        let said = error
+            .source()
+            .map_or(error.to_string(), |said| said.to_string());
+        let (name, reason) = (name.to_string(), without_structs(&said));
+        match error {
+            ImageError::Decoding(_) | ImageError::IoError(_) => DataError::DamagedImage {
+                name,
+                format: in_words(format),
+                reason,
+            },
+            _ => DataError::NotAnImage { name, reason },
+        }
     }
+}
+
+/// PNG's decoder prints a chunk's type as Rust does, `ChunkType { type: IDAT, critical: true, ... }`: only the name
+/// helps.
+fn without_structs(said: &str) -> String {
+    let mut plain = String::new();
+    let mut rest = said;
+    while let Some((before, chunk)) = rest.split_once("ChunkType { type: ") {
+        let (kind, flags) = chunk.split_once(", critical: ").unwrap_or((chunk, ""));
+        plain.extend([before, kind]);
+        rest = flags.split_once('}').map_or("", |(_, after)| after);
+    }
+    plain + rest.trim_end_matches('.')
 }
 
 #[cfg(test)]
@@ -230,6 +268,49 @@ mod tests {
             matches!(error, DataError::ImageTooLarge { width: 60_000, .. }),
             "{error}"
         );
+    }
+
+    #[test]
+    fn a_damaged_png_is_told_in_plain_words() {
+        let sound = png(&picture(60, 40, 9));
+        for place in [sound.len() / 2, sound.len() - 18] {
+            let mut bytes = sound.clone();
+            bytes[place] ^= 64;
+            let error = decode(&bytes, "a.png").unwrap_err();
+            assert!(matches!(error, DataError::DamagedImage { .. }), "{error}");
+            let error = error.to_string();
+            assert!(error.starts_with("a.png is damaged (PNG: "), "{error}");
+            assert!(!error.contains('{') && !error.contains("true"), "{error}");
+        }
+        let said = "CRC error in ChunkType { type: IDAT, critical: true, private: false } chunk.";
+        assert_eq!(without_structs(said), "CRC error in IDAT chunk");
+        let said = "ChunkType { type: tEXt, critical: false } and ChunkType { type: IEND";
+        assert_eq!(without_structs(said), "tEXt and IEND");
+        assert_eq!(without_structs("no struct"), "no struct");
+    }
+
+    #[test]
+    fn a_picture_without_pixels_is_refused() {
+        let mut bytes = encode(&picture(8, 8, 9), ImageFormat::Gif);
+        let sound = bytes.clone();
+        // The size of a GIF's screen stands behind its signature.
+        bytes[6..10].fill(0);
+        for result in [
+            decode(&bytes, "a.gif").map(|_| ()),
+            dimensions(&bytes, "a.gif").map(|_| ()),
+        ] {
+            let error = result.unwrap_err().to_string();
+            assert!(error.contains("0 x 0 pixels"), "{error}");
+        }
+        decode(&sound, "a.gif").unwrap();
+    }
+
+    #[test]
+    fn the_name_of_a_bad_picture_cannot_act_on_the_terminal() {
+        let error = decode(b"text", "\u{1b}[31mred.png")
+            .unwrap_err()
+            .to_string();
+        assert!(error.starts_with(r"\u{1b}[31mred.png"), "{error}");
     }
 
     fn crc32(bytes: &[u8]) -> u32 {

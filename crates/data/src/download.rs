@@ -2,6 +2,7 @@
 
 use crate::checksum::{Checksum, Known, beside};
 use crate::content::mismatch;
+use crate::printable::{printable, printable_text};
 use crate::progress::{Meter, Unit};
 use crate::{DataError, Progress};
 use std::fs::{File, OpenOptions, TryLockError};
@@ -20,9 +21,9 @@ use ureq::{Agent, Timeout};
 ///
 /// # Errors
 ///
-/// If the server refuses the file, if several tries bring no new byte, if what comes is not what the name of `dest` says
-/// (a web page instead of `.safetensors`) or the checksum is wrong (the file is then removed), or if a file cannot be
-/// written.
+/// If the server refuses the file, if several tries in turn bring nothing beyond what had come before, if what comes is
+/// not what the name of `dest` says (a web page instead of `.safetensors`) or the checksum is wrong (the file is then
+/// removed), or if a file cannot be written.
 pub fn download(
     url: &str,
     dest: &Path,
@@ -35,7 +36,7 @@ pub fn download(
 /// How to download.
 pub(crate) struct Downloader {
     agent: Agent,
-    /// Tries without a new byte before giving up.
+    /// Tries in turn that bring nothing beyond what had come before, until it gives up.
     tries: u32,
     /// Pause before the second try; each further one waits twice as long.
     pause: Duration,
@@ -57,7 +58,8 @@ enum Failure {
     /// Another try may help.
     Again {
         reason: String,
-        new_bytes: u64,
+        /// How much of the file was there when new bytes had come; 0 where none had.
+        reached: u64,
     },
     Final(DataError),
 }
@@ -66,7 +68,7 @@ impl Failure {
     fn again(reason: impl ToString) -> Self {
         Self::Again {
             reason: reason.to_string(),
-            new_bytes: 0,
+            reached: 0,
         }
     }
 
@@ -110,7 +112,7 @@ impl Downloader {
         let lock_path = beside(dest, ".lock");
         let lock = File::create(&lock_path).map_err(DataError::io("create", &lock_path))?;
         if let Err(TryLockError::WouldBlock) = lock.try_lock() {
-            let file = dest.display();
+            let file = printable(dest);
             tracing::warn!("another process downloads {file}: waiting for it");
         }
         lock.lock().map_err(DataError::io("lock", &lock_path))?;
@@ -150,7 +152,7 @@ impl Downloader {
                     None => "try again".into(),
                     Some(path) => format!(
                         "try again, or, if its publisher has changed it, delete {}",
-                        path.display()
+                        printable(&path)
                     ),
                 },
             });
@@ -168,12 +170,19 @@ impl Downloader {
         progress: Progress,
     ) -> Result<(), DataError> {
         let mut idle_tries = 0;
+        // A server that begins anew each time sends bytes each time, and yet gets nowhere.
+        let mut farthest = 0;
         loop {
             match self.attempt(url, part, known, progress) {
                 Ok(()) => return Ok(()),
                 Err(Failure::Final(error)) => return Err(error),
-                Err(Failure::Again { reason, new_bytes }) => {
-                    idle_tries = if new_bytes > 0 { 0 } else { idle_tries + 1 };
+                Err(Failure::Again { reason, reached }) => {
+                    if reached > farthest {
+                        farthest = reached;
+                        idle_tries = 0;
+                    } else {
+                        idle_tries += 1;
+                    }
                     if idle_tries >= self.tries {
                         return Err(DataError::Download {
                             url: url.into(),
@@ -181,7 +190,7 @@ impl Downloader {
                             tries: self.tries,
                         });
                     }
-                    tracing::warn!("{url}: {reason}; trying again");
+                    tracing::warn!("{}: {reason}; trying again", printable_text(url));
                     std::thread::sleep(self.pause * (1 << idle_tries.saturating_sub(1)));
                 }
             }
@@ -252,16 +261,24 @@ impl Downloader {
         }
 
         let total = response.body().content_length().map(|rest| have + rest);
-        let meter = Meter::new(progress, format!("downloading {url}"), Unit::Bytes, total);
+        let meter = Meter::new(
+            progress,
+            format!("downloading {}", printable_text(url)),
+            Unit::Bytes,
+            total,
+        );
         meter.add(have);
         let mut body = response.body_mut().as_reader();
         let mut buffer = vec![0; 1 << 16];
         let mut new_bytes = 0;
+        let again = |reason: String, new_bytes: u64| {
+            let reached = if new_bytes > 0 { have + new_bytes } else { 0 };
+            Failure::Again { reason, reached }
+        };
         loop {
             match body.read(&mut buffer) {
                 Ok(0) if total.is_some_and(|total| have + new_bytes < total) => {
-                    let reason = "the connection was cut".into();
-                    return Err(Failure::Again { reason, new_bytes });
+                    return Err(again("the connection was cut".into(), new_bytes));
                 }
                 Ok(0) => return file.sync_all().map_err(write_error),
                 Ok(count) => {
@@ -274,7 +291,7 @@ impl Downloader {
                         Some(error) => in_words(error),
                         None => error.to_string(),
                     };
-                    return Err(Failure::Again { reason, new_bytes });
+                    return Err(again(reason, new_bytes));
                 }
             }
         }

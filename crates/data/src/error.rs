@@ -1,5 +1,6 @@
 //! What can go wrong with data, told to the person who has to mend it.
 
+use crate::printable::{printable, printable_text};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -9,7 +10,7 @@ use std::path::{Path, PathBuf};
 #[non_exhaustive]
 pub enum DataError {
     /// The operating system refused to read or write a file.
-    #[error("cannot {action} {}: {reason}", path.display())]
+    #[error("cannot {action} {}: {reason}", printable(path))]
     Io {
         /// What was tried: "read", "create", ...
         action: &'static str,
@@ -40,7 +41,8 @@ pub enum DataError {
     /// A path was given to a source that is generated.
     #[error(
         "data source \"shapes\" is generated and reads no file, but {} was given: leave out --data, \
-         or set source = \"folder\" (own images), \"cifar10\" or \"cifar100\"", path.display()
+         or set source = \"folder\" (own images), \"cifar10\" or \"cifar100\"",
+        printable(path)
     )]
     PathUnused {
         /// The user's path.
@@ -50,7 +52,8 @@ pub enum DataError {
     /// The files belong to another source than the configured one.
     #[error(
         "{} holds the {found} files, but the data source is \"{configured}\": \
-         set source = \"{fix}\", or give another path", path.display()
+         set source = \"{fix}\", or give another path",
+        printable(path)
     )]
     WrongSource {
         /// The user's path.
@@ -66,7 +69,8 @@ pub enum DataError {
     /// No class folders and no CIFAR files were found.
     #[error(
         "no image folders in {} (found {found}): expected train/<class>/*.png or other pictures (and \
-         optionally val/<class>/* and test/<class>/*), <class>/* alone, or the official binary CIFAR files", path.display()
+         optionally val/<class>/* and test/<class>/*), <class>/* alone, or the official binary CIFAR files",
+        printable(path)
     )]
     NoImages {
         /// The user's path.
@@ -78,7 +82,8 @@ pub enum DataError {
     /// A classifier needs at least two classes.
     #[error(
         "{} has one class only, \"{class}\": expected a folder per class, at least two \
-         (is the path one level too deep or too high?)", path.display()
+         (is the path one level too deep or too high?)", printable(path),
+        class = printable_text(class)
     )]
     OneClass {
         /// The user's path.
@@ -91,7 +96,8 @@ pub enum DataError {
     #[error(
         "class folder {folder} has no images (found {found}): \
          expected files named *.{}; add some, or remove the folder",
-        crate::PICTURE_EXTENSIONS.join(", *.")
+        crate::PICTURE_EXTENSIONS.join(", *."),
+        folder = printable_text(folder)
     )]
     EmptyClass {
         /// The class folder.
@@ -112,20 +118,36 @@ pub enum DataError {
         known: String,
     },
 
-    /// Two folders may be the validation split.
-    #[error("{} has both {first} and {second}: expected one folder of validation images", path.display())]
+    /// Two folders may be the same split.
+    #[error(
+        "{} has both {first} and {second}: expected one folder of {split} images",
+        printable(path)
+    )]
     TwoSplits {
         /// The user's path.
         path: PathBuf,
+        /// What the split's images are for: "training", "validation" or "test".
+        split: &'static str,
         /// One of them.
         first: String,
         /// The other.
         second: String,
     },
 
+    /// The name of a class folder is no text.
+    #[error(
+        "the folder {folder} has a name that is not valid UTF-8, so that it names no class: rename it",
+        folder = printable_text(folder)
+    )]
+    ClassNotUnicode {
+        /// The folder, with the bytes that are no text as `\xff`.
+        folder: String,
+    },
+
     /// There is nothing to train on.
     #[error(
-        "{} has {found}, but no train folder: expected train/<class>/*.png or *.jpg beside it", path.display()
+        "{} has {found}, but no train folder: expected train/<class>/*.png or *.jpg beside it",
+        printable(path)
     )]
     NoTraining {
         /// The user's path.
@@ -137,7 +159,8 @@ pub enum DataError {
     /// The test split has a class that training does not know.
     #[error(
         "test class \"{class}\" in {} is not among the training classes ({known}): \
-         rename or remove its folder", path.display()
+         rename or remove its folder", printable(path),
+        class = printable_text(class)
     )]
     UnknownTestClass {
         /// The user's path.
@@ -150,11 +173,26 @@ pub enum DataError {
 
     /// A file that should be an image is none.
     #[error(
-        "{name} is not a readable PNG, JPEG, WebP, BMP or GIF image ({reason}): replace or remove it"
+        "{name} is not a readable PNG, JPEG, WebP, BMP or GIF image ({reason}): replace or remove it",
+        name = printable_text(name), reason = printable_text(reason)
     )]
     NotAnImage {
         /// The file, or the entry of an archive.
         name: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+
+    /// A file is an image, but its bytes are not what was written.
+    #[error(
+        "{name} is damaged ({format}: {reason}): copy or download it again, or remove it",
+        name = printable_text(name), reason = printable_text(reason)
+    )]
+    DamagedImage {
+        /// The file, or the entry of an archive.
+        name: String,
+        /// The image's format.
+        format: &'static str,
         /// What the decoder says.
         reason: String,
     },
@@ -162,7 +200,8 @@ pub enum DataError {
     /// An image's bytes end before the image does.
     #[error(
         "{name} is cut off: it has {found} bytes, expected more (the end of the image is missing): \
-         copy or download it again, or remove it"
+         copy or download it again, or remove it",
+        name = printable_text(name)
     )]
     CutImage {
         /// The file, or the entry of an archive.
@@ -195,7 +234,10 @@ pub enum DataError {
     },
 
     /// One image is too few to train and to test.
-    #[error("{} has one image that can be read, and {bad} that cannot: expected at least two good ones", path.display())]
+    #[error(
+        "{} has one image that can be read, and {bad} that cannot: expected at least two good ones",
+        printable(path)
+    )]
     OneGoodImage {
         /// The user's path.
         path: PathBuf,
@@ -204,7 +246,10 @@ pub enum DataError {
     },
 
     /// A path leads to a pipe, a device or a folder.
-    #[error("{} is {found}, expected a plain file: save what it gives to a file, and give that", path.display())]
+    #[error(
+        "{} is {found}, expected a plain file: save what it gives to a file, and give that",
+        printable(path)
+    )]
     NotAFile {
         /// The path.
         path: PathBuf,
@@ -213,7 +258,10 @@ pub enum DataError {
     },
 
     /// A file is too large to be what it should be.
-    #[error("{} has {found} bytes, more than {limit}: shrink or remove it", path.display())]
+    #[error(
+        "{} has {found} bytes, more than {limit}: shrink or remove it",
+        printable(path)
+    )]
     FileTooLarge {
         /// The file.
         path: PathBuf,
@@ -229,7 +277,8 @@ pub enum DataError {
         "{name} claims to be {width} x {height} pixels, more than {} a side or {} in all: \
          shrink or remove it",
         crate::MAX_SIDE,
-        crate::MAX_PIXELS
+        crate::MAX_PIXELS,
+        name = printable_text(name)
     )]
     ImageTooLarge {
         /// The file, or the entry of an archive.
@@ -241,7 +290,7 @@ pub enum DataError {
     },
 
     /// An image has a label that its class names do not cover.
-    #[error("{name} has label {found}, expected a label below {classes}")]
+    #[error("{name} has label {found}, expected a label below {classes}", name = printable_text(name))]
     Label {
         /// The image, or the record of a file.
         name: String,
@@ -254,7 +303,8 @@ pub enum DataError {
     /// An archive is truncated, damaged, or no archive.
     #[error(
         "cannot read archive {} ({reason}): expected a complete .tar.gz or .tar; \
-         download or copy it again", path.display()
+         download or copy it again", printable(path),
+        reason = printable_text(reason)
     )]
     Archive {
         /// The archive.
@@ -266,7 +316,8 @@ pub enum DataError {
     /// An archive's entry points out of the archive.
     #[error(
         "archive {} has the entry {entry:?}, which leaves its folder: \
-         it is damaged or hostile, get it from a source you trust", path.display()
+         it is damaged or hostile, get it from a source you trust",
+        printable(path)
     )]
     UnsafeEntry {
         /// The archive.
@@ -278,7 +329,8 @@ pub enum DataError {
     /// An archive's entry is too large to be what its name says.
     #[error(
         "archive {} has the entry {entry:?} of {found} bytes, expected at most {limit}: \
-         shrink or remove it", path.display()
+         shrink or remove it",
+        printable(path)
     )]
     EntryTooLarge {
         /// The archive.
@@ -292,7 +344,10 @@ pub enum DataError {
     },
 
     /// An official CIFAR file is missing.
-    #[error("{} has no {file}: unpack the whole official binary archive, or give the archive itself", folder.display())]
+    #[error(
+        "{} has no {file}: unpack the whole official binary archive, or give the archive itself",
+        printable(folder)
+    )]
     MissingFile {
         /// Where it should be.
         folder: PathBuf,
@@ -303,7 +358,8 @@ pub enum DataError {
     /// A CIFAR file ends within a record, or is empty.
     #[error(
         "{file} has {found} bytes, expected {expected} (or another multiple of {record}): \
-         it is truncated or damaged, get it again"
+         it is truncated or damaged, get it again",
+        file = printable_text(file)
     )]
     Truncated {
         /// The file.
@@ -317,7 +373,7 @@ pub enum DataError {
     },
 
     /// A CIFAR file of class names has too few or too many.
-    #[error("{file} has {found} class names, expected {expected}: get the official file again")]
+    #[error("{file} has {found} class names, expected {expected}: get the official file again", file = printable_text(file))]
     ClassNames {
         /// The file.
         file: String,
@@ -330,7 +386,8 @@ pub enum DataError {
     /// The server refused the file for good.
     #[error(
         "{url} answers with HTTP status {status}: check the address, or download the file by hand, and give images with --data, \
-         weights as model.pretrained"
+         weights as model.pretrained",
+        url = printable_text(url)
     )]
     HttpStatus {
         /// The address.
@@ -343,20 +400,22 @@ pub enum DataError {
     #[error(
         "cannot download {url} ({reason}; gave up after {tries} tries without progress): try again \
          later, it goes on where it stopped, or download the file by hand and give images with --data, \
-         weights as model.pretrained"
+         weights as model.pretrained",
+        url = printable_text(url), reason = printable_text(reason)
     )]
     Download {
         /// The address.
         url: String,
         /// What failed last.
         reason: String,
-        /// Tries without a new byte.
+        /// Tries in turn that brought nothing beyond what had come before.
         tries: u32,
     },
 
     /// A downloaded file is not the expected one.
     #[error(
-        "{url} has {kind} checksum {found}, expected {expected}; the file was removed: {advice}"
+        "{url} has {kind} checksum {found}, expected {expected}; the file was removed: {advice}",
+        url = printable_text(url)
     )]
     Checksum {
         /// The address.
@@ -374,7 +433,8 @@ pub enum DataError {
     /// A server answered with something else than the file.
     #[error(
         "{url} answers with {found}, expected {expected}; it was not kept: check the address (a page to log in or about an \
-         error may stand there), or download the file by hand, and give images with --data, weights as model.pretrained"
+         error may stand there), or download the file by hand, and give images with --data, weights as model.pretrained",
+        url = printable_text(url)
     )]
     OtherContent {
         /// The address.

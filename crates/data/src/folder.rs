@@ -3,6 +3,7 @@
 use crate::bad_images::{ReadImage, sorted_out};
 use crate::dataset::{Content, StoredImage, round_robin};
 use crate::decode::{decode, dimensions, file_dimensions};
+use crate::printable::printable_text;
 use crate::progress::{Meter, Unit};
 use crate::tree::{Entry, EntryContent, Tree, listing};
 use crate::{DataError, ImageDataset, LoadOptions, OnBad, Splits};
@@ -131,12 +132,17 @@ fn no_images(tree: &Tree) -> DataError {
 /// Class name to the places of its images among the tree's entries.
 type Classes = BTreeMap<String, Vec<usize>>;
 
-/// The name of the folder with training images.
+/// The name of the folder with training images, as those below in any case.
 const TRAIN: &str = "train";
 /// Names of folders with images to choose by.
 const VAL: [&str; 3] = ["val", "valid", "validation"];
 /// The name of the folder with images to judge by.
 const TEST: &str = "test";
+
+/// Has a folder the name of a split?
+fn is_called(folder: &str, split: &str) -> bool {
+    folder.eq_ignore_ascii_case(split)
+}
 
 struct Layout {
     /// Number of enclosing folders that do not belong to an image's name.
@@ -153,20 +159,26 @@ impl Layout {
     fn find(tree: &Tree) -> Result<Self, DataError> {
         let depth = enclosing_folders(tree);
         let folders = folders_at(tree, depth);
-        let named = |names: &[&str]| -> Vec<&String> {
-            let names = names.iter();
-            names
-                .flat_map(|name| folders.iter().filter(move |folder| folder == name))
-                .collect()
+        let named = |split: &'static str, names: &[&str]| -> Result<Vec<&String>, DataError> {
+            let named = names
+                .iter()
+                .flat_map(|name| folders.iter().filter(move |folder| is_called(folder, name)));
+            let named: Vec<&String> = named.collect();
+            match named[..] {
+                [first, second, ..] => Err(DataError::TwoSplits {
+                    path: tree.root.clone(),
+                    split,
+                    first: first.clone(),
+                    second: second.clone(),
+                }),
+                _ => Ok(named),
+            }
         };
-        let (train, val, test) = (named(&[TRAIN]), named(&VAL), named(&[TEST]));
-        if let [first, second, ..] = val[..] {
-            return Err(DataError::TwoSplits {
-                path: tree.root.clone(),
-                first: first.clone(),
-                second: second.clone(),
-            });
-        }
+        let (train, val, test) = (
+            named("training", &[TRAIN])?,
+            named("validation", &VAL)?,
+            named("test", &[TEST])?,
+        );
         let read = |split: &[&String]| match split.first() {
             Some(split) => classes(tree, depth, Some(split)),
             None => Ok(Classes::new()),
@@ -188,7 +200,7 @@ impl Layout {
             for name in folders.iter().filter(|name| !splits.contains(name)) {
                 tracing::warn!(
                     "ignored {}: images are read from {} only",
-                    tree.describe(std::slice::from_ref(name)),
+                    printable_text(&tree.describe(std::slice::from_ref(name))),
                     splits.join(", ")
                 );
             }
@@ -285,9 +297,9 @@ fn enclosing_folders(tree: &Tree) -> usize {
     let mut top: Vec<_> = tree.entries.iter().map(|entry| &entry.parts[0]).collect();
     top.dedup();
     let nested = !folders_at(tree, 1).is_empty();
-    let is_split = folders_at(tree, 0)
-        .iter()
-        .any(|folder| [TRAIN, TEST].contains(&folder.as_str()) || VAL.contains(&folder.as_str()));
+    let mut splits = [TRAIN, TEST].into_iter().chain(VAL);
+    let folders = folders_at(tree, 0);
+    let is_split = splits.any(|split| folders.iter().any(|folder| is_called(folder, split)));
     usize::from(top.len() == 1 && nested && !is_split)
 }
 
@@ -315,6 +327,11 @@ fn classes(tree: &Tree, depth: usize, split: Option<&str>) -> Result<Classes, Da
         {
             continue;
         }
+        if entry.not_unicode.is_some_and(|part| part <= class_at) {
+            return Err(DataError::ClassNotUnicode {
+                folder: tree.describe(&entry.parts[..=class_at]),
+            });
+        }
         let class = entry.parts[class_at].clone();
         let images = classes.entry(class.clone()).or_default();
         if entry.is_image() {
@@ -335,8 +352,9 @@ fn classes(tree: &Tree, depth: usize, split: Option<&str>) -> Result<Classes, Da
         let skipped: Vec<_> = found.iter().filter(|name| is_foreign_image(name)).collect();
         if !skipped.is_empty() {
             tracing::warn!(
-                "skipped {} images of class {class} of formats that are not read: {}",
+                "skipped {} images of class {} of formats that are not read: {}",
                 skipped.len(),
+                printable_text(class),
                 listing(&skipped, "none"),
             );
         }

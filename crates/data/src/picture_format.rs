@@ -11,6 +11,28 @@ pub(crate) fn is_read(format: ImageFormat) -> bool {
     matches!(format, Png | Jpeg | WebP | Bmp | Gif)
 }
 
+/// What people call a format.
+pub(crate) fn in_words(format: ImageFormat) -> &'static str {
+    match format {
+        ImageFormat::Png => "PNG",
+        ImageFormat::Jpeg => "JPEG",
+        ImageFormat::WebP => "WebP",
+        ImageFormat::Bmp => "BMP",
+        ImageFormat::Gif => "GIF",
+        _ => "another format",
+    }
+}
+
+/// Has the frame that would be read no pixels? Its decoder would give an all-black picture.
+pub(crate) fn is_blank(format: ImageFormat, bytes: &[u8]) -> bool {
+    let frame = (format == ImageFormat::Gif)
+        .then(|| gif_first_frame(bytes))
+        .flatten();
+    // Left, top, width and height, of two bytes each.
+    let size = frame.and_then(|at| bytes.get(at + 5..at + 9));
+    size.is_some_and(|size| matches!(size, [0, 0, _, _] | [_, _, 0, 0]))
+}
+
 /// Do the bytes end before the picture does? Decoders of PNG and BMP say so themselves; those of the others fill in
 /// what is missing.
 pub(crate) fn is_cut(format: ImageFormat, bytes: &[u8]) -> bool {
@@ -60,28 +82,39 @@ fn webp_ends(bytes: &[u8]) -> bool {
 
 /// Walks a GIF's blocks to the end of its first frame; `None` where it is not there.
 fn gif_first_frame_end(bytes: &[u8]) -> Option<usize> {
+    let at = gif_first_frame(bytes)?;
+    gif_blocks_end(bytes, at + 11 + gif_palette(*bytes.get(at + 9)?))
+}
+
+/// Where a GIF's first frame begins; `None` where it is not there.
+fn gif_first_frame(bytes: &[u8]) -> Option<usize> {
     const EXTENSION: u8 = 0x21;
     const FRAME: u8 = 0x2c;
-    let palette = |flags: u8| match flags & 0x80 {
-        0 => 0,
-        _ => 3 << ((flags & 7) + 1),
-    };
-    // Blocks of at most 255 bytes, each behind its length, up to one without any.
-    let blocks_end = |mut at: usize| {
-        loop {
-            match usize::from(*bytes.get(at)?) {
-                0 => return Some(at + 1),
-                length => at += 1 + length,
-            }
-        }
-    };
-    let mut at = 13 + palette(*bytes.get(10)?);
+    let mut at = 13 + gif_palette(*bytes.get(10)?);
     loop {
         at = match *bytes.get(at)? {
-            EXTENSION => blocks_end(at + 2)?,
-            FRAME => return blocks_end(at + 11 + palette(*bytes.get(at + 9)?)),
+            EXTENSION => gif_blocks_end(bytes, at + 2)?,
+            FRAME => return Some(at),
             _ => return None,
         };
+    }
+}
+
+/// How many bytes the colours take that flags announce.
+fn gif_palette(flags: u8) -> usize {
+    match flags & 0x80 {
+        0 => 0,
+        _ => 3 << ((flags & 7) + 1),
+    }
+}
+
+/// Where blocks of at most 255 bytes end, each behind its length, up to one without any.
+fn gif_blocks_end(bytes: &[u8], mut at: usize) -> Option<usize> {
+    loop {
+        match usize::from(*bytes.get(at)?) {
+            0 => return Some(at + 1),
+            length => at += 1 + length,
+        }
     }
 }
 
@@ -100,6 +133,16 @@ mod tests {
                 assert!(is_cut(format, &bytes[..kept]), "{format:?} {kept}");
             }
         }
+    }
+
+    #[test]
+    fn a_first_frame_without_pixels_is_blank() {
+        let mut bytes = encode(&picture(60, 40, 9), ImageFormat::Gif);
+        assert!(!is_blank(ImageFormat::Gif, &bytes));
+        let frame = gif_first_frame(&bytes).unwrap();
+        assert_eq!(bytes[frame + 5..frame + 9], [60, 0, 40, 0]);
+        bytes[frame + 7] = 0;
+        assert!(is_blank(ImageFormat::Gif, &bytes));
     }
 
     #[test]

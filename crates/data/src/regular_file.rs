@@ -8,6 +8,22 @@ use std::path::Path;
 /// The largest picture that is read, in bytes.
 pub const MAX_PICTURE_BYTES: u64 = 512 << 20;
 
+/// The largest file of text that is read whole, in bytes: a config, the names of classes.
+pub const MAX_TEXT_BYTES: u64 = 64 << 20;
+
+/// The text of a plain file of at most [`MAX_TEXT_BYTES`], such as a config.
+///
+/// # Errors
+///
+/// If the file cannot be read, is no plain file, is larger, or is no UTF-8; the error names it.
+pub fn read_text(path: &Path) -> Result<String, DataError> {
+    let bytes = read(path, MAX_TEXT_BYTES)?;
+    String::from_utf8(bytes).map_err(|error| {
+        let reason = std::io::Error::new(std::io::ErrorKind::InvalidData, error.utf8_error());
+        DataError::io("read", path)(reason)
+    })
+}
+
 /// What stands at a path, after its links; a pipe or a device is refused before it is opened.
 pub(crate) fn regular(path: &Path) -> Result<Metadata, DataError> {
     let found = std::fs::metadata(path).map_err(DataError::io("read", path))?;
@@ -92,6 +108,27 @@ mod tests {
             error.contains("a.png has 11 bytes, more than 10"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn text_is_read_whole_and_other_bytes_are_refused_by_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("classes.txt");
+        std::fs::write(&path, "cat\ndog\n").unwrap();
+        assert_eq!(read_text(&path).unwrap(), "cat\ndog\n");
+        std::fs::write(&path, b"caf\xe9\n").unwrap();
+        let error = read_text(&path).unwrap_err().to_string();
+        assert!(
+            error.contains("classes.txt") && error.contains("utf-8"),
+            "{error}"
+        );
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn endless_input_is_no_text() {
+        let error = read_text(Path::new("/dev/zero")).unwrap_err().to_string();
+        assert!(error.contains("/dev/zero is a device"), "{error}");
     }
 
     #[cfg(target_os = "linux")]

@@ -44,7 +44,7 @@ pub enum DataSource {
         labels: CifarLabels,
     },
     /// The user's own images: a folder or archive with `train/<class>/*` and optionally `val/<class>/*` and
-    /// `test/<class>/*`; or `<class>/*` alone.
+    /// `test/<class>/*`, in any case (`Train`, `TEST`); or `<class>/*` alone.
     Folder {
         /// Share of the images held out for the test where there is no test split.
         #[serde(default = "default::test_fraction")]

@@ -1,11 +1,14 @@
 //! What stands below the user's path: a folder and an archive, seen alike.
 
 use crate::picture_format::PICTURE_EXTENSIONS;
+use crate::printable::{in_unicode, printable, printable_text};
 use crate::progress::{Meter, Unit};
 use crate::regular_file::{self, MAX_PICTURE_BYTES};
 use crate::{DataError, Progress};
 use flate2::read::MultiGzDecoder;
 use std::borrow::Cow;
+use std::collections::{HashMap, hash_map};
+use std::ffi::OsStr;
 use std::io::{self, BufReader, Read, Seek};
 use std::path::{Component, Path, PathBuf};
 use walkdir::WalkDir;
@@ -23,6 +26,8 @@ pub(crate) struct Tree {
 pub(crate) struct Entry {
     /// The path below the root: folders, then the name.
     pub parts: Vec<String>,
+    /// The first of them whose bytes are no text.
+    pub not_unicode: Option<usize>,
     pub content: EntryContent,
 }
 
@@ -105,13 +110,14 @@ impl Tree {
     }
 }
 
-/// Up to five names, or `none`.
+/// Up to five names for a message, or `none`.
 pub(crate) fn listing(names: &[impl AsRef<str>], none: &str) -> String {
     const SHOWN: usize = 5;
     if names.is_empty() {
         return none.into();
     }
-    let shown: Vec<_> = names.iter().take(SHOWN).map(AsRef::as_ref).collect();
+    let shown = names.iter().take(SHOWN);
+    let shown: Vec<_> = shown.map(|name| printable_text(name.as_ref())).collect();
     match names.len().saturating_sub(SHOWN) {
         0 => shown.join(", "),
         more => format!("{} and {more} more", shown.join(", ")),
@@ -140,23 +146,35 @@ fn walk(root: &Path) -> Result<Vec<Entry>, DataError> {
         })
         .filter_map(|found| match found {
             Ok(found) => {
-                let parts = parts_below(root, found.path());
+                let (parts, not_unicode) = parts_below(root, found.path());
                 let content = if found.file_type().is_dir() {
                     EntryContent::Folder
                 } else {
                     EntryContent::File(found.into_path())
                 };
-                Some(Ok(Entry { parts, content }))
+                Some(Ok(Entry {
+                    parts,
+                    not_unicode,
+                    content,
+                }))
             }
             Err(error) => unwalked(root, error).transpose(),
         })
         .collect()
 }
 
-fn parts_below(root: &Path, path: &Path) -> Vec<String> {
+/// The parts of a path below the root, and the first one whose bytes are no text.
+fn parts_below(root: &Path, path: &Path) -> (Vec<String>, Option<usize>) {
     let below = path.strip_prefix(root).unwrap_or(path);
-    let parts = below.iter().map(|part| part.to_string_lossy());
-    parts.map(Cow::into_owned).collect()
+    parts_of(below.iter().map(OsStr::as_encoded_bytes))
+}
+
+fn parts_of<'a>(parts: impl Iterator<Item = &'a [u8]>) -> (Vec<String>, Option<usize>) {
+    let (parts, are_unicode): (Vec<String>, Vec<bool>) = parts.map(in_unicode).unzip();
+    (
+        parts,
+        are_unicode.iter().position(|&is_unicode| !is_unicode),
+    )
 }
 
 /// What stands where the walk could not go: a link that leads nowhere is a file that cannot be read, and one that leads
@@ -166,15 +184,17 @@ fn unwalked(root: &Path, error: walkdir::Error) -> Result<Option<Entry>, DataErr
     if error.loop_ancestor().is_some() {
         tracing::warn!(
             "ignored {}: the link leads to a folder around it",
-            path.display()
+            printable(&path)
         );
         return Ok(None);
     }
     if error.depth() == 0 || !path.is_symlink() {
         return Err(DataError::io("read", &path)(error.into()));
     }
+    let (parts, not_unicode) = parts_below(root, &path);
     let entry = Entry {
-        parts: parts_below(root, &path),
+        parts,
+        not_unicode,
         content: EntryContent::File(path),
     };
     Ok(Some(entry).filter(|entry| !is_hidden(entry.name())))
@@ -199,7 +219,7 @@ fn read_archive(path: &Path, progress: Progress) -> Result<Vec<Entry>, DataError
 
     let meter = Meter::new(
         progress,
-        format!("reading {}", path.display()),
+        format!("reading {}", printable(path)),
         Unit::Bytes,
         Some(size),
     );
@@ -216,14 +236,20 @@ fn read_archive(path: &Path, progress: Progress) -> Result<Vec<Entry>, DataError
     };
 
     let mut archive = tar::Archive::new(&mut reader);
-    let mut entries = Vec::new();
+    let mut entries: Vec<Entry> = Vec::new();
+    let mut places: HashMap<Vec<String>, usize> = HashMap::new();
     for entry in archive.entries().map_err(broken)? {
         let entry = entry.map_err(broken)?;
         let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
-        let parts = safe_parts(&name).ok_or_else(|| DataError::UnsafeEntry {
-            path: path.to_path_buf(),
-            entry: name.clone(),
-        })?;
+        if !is_safe(&name) {
+            return Err(DataError::UnsafeEntry {
+                path: path.to_path_buf(),
+                entry: name,
+            });
+        }
+        let bytes = entry.path_bytes().into_owned();
+        let parts = bytes.split(|&byte| byte == b'/');
+        let (parts, not_unicode) = parts_of(parts.filter(|part| !matches!(part, [] | [b'.'])));
         if parts.is_empty() || parts.iter().any(|part| is_hidden(part)) {
             continue;
         }
@@ -251,23 +277,29 @@ fn read_archive(path: &Path, progress: Progress) -> Result<Vec<Entry>, DataError
             },
             _ => continue,
         };
-        entries.push(Entry { parts, content });
+        let entry = Entry {
+            parts,
+            not_unicode,
+            content,
+        };
+        // Of several members with one path the last one stays, as when an archive is unpacked.
+        match places.entry(entry.parts.clone()) {
+            hash_map::Entry::Occupied(place) => entries[*place.get()] = entry,
+            hash_map::Entry::Vacant(place) => {
+                place.insert(entries.len());
+                entries.push(entry);
+            }
+        }
     }
     // Only at its very end does a gzip file prove that it is whole.
     io::copy(&mut reader, &mut io::sink()).map_err(broken)?;
     Ok(entries)
 }
 
-/// The path's parts without `.`; `None` if it leaves the archive's root.
-fn safe_parts(path: &str) -> Option<Vec<String>> {
-    Path::new(path)
-        .components()
-        .filter(|part| *part != Component::CurDir)
-        .map(|part| match part {
-            Component::Normal(part) => Some(part.to_string_lossy().into_owned()),
-            _ => None,
-        })
-        .collect()
+/// Does a path stay in the archive?
+fn is_safe(path: &str) -> bool {
+    let mut parts = Path::new(path).components();
+    parts.all(|part| matches!(part, Component::Normal(_) | Component::CurDir))
 }
 
 /// How many bytes a file of this name may have; `None` where no source reads such files.
@@ -388,6 +420,29 @@ mod tests {
             let error = Tree::open(path, Progress::Hidden).err().unwrap();
             assert!(error.to_string().contains(kind), "{error}");
         }
+    }
+
+    #[test]
+    fn of_two_members_with_one_path_the_last_one_is_there_once() {
+        let members = [("a/1.png", "old"), ("a/2.png", "two"), ("./a/1.png", "new")];
+        let members = members.map(|(name, bytes)| (name.to_string(), bytes.into()));
+        let tree = open(&tar_gz(&members)).unwrap();
+        assert_eq!(names(&tree), ["a/1.png", "a/2.png"]);
+        assert_eq!(&*tree.read(&tree.entries[0]).unwrap(), b"new");
+    }
+
+    #[test]
+    fn names_in_an_archive_that_are_no_text_stay_apart() {
+        let mut archive = tar::Builder::new(Vec::new());
+        for name in [&b"a/\xff.png"[..], b"a/\xfe.png"] {
+            let mut header = header(0);
+            header.as_mut_bytes()[..name.len()].copy_from_slice(name);
+            header.set_cksum();
+            archive.append(&header, io::empty()).unwrap();
+        }
+        let tree = open(&gzip(&archive.into_inner().unwrap())).unwrap();
+        assert_eq!(names(&tree), [r"a/\xfe.png", r"a/\xff.png"]);
+        assert_eq!(tree.entries[0].not_unicode, Some(1));
     }
 
     #[test]

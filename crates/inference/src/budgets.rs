@@ -1,8 +1,8 @@
 //! What a policy has to remove to meet a budget.
 
-use std::fs;
 use std::path::Path;
 
+use apt_data::read_text;
 use apt_pruning_agent::Selection;
 use serde::{Deserialize, Serialize};
 
@@ -43,13 +43,10 @@ impl Budgets {
     /// Where the file is damaged.
     pub fn read(folder: &Path) -> Result<Self, InferenceError> {
         let path = folder.join(FILE);
-        let text = match fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                return Ok(Self::default());
-            }
-            Err(error) => return Err(InferenceError::io(&path, "read")(error)),
-        };
+        if matches!(path.try_exists(), Ok(false)) {
+            return Ok(Self::default());
+        }
+        let text = read_text(&path)?;
         serde_json::from_str(&text).map_err(|error| {
             let reason = format!("is damaged: {error}; remove it, and calibrate again");
             InferenceError::folder(&path, reason)

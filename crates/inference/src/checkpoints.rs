@@ -1,16 +1,16 @@
 //! The checkpoints of a run, as they lie in its folder.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
+use apt_vit_model::printable;
 
 use crate::InferenceError;
 use crate::checksum::verify;
-use crate::description::FORMAT;
-use crate::files::{to_json, write_whole};
+use crate::files::write_whole;
 use crate::finite::check_finite;
+use crate::scores::{self, EpochScores, Epochs, best};
 
 /// The three records of a checkpoint, in the order in which burn-train restores them.
 const PARTS: [&str; 3] = ["model", "optim", "scheduler"];
@@ -19,7 +19,7 @@ const SCORES: &str = "scores.json";
 /// The file that marks checkpoints without what only a training needs.
 const SLIM: &str = "slim";
 /// What to do about a damaged record.
-const ADVICE: &str = "choose another checkpoint with --checkpoint, or remove this file, so that an earlier one is used";
+const ADVICE: &str = "copy it again, or choose another checkpoint with --checkpoint; to train on from an earlier one, remove this one's files";
 
 /// Which of a run's checkpoints.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -33,24 +33,7 @@ pub enum Choice {
     Last,
 }
 
-/// How accurate an epoch's model was on the held-out images.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct EpochScores {
-    /// Nothing removed.
-    pub dense_accuracy: f64,
-    /// With the policy acting.
-    pub pruned_accuracy: f64,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Scores {
-    format: u64,
-    epochs: BTreeMap<usize, EpochScores>,
-}
-
-/// A complete checkpoint.
+/// A checkpoint: its model is there, and can answer. To go on with its training it needs its other parts, too.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CheckpointSet {
     /// Optimiser steps that it has seen.
@@ -70,6 +53,12 @@ impl CheckpointSet {
                 .join(format!("pause-{}", self.step))
                 .join(format!("{part}.bpk")),
         }
+    }
+
+    /// The first of its files that is not there.
+    pub fn missing(&self) -> Option<PathBuf> {
+        let mut files = PARTS.iter().map(|part| self.file(part));
+        files.find(|file| !file.is_file())
     }
 
     /// Is a part what was written? A model's weights have to be numbers, too.
@@ -132,23 +121,6 @@ impl CheckpointFolder {
         &self.path
     }
 
-    /// The complete checkpoint of an epoch, if it is there.
-    pub fn epoch(&self, epoch: usize) -> Option<CheckpointSet> {
-        let set = CheckpointSet {
-            step: epoch as u64 * self.steps_per_epoch,
-            epoch: Some(epoch),
-            folder: self.path.clone(),
-        };
-        self.complete(set)
-    }
-
-    /// The checkpoint, if it has all parts that it has to have.
-    fn complete(&self, set: CheckpointSet) -> Option<CheckpointSet> {
-        let parts = if self.is_slim() { &PARTS[..1] } else { &PARTS };
-        let complete = parts.iter().all(|part| set.file(part).is_file());
-        complete.then_some(set)
-    }
-
     /// Are there only models, without what a training goes on from?
     pub fn is_slim(&self) -> bool {
         self.path.join(SLIM).is_file()
@@ -160,42 +132,52 @@ impl CheckpointFolder {
         write_whole(&self.path.join(SLIM), text.as_bytes())
     }
 
-    /// Every complete checkpoint, by step.
+    fn names(&self) -> Result<Vec<String>, InferenceError> {
+        if !self.path.is_dir() {
+            return Ok(Vec::new());
+        }
+        let list = || InferenceError::io(&self.path, "list");
+        let entries = fs::read_dir(&self.path).map_err(list())?;
+        let names = entries.map(|entry| {
+            let name = entry.map_err(list())?.file_name();
+            Ok(name.to_string_lossy().into_owned())
+        });
+        names.collect()
+    }
+
+    fn set(&self, step: u64, epoch: Option<usize>) -> CheckpointSet {
+        CheckpointSet {
+            step,
+            epoch,
+            folder: self.path.clone(),
+        }
+    }
+
+    fn of_epoch(&self, epoch: usize) -> CheckpointSet {
+        self.set(epoch as u64 * self.steps_per_epoch, Some(epoch))
+    }
+
+    /// Every checkpoint whose model is there, by step.
     ///
     /// # Errors
     ///
     /// Where the folder cannot be read.
     pub fn all(&self) -> Result<Vec<CheckpointSet>, InferenceError> {
-        let mut sets = Vec::new();
-        if !self.path.is_dir() {
-            return Ok(sets);
-        }
-        let list = || InferenceError::io(&self.path, "list");
-        for entry in fs::read_dir(&self.path).map_err(list())? {
-            let name = entry.map_err(list())?.file_name();
-            let name = name.to_string_lossy();
-            let epoch = name
-                .strip_prefix("model-")
-                .and_then(|rest| rest.strip_suffix(".bpk"));
-            if let Some(epoch) = epoch.and_then(|epoch| epoch.parse().ok()) {
-                sets.extend(self.epoch(epoch));
+        let of_name = |name: &String| {
+            if let Some(epoch) = epoch_of(name, "model") {
+                return Some(self.of_epoch(epoch));
             }
-            if let Some(step) = name
-                .strip_prefix("pause-")
-                .and_then(|step| step.parse().ok())
-            {
-                sets.extend(self.complete(CheckpointSet {
-                    step,
-                    epoch: None,
-                    folder: self.path.clone(),
-                }));
-            }
-        }
+            let step = name.strip_prefix("pause-")?.parse().ok()?;
+            Some(self.set(step, None))
+        };
+        let names = self.names()?;
+        let sets = names.iter().filter_map(of_name);
+        let mut sets: Vec<_> = sets.filter(|set| set.file("model").is_file()).collect();
         sets.sort_by_key(|set| (set.step, set.epoch.is_some()));
         Ok(sets)
     }
 
-    /// The newest complete checkpoint.
+    /// The newest checkpoint.
     ///
     /// # Errors
     ///
@@ -204,40 +186,126 @@ impl CheckpointFolder {
         Ok(self.all()?.pop())
     }
 
-    /// The checkpoint of a choice.
+    /// The newest checkpoint that has all that its training needs to go on.
     ///
     /// # Errors
     ///
-    /// Where there is none yet, or it is not known which is the best.
+    /// Where the folder cannot be read.
+    pub fn newest_complete(&self) -> Result<Option<CheckpointSet>, InferenceError> {
+        let mut sets = self.all()?.into_iter().rev();
+        Ok(sets.find(|set| set.missing().is_none()))
+    }
+
+    /// Epochs of which some files are there and some are not, by step.
+    ///
+    /// # Errors
+    ///
+    /// Where the folder cannot be read.
+    pub fn incomplete(&self) -> Result<Vec<CheckpointSet>, InferenceError> {
+        let names = self.names()?;
+        let epochs: BTreeSet<usize> = epochs_of(&names).collect();
+        let sets = epochs.into_iter().map(|epoch| self.of_epoch(epoch));
+        Ok(sets.filter(|set| set.missing().is_some()).collect())
+    }
+
+    /// The checkpoint of a choice. It needs no file but its model; which one is the best is said by the saved scores alone.
+    ///
+    /// # Errors
+    ///
+    /// Where there is none yet, where the best one's model is missing, or it is not known which is the best.
     pub fn choose(&self, choice: Choice) -> Result<CheckpointSet, InferenceError> {
-        let none = || {
-            InferenceError::folder(
-                &self.path,
-                "holds no complete checkpoint yet; continue the training with --resume",
-            )
+        let newest = || {
+            let reason = if self.is_slim() {
+                "holds no model any more; copy the folder again, or export the run again"
+            } else {
+                "holds no complete checkpoint yet; continue the training with --resume"
+            };
+            let none = || InferenceError::folder(&self.path, reason);
+            self.newest()?.ok_or_else(none)
         };
-        let newest = self.newest()?.ok_or_else(none)?;
         let score: fn(&EpochScores) -> f64 = match choice {
             Choice::BestPruned => |scores| scores.pruned_accuracy,
             Choice::BestDense => |scores| scores.dense_accuracy,
-            Choice::Last => return Ok(newest),
+            Choice::Last => return newest(),
         };
-        let sets: Vec<CheckpointSet> = self.all()?;
-        if sets.iter().all(|set| set.epoch.is_none()) {
-            // Nothing was evaluated yet.
-            return Ok(newest);
+        let mut scores = self.scores()?;
+        if !self.is_slim() {
+            // A training that was killed between an epoch's scores and its checkpoint has none of that epoch's files.
+            let mut names = self.names()?;
+            // A checksum alone says that its file was there.
+            let files = names
+                .iter()
+                .filter_map(|name| Some(name.strip_suffix(".crc32c")?.to_string()));
+            names.extend(files.collect::<Vec<_>>());
+            let saved = epochs_of(&names).max();
+            scores.retain(|&epoch, _| Some(epoch) <= saved);
         }
-        let scores = self.scores()?;
-        let scored = sets.into_iter().filter_map(|set| {
-            let scores = scores.get(&set.epoch?)?;
-            Some((score(scores), set))
-        });
-        // The first of equals, as burn-train's strategy keeps it.
-        let best = scored.reduce(|best, next| if next.0 > best.0 { next } else { best });
-        best.map(|(_, set)| set).ok_or_else(|| {
-            let reason = "knows none of its epochs, so that the best one is not known; choose the newest with --checkpoint last";
-            InferenceError::folder(&self.path.join(SCORES), reason)
-        })
+        // Those of later epochs are being made again.
+        let scored = scores.keys().last().copied();
+        self.check_scored(&scores, scored.unwrap_or(usize::MAX))?;
+        match best(&scores, score) {
+            Some(epoch) => self.present(epoch),
+            // Nothing was evaluated yet.
+            None => newest(),
+        }
+    }
+
+    /// The epochs up to `last` that were the most accurate, with the policy acting and dense.
+    ///
+    /// # Errors
+    ///
+    /// Where the scores are damaged.
+    pub fn best_epochs(&self, last: usize) -> Result<Vec<usize>, InferenceError> {
+        let mut scores = self.scores()?;
+        scores.retain(|&epoch, _| epoch <= last);
+        let pruned = best(&scores, |scores| scores.pruned_accuracy);
+        let dense = best(&scores, |scores| scores.dense_accuracy);
+        Ok(pruned.into_iter().chain(dense).collect())
+    }
+
+    /// Is it known which epoch up to `last` is the best, and is that one's model there?
+    ///
+    /// # Errors
+    ///
+    /// Where it is not.
+    pub fn check_best(&self, last: usize) -> Result<(), InferenceError> {
+        self.check_scored(&self.scores()?, last)?;
+        for epoch in self.best_epochs(last)? {
+            self.present(epoch)?;
+        }
+        Ok(())
+    }
+
+    /// Has each epoch up to `last` whose model is there its scores?
+    fn check_scored(&self, scores: &Epochs, last: usize) -> Result<(), InferenceError> {
+        let sets = self.all()?;
+        let mut epochs = sets.iter().filter_map(|set| set.epoch);
+        match epochs.find(|epoch| *epoch <= last && !scores.contains_key(epoch)) {
+            None => Ok(()),
+            Some(epoch) => {
+                let reason = format!(
+                    "has no scores of epoch {epoch}, whose checkpoint is there, so that the best one is not known; copy the \
+                     file again, or choose the newest with --checkpoint last; to do without epoch {epoch}, remove its \
+                     files ({})",
+                    printable(&self.of_epoch(epoch).file("model"))
+                );
+                Err(InferenceError::folder(&self.path.join(SCORES), reason))
+            }
+        }
+    }
+
+    /// The best epoch's checkpoint.
+    fn present(&self, epoch: usize) -> Result<CheckpointSet, InferenceError> {
+        let set = self.of_epoch(epoch);
+        let file = set.file("model");
+        if file.is_file() {
+            return Ok(set);
+        }
+        let reason = format!(
+            "is missing: by {SCORES}, epoch {epoch} is the best one; copy the file again, or choose the newest with \
+             --checkpoint last; to use the next best, remove epoch {epoch} from {SCORES}, with the line `checksum`"
+        );
+        Err(InferenceError::folder(&file, reason))
     }
 
     /// The epochs' scores, as far as they were saved.
@@ -246,21 +314,7 @@ impl CheckpointFolder {
     ///
     /// Where the file is damaged, or another version wrote it.
     pub fn scores(&self) -> Result<BTreeMap<usize, EpochScores>, InferenceError> {
-        let path = self.path.join(SCORES);
-        if !path.is_file() {
-            return Ok(BTreeMap::new());
-        }
-        let text = fs::read_to_string(&path).map_err(InferenceError::io(&path, "read"))?;
-        let damaged = |reason: String| {
-            let reason = format!("is damaged ({reason}); choose the newest with --checkpoint last");
-            InferenceError::folder(&path, reason)
-        };
-        let scores: Scores =
-            serde_json::from_str(&text).map_err(|error| damaged(error.to_string()))?;
-        if scores.format != FORMAT {
-            return Err(damaged(format!("format {}, not {FORMAT}", scores.format)));
-        }
-        Ok(scores.epochs)
+        scores::read(&self.path.join(SCORES))
     }
 
     /// Saves an epoch's scores beside those that are there; scores of later epochs go.
@@ -271,54 +325,23 @@ impl CheckpointFolder {
     pub fn save_scores(&self, epoch: usize, scores: EpochScores) -> Result<(), InferenceError> {
         let mut epochs = self.scores()?;
         epochs.split_off(&epoch);
-        epochs.insert(epoch, scores);
+        epochs.insert(epoch, scores.rounded());
         fs::create_dir_all(&self.path).map_err(InferenceError::io(&self.path, "create"))?;
-        let scores = Scores {
-            format: FORMAT,
-            epochs,
-        };
-        write_whole(&self.path.join(SCORES), to_json(&scores)?.as_bytes())
+        scores::write(&self.path.join(SCORES), epochs)
     }
+}
+
+/// The epochs of which some part has a file.
+fn epochs_of(names: &[String]) -> impl Iterator<Item = usize> {
+    let of_name = |name: &String| PARTS.iter().find_map(|part| epoch_of(name, part));
+    names.iter().filter_map(of_name)
+}
+
+/// The epoch of a part's file, by its name.
+fn epoch_of(name: &str, part: &str) -> Option<usize> {
+    let rest = name.strip_prefix(part)?.strip_prefix('-')?;
+    rest.strip_suffix(".bpk")?.parse().ok()
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn folder(epochs: &[usize]) -> (tempfile::TempDir, CheckpointFolder) {
-        let folder = tempfile::tempdir().unwrap();
-        for epoch in epochs {
-            for part in PARTS {
-                fs::write(folder.path().join(format!("{part}-{epoch}.bpk")), "").unwrap();
-            }
-        }
-        let checkpoints = CheckpointFolder::new(folder.path().to_path_buf(), 10);
-        (folder, checkpoints)
-    }
-
-    #[test]
-    fn the_best_epoch_is_that_of_the_saved_scores() {
-        let (_folder, checkpoints) = folder(&[1, 2, 3]);
-        for (epoch, dense, pruned) in [(1, 0.5, 0.9), (2, 0.8, 0.9), (3, 0.7, 0.1)] {
-            let scores = EpochScores {
-                dense_accuracy: dense,
-                pruned_accuracy: pruned,
-            };
-            checkpoints.save_scores(epoch, scores).unwrap();
-        }
-        let chosen = |choice| checkpoints.choose(choice).unwrap().epoch;
-        assert_eq!(chosen(Choice::BestPruned), Some(1));
-        assert_eq!(chosen(Choice::BestDense), Some(2));
-        assert_eq!(chosen(Choice::Last), Some(3));
-    }
-
-    #[test]
-    fn without_scores_the_best_is_refused_and_the_newest_is_there() {
-        let (folder, checkpoints) = folder(&[1, 2]);
-        let refused = |choice| checkpoints.choose(choice).unwrap_err().to_string();
-        assert!(refused(Choice::BestDense).contains("--checkpoint last"));
-        fs::write(folder.path().join(SCORES), "{\"format\": 1").unwrap();
-        assert!(refused(Choice::BestPruned).contains("damaged"));
-        assert_eq!(checkpoints.choose(Choice::Last).unwrap().epoch, Some(2));
-    }
-}
+mod tests;

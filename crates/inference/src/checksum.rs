@@ -119,11 +119,10 @@ pub fn checksum_file(path: &Path) -> PathBuf {
 /// Where it is another one; the error ends with `advice`.
 pub fn verify(path: &Path, advice: &str) -> Result<(), InferenceError> {
     let beside = checksum_file(path);
-    let text = match fs::read_to_string(&beside) {
-        Ok(text) => text,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(InferenceError::io(&beside, "read")(error)),
-    };
+    if matches!(beside.try_exists(), Ok(false)) {
+        return Ok(());
+    }
+    let text = apt_data::read_text(&beside)?;
     let expected: Checksum = text.parse().map_err(|reason| {
         let reason = format!("is damaged: {reason}; remove it to read the file unchecked");
         InferenceError::folder(&beside, reason)

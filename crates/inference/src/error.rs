@@ -2,7 +2,9 @@ use std::path::{Path, PathBuf};
 
 use apt_data::DataError;
 use apt_pruning_agent::AgentError;
-use apt_vit_model::{VitError, printable};
+use apt_vit_model::{VitError, printable, printable_text};
+
+use crate::NotFinite;
 
 /// What can go wrong between a folder and an answer.
 #[derive(Debug, thiserror::Error)]
@@ -89,6 +91,14 @@ pub enum InferenceError {
         found: usize,
         /// Classes.
         expected: usize,
+    },
+    /// What a model computed for an image is no number.
+    #[error("{}: {reason}", printable_text(image))]
+    NotFinite {
+        /// The image.
+        image: String,
+        /// What is not finite, and why.
+        reason: NotFinite,
     },
     /// A value that has no form in JSON.
     #[error("cannot be written as JSON: {0}")]

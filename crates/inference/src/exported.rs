@@ -18,19 +18,17 @@ use crate::checksum::Checksum;
 use crate::description::Description;
 use crate::files::{to_json, write_whole};
 use crate::policy_weights::{load_policy, policy_tensors};
+use crate::staging::Staging;
 use crate::{InferenceError, PruningVit};
 
 /// What the model is and how it is pruned.
 pub(crate) const FILE: &str = "aptvit.json";
 const WEIGHTS: &str = "model.safetensors";
 const POLICY_WEIGHTS: &str = "policy.safetensors";
-const FILES: [&str; 5] = [
-    FILE,
-    WEIGHTS,
-    POLICY_WEIGHTS,
-    "config.json",
-    "preprocessor_config.json",
-];
+const CONFIG: &str = "config.json";
+const PREPROCESSOR: &str = "preprocessor_config.json";
+/// In the order in which they get to their places: a folder with `aptvit.json` is an exported one.
+const FILES: [&str; 5] = [POLICY_WEIGHTS, PREPROCESSOR, CONFIG, WEIGHTS, FILE];
 
 /// `aptvit.json`: all that is needed to run an exported model pruned again.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -62,6 +60,7 @@ const ADVICE: &str = "copy the folder again, or export the run again; where you 
 /// Writes a trained model into `folder`, for other frameworks to load: `model.safetensors` and
 /// `config.json` under the names of `naming`, with Hugging Face's also `preprocessor_config.json`; and beside them
 /// `aptvit.json` and `policy.safetensors`, from which [`Model::open`](crate::Model::open) makes the pruned model again.
+/// The same model gives the same bytes. What a killed export left in the folder is replaced.
 ///
 /// # Errors
 ///
@@ -80,37 +79,38 @@ pub fn export_model(
         std,
     };
     let weights = export(&model.vit, model.config(), naming, details)?;
-    if let Some(file) = FILES.iter().find(|name| folder.join(name).exists()) {
+    let found = FILES.iter().find(|name| folder.join(name).exists());
+    if let Some(file) = found
+        && !Staging::is_unfinished(folder)
+    {
         let reason = format!("holds a {file} already; name another folder");
         return Err(InferenceError::folder(folder, reason));
     }
-    fs::create_dir_all(folder).map_err(InferenceError::io(folder, "create"))?;
-    // Until all of it is there, it is no model under its name.
-    let partial = folder.join("model.safetensors.partial");
-    write_safetensors(&partial, &weights.tensors)?;
-    let mut checksums = Checksums::from([(WEIGHTS.to_string(), Checksum::of_file(&partial)?)]);
-    let write = |name: &str, bytes: &[u8]| write_whole(&folder.join(name), bytes);
     let tensors = policy_tensors(&model.policy);
     let tensors = tensors.map_err(|reason| InferenceError::folder(folder, reason))?;
+    let staging = Staging::begin(folder, &FILES)?;
+    let place = staging.path();
+    let path = place.join(WEIGHTS);
+    write_safetensors(&path, &weights.tensors)?;
+    let mut checksums = Checksums::from([(WEIGHTS.to_string(), Checksum::of_file(&path)?)]);
+    let write = |name: &str, bytes: &[u8]| write_whole(&place.join(name), bytes);
     if let Some(tensors) = tensors {
         write(POLICY_WEIGHTS, &tensors)?;
         checksums.insert(POLICY_WEIGHTS.to_string(), Checksum::of_bytes(&tensors));
     }
     if naming == ExportNaming::HuggingFace {
         write(
-            "preprocessor_config.json",
+            PREPROCESSOR,
             to_json(&preprocessor(description))?.as_bytes(),
         )?;
     }
-    write("config.json", to_json(&weights.config)?.as_bytes())?;
+    write(CONFIG, to_json(&weights.config)?.as_bytes())?;
     let mut export = exported.clone();
     // Where the images lay on this machine is nobody else's business.
     export.description.data = None;
     let manifest = Manifest { export, checksums };
     write(FILE, to_json(&manifest)?.as_bytes())?;
-    // Last: a folder with it is complete.
-    let path = folder.join(WEIGHTS);
-    fs::rename(&partial, &path).map_err(InferenceError::io(&path, "write"))
+    staging.finish()
 }
 
 /// Hugging Face's `preprocessor_config.json`.
@@ -136,7 +136,7 @@ fn preprocessor(description: &Description) -> Value {
 /// Where a file is missing, damaged, or does not fit the others.
 pub(crate) fn open(folder: &Path, device: &Device) -> Result<(PruningVit, Export), InferenceError> {
     let file = folder.join(FILE);
-    let text = fs::read_to_string(&file).map_err(InferenceError::io(&file, "read"))?;
+    let text = apt_data::read_text(&file)?;
     let (exported, checksums) = parse(&text, &file)?;
     let path = folder.join(WEIGHTS);
     if let Some(&expected) = checksums.get(WEIGHTS) {

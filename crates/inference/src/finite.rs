@@ -1,9 +1,34 @@
-//! Weights have to be numbers: one NaN makes every answer NaN.
+//! Weights and what is computed with them have to be numbers: one NaN makes every answer NaN.
 
 use std::path::Path;
 
 use burn::tensor::DType;
 use burn_store::burn_pack::{Reader, Tensor};
+
+/// What a model computed for an image is NaN or infinite.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error(
+    "the model's {what} for it are {found}, expected finite numbers: its weights are damaged, or too large for the \
+     precision; compute in 32-bit floats (--dtype f32), or take other weights"
+)]
+pub struct NotFinite {
+    /// What was computed.
+    pub what: &'static str,
+    /// The first value that is no finite number.
+    pub found: f32,
+}
+
+impl NotFinite {
+    /// Are all of an image's values finite?
+    ///
+    /// # Errors
+    ///
+    /// Where one is not.
+    pub fn check(what: &'static str, values: &[f32]) -> Result<(), Self> {
+        let found = values.iter().copied().find(|value| !value.is_finite());
+        found.map_or(Ok(()), |found| Err(Self { what, found }))
+    }
+}
 
 /// Are all floats of a model's record finite?
 ///
@@ -59,6 +84,18 @@ fn not_finite(bytes: &[u8], dtype: DType) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn logits_that_are_no_numbers_are_refused_with_what_to_do() {
+        NotFinite::check("logits", &[1.0, -3e38]).unwrap();
+        for (found, word) in [(f32::NAN, "NaN"), (f32::NEG_INFINITY, "-inf")] {
+            let error = NotFinite::check("logits", &[1.0, found]).unwrap_err();
+            let error = error.to_string();
+            for word in [word, "logits", "damaged", "--dtype f32"] {
+                assert!(error.contains(word), "{word}: {error}");
+            }
+        }
+    }
 
     #[test]
     fn the_first_element_that_is_no_number_is_found_in_every_float() {

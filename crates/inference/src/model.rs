@@ -12,8 +12,8 @@ use crate::budgets::{Budget, Budgets};
 use crate::checkpoints::Choice;
 use crate::description::Description;
 use crate::{
-    Answer, ClassProbability, Export, InferenceError, LayerAnswer, PruningVit, Run, exported,
-    pretrained,
+    Answer, ClassProbability, Export, InferenceError, LayerAnswer, NotFinite, PruningVit, Run,
+    exported, pretrained,
 };
 
 /// The policy of a model that was trained with none.
@@ -355,24 +355,28 @@ impl Model {
         self.pruning.run(images, mode, &self.selection, &seeds)
     }
 
-    /// The `top` most probable classes of each image, and what it cost to find them.
-    pub fn classify(&self, images: &[RgbImage], top: usize) -> Vec<Answer> {
+    /// The `top` most probable classes of each image, and what it cost to find them; or that its logits are no numbers.
+    pub fn classify(&self, images: &[RgbImage], top: usize) -> Vec<Result<Answer, NotFinite>> {
         if images.is_empty() {
             return Vec::new();
         }
         self.answers(self.forward(self.preprocess(images)), top)
     }
 
-    /// The answers that a pass of [`forward`](Self::forward) gives.
-    pub fn answers(&self, output: VitOutput, top: usize) -> Vec<Answer> {
+    /// The answers that a pass of [`forward`](Self::forward) gives, as [`classify`](Self::classify).
+    pub fn answers(&self, output: VitOutput, top: usize) -> Vec<Result<Answer, NotFinite>> {
         let [images, classes] = output.logits.dims();
+        let logits = output.logits.clone().into_data();
+        let logits: Vec<f32> = logits.iter::<f32>().collect();
         let probabilities = softmax(output.logits, 1).into_data();
         let probabilities: Vec<f32> = probabilities.iter::<f32>().collect();
         let config = self.pruning.config();
         let prefix = config.num_prefix_tokens();
         let kept: Vec<_> = output.trace.iter().map(|entry| entry.kept.read()).collect();
         let answer = |image: usize| {
-            let row = &probabilities[image * classes..(image + 1) * classes];
+            let own = image * classes..(image + 1) * classes;
+            NotFinite::check("logits", &logits[own.clone()])?;
+            let row = &probabilities[own];
             let mut order: Vec<usize> = (0..classes).collect();
             order.sort_by(|&a, &b| row[b].total_cmp(&row[a]));
             let classes = order.into_iter().take(top).map(|index| ClassProbability {
@@ -394,19 +398,20 @@ impl Model {
                 }
             });
             let (flops, flops_share) = self.pruning.flops(&output.trace, image);
-            Answer {
+            Ok(Answer {
                 classes: classes.collect(),
                 tokens: config.num_tokens(),
                 layers: layers.collect(),
                 flops,
                 flops_share,
-            }
+            })
         };
         (0..images).map(answer).collect()
     }
 
-    /// The CLS token of each image after the last norm, pruned as the model is: a vector of the model's width for each.
-    pub fn embed(&self, images: &[RgbImage]) -> Vec<Vec<f32>> {
+    /// The CLS token of each image after the last norm, pruned as the model is: a vector of the model's width for each,
+    /// or that it is none of numbers.
+    pub fn embed(&self, images: &[RgbImage]) -> Vec<Result<Vec<f32>, NotFinite>> {
         if images.is_empty() {
             return Vec::new();
         }
@@ -422,7 +427,10 @@ impl Model {
         let features = vit.cls_features(&encoded.batch);
         let [_, width] = features.dims();
         let values: Vec<f32> = features.into_data().iter::<f32>().collect();
-        values.chunks_exact(width).map(<[f32]>::to_vec).collect()
+        let features = values.chunks_exact(width);
+        features
+            .map(|features| NotFinite::check("features", features).map(|()| features.to_vec()))
+            .collect()
     }
 
     fn device(&self) -> Device {
@@ -480,6 +488,28 @@ mod tests {
         for (full, half) in full.iter().zip(&half) {
             assert!((full - half).abs() < 0.05, "{full} {half}");
         }
+    }
+
+    #[test]
+    fn an_image_whose_logits_are_no_numbers_has_no_answer_and_the_others_have_one() {
+        let device = Device::default();
+        let dense = PolicyConfig::named("dense").unwrap();
+        let model = Model::new(parts(&device), None).unwrap();
+        let model = model.with_policy(dense).unwrap();
+        let dark = |value| Tensor::<4>::full([1, 3, 32, 32], value, &device);
+        let images = Tensor::cat(vec![dark(0.0), dark(f32::NAN), dark(1.0)], 0);
+        let answers = model.answers(model.forward(images), 1);
+        let answered: Vec<bool> = answers.iter().map(Result::is_ok).collect();
+        assert_eq!(answered, [true, false, true]);
+        let error = answers[1].as_ref().unwrap_err().to_string();
+        assert!(error.contains("logits for it are NaN"), "{error}");
+        let black = RgbImage {
+            width: 2,
+            height: 2,
+            pixels: vec![0; 12],
+        };
+        let features = model.embed(&[black]).remove(0).unwrap();
+        assert_eq!(features.len(), model.description().model.hidden_size);
     }
 
     #[test]

@@ -1,9 +1,12 @@
 //! A policy's weights as safetensors, in PyTorch's layout.
 
+use std::collections::BTreeMap;
+
 use apt_pruning_agent::AnyPolicy;
 use burn_store::{
     BurnToPyTorchAdapter, ModuleSnapshot, ModuleStore, PyTorchToBurnAdapter, SafetensorsStore,
 };
+use serde_json::Value;
 
 use crate::finite::all_finite;
 
@@ -22,7 +25,23 @@ pub fn policy_tensors(policy: &AnyPolicy) -> Result<Option<Vec<u8>>, String> {
         .save_into(&mut store)
         .map_err(|error| error.to_string())?;
     let bytes = store.get_bytes().map_err(|error| error.to_string())?;
-    Ok(Some(bytes))
+    sorted_header(&bytes).map(Some)
+}
+
+/// The same safetensors with the keys of their header in order, which are written in any: the same weights give the same
+/// bytes.
+fn sorted_header(bytes: &[u8]) -> Result<Vec<u8>, String> {
+    let cut = || "a header that was cut short".to_string();
+    let (length, rest) = bytes.split_first_chunk::<8>().ok_or_else(cut)?;
+    let length = usize::try_from(u64::from_le_bytes(*length)).map_err(|_| cut())?;
+    let (header, tensors) = rest.split_at_checked(length).ok_or_else(cut)?;
+    let header: BTreeMap<String, BTreeMap<String, Value>> =
+        serde_json::from_slice(header).map_err(|error| error.to_string())?;
+    let mut header = serde_json::to_vec(&header).map_err(|error| error.to_string())?;
+    // Tensors begin at a multiple of eight bytes.
+    header.resize(header.len().next_multiple_of(8), b' ');
+    let length = (header.len() as u64).to_le_bytes();
+    Ok([&length[..], &header, tensors].concat())
 }
 
 /// Loads the weights into a policy of the same kind and sizes.
@@ -70,5 +89,35 @@ mod tests {
             reason.contains("tensor '") && reason.contains("NaN"),
             "{reason}"
         );
+    }
+
+    #[test]
+    fn the_same_weights_give_the_same_bytes() {
+        let config = VitPreset::Tiny32.config();
+        for name in ["apt", "pairs"] {
+            let policy = PolicyConfig::named(name).unwrap();
+            let policy = policy.init(&config, &Device::default()).unwrap();
+            let first = policy_tensors(&policy).unwrap().unwrap();
+            for _ in 0..16 {
+                let again = policy_tensors(&policy).unwrap().unwrap();
+                assert!(first == again, "{name}: other bytes");
+            }
+            load_policy(policy, first).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_header_in_any_order_becomes_the_same_one() {
+        let file = |header: &str| {
+            let length = (header.len() as u64).to_le_bytes();
+            [&length[..], header.as_bytes(), &[1, 2, 3, 4]].concat()
+        };
+        let tensor = r#""a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}"#;
+        let one = format!(r#"{{"__metadata__":{{"x":"1","y":"2"}},{tensor}}}"#);
+        let other = format!(r#"{{{tensor},"__metadata__":{{"y":"2","x":"1"}}}}"#);
+        let sorted = sorted_header(&file(&one)).unwrap();
+        assert_eq!(sorted, sorted_header(&file(&other)).unwrap());
+        assert!(sorted.ends_with(&[1, 2, 3, 4]) && (sorted.len() - 4).is_multiple_of(8));
+        assert!(sorted_header(&file(&one)[..20]).is_err());
     }
 }

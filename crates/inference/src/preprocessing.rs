@@ -1,9 +1,8 @@
 //! How a pretrained model wants its images, and what its classes are called.
 
-use std::io::ErrorKind;
 use std::path::Path;
 
-use apt_data::{EvalTransform, Normalization};
+use apt_data::{EvalTransform, Normalization, read_text};
 use serde_json::Value;
 
 use crate::InferenceError;
@@ -42,12 +41,10 @@ impl Preprocessing {
         };
         let json = |name: &str| -> Result<Value, InferenceError> {
             let path = folder.join(name);
-            let text = match std::fs::read(&path) {
-                Ok(text) => text,
-                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Value::Null),
-                Err(error) => return Err(InferenceError::io(&path, "read")(error)),
-            };
-            serde_json::from_slice(&text)
+            if matches!(path.try_exists(), Ok(false)) {
+                return Ok(Value::Null);
+            }
+            serde_json::from_str(&read_text(&path)?)
                 .map_err(|error| InferenceError::folder(&path, format!("is damaged: {error}")))
         };
         let (config, preprocessor) = (json("config.json")?, json("preprocessor_config.json")?);

@@ -51,7 +51,7 @@ impl Run {
             let reason = format!("is no run folder: it has no {FILE}");
             return Err(InferenceError::folder(path, reason));
         }
-        let text = std::fs::read_to_string(&file).map_err(InferenceError::io(&file, "read"))?;
+        let text = apt_data::read_text(&file)?;
         let description = Description::parse(&text, &file)?;
         if description.steps_per_epoch.is_none() {
             let reason = "has no steps_per_epoch: expected the steps between two checkpoints";

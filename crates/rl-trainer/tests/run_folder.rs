@@ -270,6 +270,93 @@ fn a_run_of_several_sessions_has_each_step_once_and_adds_up_its_time() {
     assert!(tags.values().all(|&times| times == 1), "{tags:?}");
 }
 
+#[test]
+fn the_first_step_after_a_resume_logs_what_the_unbroken_run_logs() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().unwrap();
+    let [unbroken, broken] = ["unbroken", "broken"].map(|name| folder.path().join(name));
+    train(config(&[]), &unbroken, &options()).unwrap();
+    let mut outcome = train(config(&[]), &broken, &hurried()).unwrap();
+    let mut from_an_epoch = false;
+    while let Outcome::Paused {
+        step, checkpoint, ..
+    } = outcome
+    {
+        if step == 5 && !from_an_epoch {
+            // Goes on from the end of the first epoch.
+            fs::remove_dir_all(checkpoint).unwrap();
+            from_an_epoch = true;
+        }
+        outcome = resume(&broken, &hurried()).unwrap();
+    }
+    assert!(from_an_epoch);
+    let logged = |out: &Path| {
+        let lines = metrics(out).into_iter();
+        let of_passes = lines.filter(|line| line["average"].is_null());
+        let logged = of_passes.map(|line| {
+            ["step", "loss", "learning_rate", "gradient_norm"].map(|key| line[key].clone())
+        });
+        logged.collect::<Vec<_>>()
+    };
+    let expected = logged(&unbroken);
+    assert_eq!(expected, logged(&broken));
+    for [step, _, rate, norm] in &expected {
+        let step = step.as_u64().unwrap();
+        // The rate falls to zero with the last step, and before the first update there is no norm.
+        assert_eq!(
+            rate.as_f64().unwrap() > 1e-9,
+            step < 8,
+            "step {step}: {rate}"
+        );
+        assert_eq!(
+            norm.as_f64().unwrap() > 0.0,
+            step > 1,
+            "step {step}: {norm}"
+        );
+    }
+}
+
+#[test]
+fn a_damaged_summary_is_refused_by_its_file_and_names_its_device_plainly() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().unwrap();
+    let out = trained(folder.path());
+    let file = out.join("summary.json");
+    let run = RunFolder::open(&out).unwrap();
+    let summary = run.summary().unwrap().unwrap();
+    let device = summary["device"].as_str().unwrap();
+    assert!(
+        device.starts_with(|c: char| c.is_ascii_lowercase()) && !device.contains(['<', '(', '[']),
+        "{device}"
+    );
+    let whole = fs::read_to_string(&file).unwrap();
+    let doubled = format!("{whole}{whole}");
+    let mut damaged = vec!["", &whole[..whole.len() / 2], &doubled, "{}", "null"];
+    let other = whole.replace("\"steps\": 8", "\"steps\": 9");
+    assert!(other != whole);
+    damaged.push(&other);
+    for text in &damaged {
+        fs::write(&file, text).unwrap();
+        let error = run.summary().unwrap_err().to_string();
+        for word in ["summary.json", "found crc32c:", "--resume"] {
+            assert!(error.contains(word), "{word}: {error}");
+        }
+    }
+    // As an earlier version wrote it: without a checksum.
+    fs::remove_file(checksum_file(&file)).unwrap();
+    damaged.pop();
+    for text in damaged {
+        fs::write(&file, text).unwrap();
+        let error = run.summary().unwrap_err().to_string();
+        assert!(
+            error.contains("summary.json") && error.contains("is damaged"),
+            "{error}"
+        );
+    }
+    fs::remove_file(&file).unwrap();
+    assert_eq!(run.summary().unwrap(), None);
+}
+
 /// Step and tag of every scalar of all TensorBoard files, by the bytes that TensorFlow writes.
 fn scalars(out: &Path) -> Vec<(u64, String)> {
     let mut found = Vec::new();

@@ -143,6 +143,22 @@ fn a_server_that_stays_busy_is_given_up_and_the_part_is_kept() {
 }
 
 #[test]
+fn a_server_that_begins_anew_each_time_and_gets_nowhere_is_given_up() {
+    let download = Download::new(vec![Answer::CutAfter(100); 20]);
+    let error = download.run().unwrap_err().to_string();
+    assert!(error.contains("gave up after 3 tries"), "{error}");
+    // The first one got somewhere.
+    assert_eq!(download.server.ranges().len(), 4);
+}
+
+#[test]
+fn a_server_that_begins_anew_each_time_and_gets_further_is_not_given_up() {
+    let mut answers: Vec<Answer> = (1..8).map(|k| Answer::CutAfter(k * 10_000)).collect();
+    answers.push(Answer::WholeFile);
+    Download::new(answers).assert_complete();
+}
+
+#[test]
 fn corruption_is_noticed_and_the_file_removed() {
     let download = Download::new(vec![Answer::Corrupt]);
     let error = download.run().unwrap_err();

@@ -341,3 +341,78 @@ fn a_pipe_among_the_images_is_a_bad_image() {
     let tree = Tree::open(folder.path(), Progress::Hidden).unwrap();
     assert_eq!(load(tree, HELD, SKIP).unwrap().train.len(), 6);
 }
+
+#[test]
+fn the_names_of_splits_count_in_any_case() {
+    let files = class_folders(&CLASSES, 4, 2);
+    let files = renamed(&renamed(&files, "train/", "Train/"), "test/", "TEST/");
+    for files in [nested(files.clone()), files] {
+        for splits in load_both(&files) {
+            let splits = splits.unwrap();
+            assert_eq!(splits.train.class_names(), CLASSES);
+            assert_eq!((splits.train.len(), splits.test.len()), (12, 6));
+            assert_eq!(splits.test.name(0), "TEST/ant/000.png");
+        }
+    }
+    let validated = renamed(&class_folders(&CLASSES, 4, 2), "test/", "Val/");
+    for splits in load_both(&validated) {
+        assert_eq!(splits.unwrap().test.name(0), "Val/ant/000.png");
+    }
+}
+
+#[test]
+fn one_split_under_two_spellings_is_refused() {
+    let files = class_folders(&CLASSES, 4, 2);
+    let folder = tempfile::tempdir().unwrap();
+    let archive = folder.path().join("set.tgz");
+    let files = [files.clone(), renamed(&files, "train/", "Train/")].concat();
+    std::fs::write(&archive, tar_gz(&files)).unwrap();
+    let error = load_path(&archive).unwrap_err().to_string();
+    assert!(
+        error.contains("both Train and train") && error.contains("one folder of training images"),
+        "{error}"
+    );
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn class_folders_whose_names_are_no_text_are_refused_by_name() {
+    use std::os::unix::ffi::OsStrExt;
+    let folder = tempfile::tempdir().unwrap();
+    write_files(folder.path(), &class_folders(&CLASSES, 2, 1));
+    let named = std::ffi::OsStr::from_bytes(b"d\xffg");
+    let class = folder.path().join("train").join(named);
+    std::fs::create_dir(&class).unwrap();
+    std::fs::write(class.join("1.png"), png(&picture(8, 8, 9))).unwrap();
+    let error = load_path(folder.path()).unwrap_err().to_string();
+    assert!(
+        error.contains(r"train/d\xffg has a name that is not valid UTF-8"),
+        "{error}"
+    );
+    // A picture may be called so: its name is no class.
+    std::fs::remove_dir_all(&class).unwrap();
+    let image = folder.path().join("train/ant").join(named);
+    std::fs::write(image.with_extension("png"), png(&picture(8, 8, 9))).unwrap();
+    assert_eq!(load_path(folder.path()).unwrap().train.len(), 7);
+}
+
+#[test]
+fn an_image_that_is_twice_in_an_archive_counts_once() {
+    let files = class_folders(&CLASSES, 4, 2);
+    let folder = tempfile::tempdir().unwrap();
+    let archive = folder.path().join("set.tgz");
+    std::fs::write(&archive, tar_gz(&[files.clone(), files].concat())).unwrap();
+    let splits = load_path(&archive).unwrap();
+    assert_eq!((splits.train.len(), splits.test.len()), (12, 6));
+}
+
+#[test]
+fn the_names_of_bad_images_cannot_act_on_the_terminal() {
+    let mut files = class_folders(&CLASSES, 2, 1);
+    files.push(("train/ant/\u{1b}[31m.png".into(), b"no image".to_vec()));
+    files.push(("train/bee/\u{1b}[32m.png".into(), b"no image".to_vec()));
+    for error in errors(&files) {
+        assert!(error.contains(r"train/ant/\u{1b}[31m.png"), "{error}");
+        assert!(!error.contains('\u{1b}'), "{error:?}");
+    }
+}

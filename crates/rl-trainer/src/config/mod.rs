@@ -1,5 +1,6 @@
 //! What an experiment's TOML file can say.
 
+mod forms;
 mod model;
 mod optimizer;
 mod parse;

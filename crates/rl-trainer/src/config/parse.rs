@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
-use apt_data::DataSource;
+use apt_data::{DataSource, read_text};
 use toml::{Table, Value};
 
 use super::ExperimentConfig;
+use super::forms::refuse_wrong_forms;
 use super::retired::refuse_retired;
 use crate::TrainerError;
 
@@ -16,7 +17,7 @@ impl ExperimentConfig {
     ///
     /// Names the file or the override and the key, and the nearest valid key to an unknown one.
     pub fn load(path: &Path, overrides: &[String]) -> Result<Self, TrainerError> {
-        let text = std::fs::read_to_string(path).map_err(TrainerError::io(path, "read"))?;
+        let text = read_text(path)?;
         Self::parse(&text, &path.display().to_string(), overrides)
     }
 
@@ -26,22 +27,28 @@ impl ExperimentConfig {
     ///
     /// As [`load`](Self::load).
     pub fn parse(text: &str, origin: &str, overrides: &[String]) -> Result<Self, TrainerError> {
-        let refuse = |origin: &str, reason: &str| TrainerError::Config {
-            origin: origin.to_string(),
-            reason: with_nearest(reason),
+        let refuse = |origin: &str, reason: &str| {
+            let lines: Vec<String> = with_nearest(reason).lines().map(shortened).collect();
+            TrainerError::Config {
+                origin: origin.to_string(),
+                reason: lines.join("\n"),
+            }
         };
         let mut table: Table =
             toml::from_str(text).map_err(|error| refuse(origin, error.to_string().trim()))?;
-        refuse_retired(&table).map_err(|reason| refuse(origin, &reason))?;
-        refuse_other_sources(&table).map_err(|reason| refuse(origin, &reason))?;
+        let check = |table: &Table| {
+            refuse_retired(table)?;
+            refuse_wrong_forms(table)?;
+            refuse_other_sources(table)
+        };
+        check(&table).map_err(|reason| refuse(origin, &reason))?;
         // Once on the text itself: such errors name the line.
         let mut config: Self =
             toml::from_str(text).map_err(|error| refuse(origin, error.to_string().trim()))?;
         for entry in overrides {
-            let origin = format!("--set {entry}");
+            let origin = format!("--set {}", shortened(entry));
             set(&mut table, entry).map_err(|reason| refuse(&origin, &reason))?;
-            refuse_retired(&table).map_err(|reason| refuse(&origin, &reason))?;
-            refuse_other_sources(&table).map_err(|reason| refuse(&origin, &reason))?;
+            check(&table).map_err(|reason| refuse(&origin, &reason))?;
             config = table
                 .clone()
                 .try_into()
@@ -84,11 +91,20 @@ fn set(table: &mut Table, entry: &str) -> Result<(), String> {
     let (key, value) = entry
         .split_once('=')
         .ok_or("expected key=value, as in train.steps=1000")?;
-    let value = format!("value = {value}")
+    let parsed = format!("value = {value}")
         .parse::<Table>()
         .ok()
-        .and_then(|mut table| table.remove("value"))
-        .unwrap_or_else(|| Value::String(value.to_string()));
+        .and_then(|mut table| table.remove("value"));
+    let value = match parsed {
+        Some(value) => value,
+        None if value.trim().parse::<f64>().is_ok() => {
+            let greatest = i64::MAX;
+            return Err(format!(
+                "{value}: no number of TOML; whole numbers go up to {greatest} and have no leading zeros"
+            ));
+        }
+        None => Value::String(value.to_string()),
+    };
     let mut parts = key.trim().split('.').peekable();
     let mut table = table;
     while let Some(part) = parts.next() {
@@ -113,6 +129,25 @@ fn set(table: &mut Table, entry: &str) -> Result<(), String> {
             .ok_or_else(|| format!("'{part}' is a value and has no key below it"))?;
     }
     Ok(())
+}
+
+/// A line of an error; of a word that somebody gave and nobody reads, its two ends.
+fn shortened(line: &str) -> String {
+    const END: usize = 60;
+    let word = |word: &str| {
+        let chars: Vec<char> = word.chars().collect();
+        if chars.len() <= 4 * END {
+            return word.to_string();
+        }
+        let end = |part: &[char]| part.iter().collect::<String>();
+        format!(
+            "{}...{}",
+            end(&chars[..END]),
+            end(&chars[chars.len() - END..])
+        )
+    };
+    let words: Vec<String> = line.split(' ').map(word).collect();
+    words.join(" ")
 }
 
 /// Serde's message in words that need no Rust, and with the nearest valid name to an unknown one.

@@ -68,6 +68,42 @@ fn a_wrong_override_is_refused_by_its_name() {
 }
 
 #[test]
+fn a_list_is_no_table_of_keys() {
+    for key in ["model", "optimizer", "input", "schedule", "train"] {
+        let message = message(TEXT, &[&format!("{key}=[]")]);
+        assert!(
+            message.contains(&format!("{key} = []: expected a table of keys")),
+            "{message}"
+        );
+    }
+    let message = message(TEXT, &["input.normalization=[[0.5, 0.5, 0.5], [1, 1, 1]]"]);
+    assert!(message.contains("expected a table of keys"), "{message}");
+}
+
+#[test]
+fn a_number_that_is_none_is_refused_and_not_lost() {
+    for entry in [
+        "policy.layers=nan",
+        "policy.layers=inf",
+        "policy.layers=[nan]",
+    ] {
+        let message = message(TEXT, &[entry]);
+        assert!(
+            message.contains("policy.layers = ") && message.contains("a finite number"),
+            "{message}"
+        );
+    }
+    let message = message(TEXT, &["model.layer_scale=9223372036854775808"]);
+    assert!(message.contains("no number of TOML"), "{message}");
+}
+
+#[test]
+fn a_long_value_is_not_repeated_whole() {
+    let entry = format!("train.steps={}", "x".repeat(100_000));
+    assert!(message(TEXT, &[&entry]).len() < 2000);
+}
+
+#[test]
 fn steps_that_do_not_fill_epochs_are_refused() {
     let message = message(TEXT, &["train.steps=501"]);
     assert!(message.contains("train.steps = 501"), "{message}");

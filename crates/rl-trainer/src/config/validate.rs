@@ -180,7 +180,7 @@ impl ExperimentConfig {
         let is_share = |share: &&f64| **share > 0.0 && **share <= 1.0;
         if let Some(share) = self.flops.iter().find(|share| !is_share(share)) {
             let expected = "must be shares of the dense FLOPs, above 0 and at most 1";
-            wrong.add("flops", share, expected);
+            wrong.add("flops", format!("{share:?}"), expected);
         }
         if !self.flops.is_empty() && policy.budget == BudgetUse::Impossible {
             let name = policy.name;

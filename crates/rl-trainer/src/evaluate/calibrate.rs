@@ -31,7 +31,7 @@ const MOST: f64 = 40.0;
 ///
 /// # Errors
 ///
-/// Where the policy cannot compute so little or so much, or an image cannot be read.
+/// Where the policy cannot compute so little or so much, an image cannot be read, or its logits are not finite.
 pub fn calibrate(
     model: &PruningVit,
     images: &ImageDataset,
@@ -43,6 +43,16 @@ pub fn calibrate(
     if let Selection::Threshold { .. } = settings.selection {
         return by_threshold(model, images, target, settings, device, progress);
     }
+    // What is fitted to scores that are no numbers says nothing; the first images tell.
+    let first = images.take(settings.batch_size);
+    evaluate(
+        model,
+        &first,
+        &[ExecutionMode::Dense],
+        settings,
+        device,
+        |_| (),
+    )?;
     match model.policy.budgeting() {
         Budgeting::Counts => {
             let kept = model.kept_for(target)?;

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use apt_data::{EvalLoader, EvalTransform, ImageDataset, Normalization};
-use apt_inference::{Model, PruningVit};
+use apt_inference::{InferenceError, Model, NotFinite, PruningVit};
 use apt_pruning_agent::Selection;
 use apt_vit_model::{ExecutionMode, ImageSize};
 use burn::data::dataloader::DataLoader;
@@ -148,7 +148,7 @@ struct Tally {
 ///
 /// # Errors
 ///
-/// Where an image cannot be read.
+/// Where an image cannot be read, or its logits are not finite.
 pub fn evaluate(
     model: &PruningVit,
     dataset: &ImageDataset,
@@ -169,7 +169,7 @@ pub fn evaluate(
 ///
 /// # Errors
 ///
-/// Where an image cannot be read.
+/// Where an image cannot be read, or its logits are not finite.
 pub fn evaluate_each(
     model: &PruningVit,
     dataset: &ImageDataset,
@@ -232,6 +232,7 @@ pub fn evaluate_each(
             let output = run(each);
             let predicted = predictions(&output.logits);
             tally.seconds += start.elapsed().as_secs_f64();
+            check_finite(output.logits.clone(), &batch.indices, dataset)?;
             for (image, (&class, &target)) in predicted.iter().zip(&batch.targets).enumerate() {
                 tally.correct[target] += usize::from(class == target);
                 tally.right[batch.indices[image]] = class == target;
@@ -267,6 +268,27 @@ pub fn evaluate_each(
     }
     let finish = |tally: Tally| finish(tally, model, dataset, &per_class, done);
     Ok(tallies.into_iter().map(finish).collect())
+}
+
+/// The accuracy of logits that are no numbers would be one of chance.
+///
+/// # Errors
+///
+/// Names the first image whose logits, `[batch, classes]`, are not finite.
+fn check_finite(
+    logits: Tensor<2>,
+    indices: &[usize],
+    dataset: &ImageDataset,
+) -> Result<(), TrainerError> {
+    let [_, classes] = logits.dims();
+    let logits: Vec<f32> = logits.into_data().iter::<f32>().collect();
+    for (logits, &index) in logits.chunks_exact(classes.max(1)).zip(indices) {
+        NotFinite::check("logits", logits).map_err(|reason| InferenceError::NotFinite {
+            image: dataset.name(index),
+            reason,
+        })?;
+    }
+    Ok(())
 }
 
 fn finish(

@@ -1,6 +1,6 @@
 //! A training on the whole terminal, and the keys that stop it.
 
-use std::io::{self, IsTerminal, stderr};
+use std::io::{self, stderr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -40,9 +40,9 @@ impl Dashboard {
     ///
     /// # Errors
     ///
-    /// Where stderr is no terminal that can be drawn on.
+    /// Where stderr is no terminal that can be drawn on, or this is a job in its background.
     pub fn open(title: String, steps_per_epoch: usize, stop: StopRequest) -> io::Result<Self> {
-        if !stderr().is_terminal() {
+        if !screen::is_able() {
             return Err(io::ErrorKind::Unsupported.into());
         }
         let terminal = Terminal::new(CrosstermBackend::new(stderr()))?;

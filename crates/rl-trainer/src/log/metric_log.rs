@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use apt_inference::{CheckpointFolder, EpochScores};
+use apt_vit_model::printable;
 use burn::train::logger::MetricLogger;
 use burn::train::metric::store::{EpochSummary, MetricsUpdate, Split};
 use burn::train::metric::{MetricDefinition, MetricId, NumericEntry};
@@ -24,8 +25,7 @@ const FILE: &str = "metrics.jsonl";
 pub(crate) type Averages = HashMap<(String, usize, String), f64>;
 
 /// Writes each batch's and each epoch's numbers to `metrics.jsonl` and to TensorBoard event
-/// files, and tells burn-train's strategies the epochs' averages, also those from before a
-/// resume.
+/// files, and saves by what the epochs' checkpoints are chosen.
 pub(crate) struct RunLog {
     lines: BufWriter<File>,
     events: EventFile,
@@ -62,19 +62,27 @@ impl RunLog {
         let lines = read_lines(&path)?;
         // Time that went into steps that are lost counts, too.
         let seconds_before = seconds_of(&lines);
-        let kept: Vec<Value> = lines
-            .into_iter()
-            .filter(|line| {
-                let step = line["step"].as_u64().unwrap_or(u64::MAX);
-                let epoch = line["epoch"].as_u64().unwrap_or(u64::MAX);
-                step <= steps_done
-                    && (line["average"].is_null() || epoch * steps_per_epoch <= steps_done)
-            })
-            .collect();
-        let mut text = String::new();
-        for line in &kept {
-            text.push_str(&line.to_string());
-            text.push('\n');
+        let mut text = Vec::new();
+        let mut last = 0;
+        for line in lines {
+            let values = &line.values;
+            let step = values["step"].as_u64().unwrap_or(u64::MAX);
+            let epoch = values["epoch"].as_u64().unwrap_or(u64::MAX);
+            let of_lost_epoch =
+                !values["average"].is_null() && epoch.saturating_mul(steps_per_epoch) > steps_done;
+            if step <= steps_done && !of_lost_epoch {
+                // As it was written: a number that is read and written again may have another last digit.
+                text.extend(line.text);
+                text.push(b'\n');
+                last = last.max(step);
+            }
+        }
+        if last < steps_done {
+            tracing::warn!(
+                "{} ends with step {last}, and the training goes on from step {steps_done}: numbers of the steps between are \
+                 missing there",
+                printable(&path)
+            );
         }
         let partial = folder.join("metrics.jsonl.partial");
         std::fs::write(&partial, text).map_err(TrainerError::io(&partial, "write"))?;
@@ -91,7 +99,7 @@ impl RunLog {
             events: EventFile::open(&events, stays)
                 .map_err(TrainerError::io(&events, "write in"))?,
             names: HashMap::new(),
-            averages: averages_of(&kept),
+            averages: HashMap::new(),
             of_step: BTreeMap::new(),
             batches: steps_done * accumulation,
             accumulation,
@@ -228,41 +236,34 @@ impl MetricLogger for RunLog {
     fn log_epoch_summary(&mut self, _summary: EpochSummary) {}
 }
 
-/// The whole lines of a log; a last line that was cut short is left out.
-fn read_lines(path: &Path) -> Result<Vec<Value>, TrainerError> {
+/// A line of a log.
+struct Line {
+    text: Vec<u8>,
+    values: Value,
+}
+
+/// The whole lines of a log; one that was cut short is left out.
+fn read_lines(path: &Path) -> Result<Vec<Line>, TrainerError> {
     if !path.exists() {
         return Ok(Vec::new());
     }
     let file = File::open(path).map_err(TrainerError::io(path, "read"))?;
-    let lines = BufReader::new(file).lines();
-    Ok(lines
-        .map_while(Result::ok)
-        .filter_map(|line| serde_json::from_str(&line).ok())
-        .collect())
+    let mut lines = Vec::new();
+    for text in BufReader::new(file).split(b'\n') {
+        let text = text.map_err(TrainerError::io(path, "read"))?;
+        if let Ok(values) = serde_json::from_slice(&text) {
+            lines.push(Line { text, values });
+        }
+    }
+    Ok(lines)
 }
 
 /// The seconds after which the last of these lines was written.
-fn seconds_of(lines: &[Value]) -> f64 {
-    let seconds = lines.iter().filter_map(|line| line[SECONDS].as_f64());
-    seconds.fold(0.0, f64::max)
-}
-
-fn averages_of(lines: &[Value]) -> Averages {
-    let mut averages = Averages::new();
-    for line in lines
+fn seconds_of(lines: &[Line]) -> f64 {
+    let seconds = lines
         .iter()
-        .filter(|line| line["average"].as_bool() == Some(true))
-    {
-        let (Some(split), Some(epoch)) = (line["split"].as_str(), line["epoch"].as_u64()) else {
-            continue;
-        };
-        for (name, value) in line.as_object().into_iter().flatten() {
-            if let Some(value) = value.as_f64() {
-                averages.insert((split.to_string(), epoch as usize, name.clone()), value);
-            }
-        }
-    }
-    averages
+        .filter_map(|line| line.values[SECONDS].as_f64());
+    seconds.fold(0.0, f64::max)
 }
 
 #[cfg(test)]
@@ -282,7 +283,28 @@ mod tests {
         let log = RunLog::open(folder.path(), 2, 1, 4, checkpoints).unwrap();
         assert_eq!(log.seconds_before, 30.0);
         let kept = read_lines(&folder.path().join(FILE)).unwrap();
-        let steps: Vec<_> = kept.iter().map(|line| line["step"].as_u64()).collect();
-        assert_eq!(steps, [Some(1), Some(2)]);
+        let steps = kept.iter().map(|line| line.values["step"].as_u64());
+        assert_eq!(steps.collect::<Vec<_>>(), [Some(1), Some(2)]);
+    }
+
+    #[test]
+    fn lines_that_stay_keep_every_digit_and_a_damaged_one_takes_no_other_with_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join(FILE);
+        let line = |step: u64, loss: &str| {
+            format!("{{\"split\":\"train\",\"step\":{step},\"loss\":{loss}}}\n").into_bytes()
+        };
+        let kept = [
+            line(1, "2.3084800243376686"),
+            line(2, "0.10000000000000001"),
+        ];
+        let mut text = kept[0].clone();
+        text.extend(b"{\"split\": \"\xff\xfe\n");
+        text.extend(&kept[1]);
+        text.extend(line(3, "1.0"));
+        std::fs::write(&file, text).unwrap();
+        let checkpoints = CheckpointFolder::new(folder.path().join("checkpoints"), 4);
+        RunLog::open(folder.path(), 2, 1, 4, checkpoints).unwrap();
+        assert!(std::fs::read(&file).unwrap() == kept.concat());
     }
 }

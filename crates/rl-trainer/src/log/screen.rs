@@ -1,6 +1,6 @@
 //! The terminal, while a dashboard has it, and how it becomes the user's again.
 
-use std::io::{self, stderr};
+use std::io::{self, IsTerminal, stderr};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
 
@@ -15,6 +15,38 @@ static TAKEN: Mutex<bool> = Mutex::new(false);
 
 /// A terminal that reads nothing, as after Ctrl-S, holds up a dashboard, but not the end of the program.
 const TRIES: u32 = 50;
+
+/// Can a dashboard draw here? A terminal that knows no positions cannot show one, and a job in the background would be
+/// stopped where it takes the terminal.
+pub(crate) fn is_able() -> bool {
+    let is_dumb = std::env::var_os("TERM").is_some_and(|term| term.is_empty() || term == "dumb");
+    stderr().is_terminal() && !is_dumb && !is_in_background()
+}
+
+/// Has the terminal another job in its foreground? Known on Linux.
+fn is_in_background() -> bool {
+    let status = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    is_of_a_background_job(&status)
+}
+
+/// From the text of `/proc/PID/stat`: behind the program's name in brackets stand its state, parent, group, session,
+/// terminal, and the group in the terminal's foreground.
+fn is_of_a_background_job(status: &str) -> bool {
+    let Some((_, behind)) = status.rsplit_once(')') else {
+        return false;
+    };
+    let fields: Vec<i64> = behind
+        .split_whitespace()
+        .skip(1)
+        .map_while(|field| field.parse().ok())
+        .collect();
+    match fields[..] {
+        [_, group, _, terminal, foreground, ..] => {
+            terminal != 0 && foreground > 0 && foreground != group
+        }
+        _ => false,
+    }
+}
 
 /// Takes the terminal: another screen, and keys that arrive as such.
 pub(crate) fn take() -> io::Result<()> {
@@ -57,4 +89,20 @@ pub(crate) fn is_taken() -> bool {
 pub(crate) fn draw(draw: impl FnOnce() -> io::Result<()>) -> bool {
     let taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
     *taken && draw().is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_in_the_background_is_told_by_the_terminals_foreground() {
+        assert!(!is_of_a_background_job(
+            "7 (apt) vit) S 1 7 5 34816 7 4194304"
+        ));
+        assert!(is_of_a_background_job("7 (aptvit) S 1 7 5 34816 5 4194304"));
+        // Without a terminal.
+        assert!(!is_of_a_background_job("7 (aptvit) S 1 7 5 0 -1 4194304"));
+        assert!(!is_of_a_background_job(""));
+    }
 }

@@ -4,13 +4,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use apt_inference::{CheckpointFolder, CheckpointSet, partial, publish, remove_checked};
+use apt_vit_model::printable;
 use burn::lr_scheduler::LrSchedulerRecord;
 use burn::optim::OptimizerRecord;
 use burn::store::ModuleRecord;
 use burn::train::checkpoint::{Checkpoint, Checkpointer, CheckpointerError};
 
 use crate::TrainerError;
-use crate::train::WarmupSchedule;
 
 const PARTS: [&str; 3] = CheckpointFolder::PARTS;
 
@@ -35,8 +35,7 @@ impl CheckpointWriter {
     pub fn save_pause(
         &self,
         step: u64,
-        model: ModuleRecord,
-        optimizer: OptimizerRecord,
+        (model, optimizer, scheduler): (ModuleRecord, OptimizerRecord, LrSchedulerRecord),
     ) -> Result<PathBuf, TrainerError> {
         let target = self.folder.path().join(format!("pause-{step}"));
         let partial = partial(&target);
@@ -46,7 +45,6 @@ impl CheckpointWriter {
         };
         let _ = fs::remove_dir_all(&partial);
         fs::create_dir_all(&partial).map_err(|error| failed(&partial, &error))?;
-        let scheduler = WarmupSchedule::record_after(step as usize);
         let file = |part: &str| partial.join(format!("{part}.bpk"));
         let [of_model, of_optimizer, of_scheduler] = PARTS.map(file);
         save(model, &of_model).map_err(|error| failed(&of_model, &error))?;
@@ -159,8 +157,53 @@ impl<R: Checkpoint> Checkpointer<R> for RunCheckpointer {
     }
 }
 
+/// The newest checkpoint that a training can go on from, whole and readable; none where it starts anew.
+///
+/// # Errors
+///
+/// Where a file is damaged; where files of later epochs are missing, other than a kill leaves them; and where it is not
+/// known which of the epochs up to there is the best, or the best one's model is missing.
+pub(crate) fn checkpoint_to_resume(
+    folder: &CheckpointFolder,
+    steps_per_epoch: usize,
+) -> Result<Option<CheckpointSet>, TrainerError> {
+    let newest = folder.newest_complete()?;
+    let steps = newest.as_ref().map_or(0, |set| set.step);
+    let epochs = steps as usize / steps_per_epoch.max(1);
+    let goes_on = match &newest {
+        Some(set) => format!("from {}", set.name()),
+        None => "from its start".to_string(),
+    };
+    for set in folder.incomplete()? {
+        let missing = set.missing().zip(set.epoch);
+        let Some((missing, epoch)) = missing.filter(|_| set.step > steps) else {
+            continue;
+        };
+        // A kill while an epoch is saved, and maybe the next one, leaves these alone without some files.
+        if epoch > epochs + 2 {
+            let reason = format!(
+                "is missing, so that the training can go on {goes_on} only; copy the file again, or remove the other files of \
+                 epoch {epoch} (model, optim and scheduler) to make the later epochs again"
+            );
+            return Err(TrainerError::Checkpoint {
+                path: missing,
+                reason,
+            });
+        }
+        tracing::warn!(
+            "{} is missing: the training goes on {goes_on}",
+            printable(&missing)
+        );
+    }
+    if let Some(set) = &newest {
+        check_readable(set)?;
+    }
+    folder.check_best(epochs)?;
+    Ok(newest)
+}
+
 /// Are all three parts there, are they what was written, and can they be read?
-pub(crate) fn check_readable(set: &CheckpointSet) -> Result<(), TrainerError> {
+fn check_readable(set: &CheckpointSet) -> Result<(), TrainerError> {
     for part in PARTS {
         set.check(part)?;
     }

@@ -5,11 +5,14 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use apt_data::read_text;
 use apt_inference::{
     Budget, Budgets, CheckpointFolder, CheckpointSet, Description, PruningVit, Run, to_json,
-    verify, write_checked, write_whole,
+    verify, write_checked,
 };
 use burn::prelude::*;
+use serde::Serialize;
+use serde_json::Value;
 
 use super::checkpoints::CheckpointWriter;
 use super::lock::RunLock;
@@ -19,6 +22,11 @@ use crate::log::RunLog;
 
 /// The resolved config: a folder that has it is a run.
 const CONFIG: &str = "config.toml";
+/// What a finished training was worth.
+const SUMMARY: &str = "summary.json";
+/// What to do about a damaged summary.
+const MEASURE_AGAIN: &str = "copy the file again, or remove it with its checksum (.crc32c) beside it, and let `aptvit train \
+                             --resume` measure the run again";
 
 /// A folder that holds a run: `config.toml`, `run.json`, `checkpoints/`, `metrics.jsonl`,
 /// `tensorboard/`, `budgets.json` once it was calibrated, and at the end `summary.json`.
@@ -179,13 +187,38 @@ impl RunFolder {
         Ok(self.run.load_model(checkpoint, device)?)
     }
 
-    /// Writes a file of the run, whole or not at all.
+    /// Saves what the finished training was worth, with its checksum.
+    pub(crate) fn save_summary(&self, summary: &impl Serialize) -> Result<(), TrainerError> {
+        let text = to_json(summary)?;
+        Ok(write_checked(&self.path().join(SUMMARY), text.as_bytes())?)
+    }
+
+    /// What `summary.json` says of a finished training; none where it is not finished.
     ///
     /// # Errors
     ///
-    /// Where it cannot be written.
-    pub fn write(&self, name: &str, text: &str) -> Result<(), TrainerError> {
-        Ok(write_whole(&self.path().join(name), text.as_bytes())?)
+    /// Where the file is damaged.
+    pub fn summary(&self) -> Result<Option<Value>, TrainerError> {
+        let path = self.path().join(SUMMARY);
+        if !path.exists() {
+            return Ok(None);
+        }
+        let text = read_text(&path)?;
+        verify(&path, MEASURE_AGAIN)?;
+        let damaged = |reason: String| TrainerError::RunFolder {
+            path: path.clone(),
+            reason: format!("is damaged: {reason}; {MEASURE_AGAIN}"),
+        };
+        // Earlier versions wrote no checksum.
+        let summary: Value =
+            serde_json::from_str(&text).map_err(|error| damaged(error.to_string()))?;
+        for key in ["dense_accuracy", "pruned_accuracy", "flops_share"] {
+            if !summary[key].is_number() {
+                let reason = format!("{key} = {}, expected a number", summary[key]);
+                return Err(damaged(reason));
+            }
+        }
+        Ok(Some(summary))
     }
 
     /// Adds a budget to those of the run, in place of one with the same target and checkpoint.

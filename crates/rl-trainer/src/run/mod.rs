@@ -5,7 +5,7 @@ mod folder;
 mod lock;
 mod pretrained;
 
-pub(crate) use checkpoints::{CheckpointWriter, check_readable};
+pub(crate) use checkpoints::{CheckpointWriter, checkpoint_to_resume};
 pub use folder::RunFolder;
 pub(crate) use pretrained::is_cached;
 pub use pretrained::{fetch_checkpoint, locate_weights};

@@ -181,7 +181,7 @@ impl CellFolder {
     }
 
     fn read_file(&self, path: &Path) -> Result<Cell, TrainerError> {
-        let text = fs::read_to_string(path).map_err(TrainerError::io(path, "read"))?;
+        let text = apt_data::read_text(path)?;
         let damaged = |reason: String| TrainerError::Sweep {
             path: path.to_path_buf(),
             reason: format!("is damaged: {reason}; delete the file to run this cell again"),

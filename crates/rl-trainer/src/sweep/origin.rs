@@ -62,7 +62,7 @@ fn read(folder: &Path) -> Result<Option<Origin>, TrainerError> {
     if !path.exists() {
         return Ok(None);
     }
-    let text = fs::read_to_string(&path).map_err(TrainerError::io(&path, "read"))?;
+    let text = apt_data::read_text(&path)?;
     let origin = serde_json::from_str(&text).map_err(|error| TrainerError::Sweep {
         path,
         reason: format!("is damaged: {error}"),

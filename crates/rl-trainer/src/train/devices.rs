@@ -39,6 +39,13 @@ impl Devices {
         &self.devices[0]
     }
 
+    /// Their names, as `--device` takes them; of one on another machine, its kind alone.
+    pub fn names(&self) -> String {
+        let names = self.devices.iter();
+        let names: Vec<String> = names.map(|device| name(&format!("{device:?}"))).collect();
+        names.join(",")
+    }
+
     pub(crate) fn strategy(&self) -> ExecutionStrategy {
         let devices = self.devices.iter().map(|device| device.clone().autodiff());
         let mut devices: Vec<Device> = devices.collect();
@@ -92,5 +99,52 @@ pub(crate) fn check_memory(
             )))
         }
         _ => Ok(()),
+    }
+}
+
+/// A device's plain name, from what it prints for debugging: Burn has no other name of it.
+fn name(printed: &str) -> String {
+    let has = |word: &str| printed.contains(word);
+    let kind = if has("Remote") {
+        return "remote".into();
+    } else if has("LibTorch") {
+        if has("Cuda") { "tch:cuda" } else { "tch" }
+    } else if has("Flex") {
+        "flex"
+    } else if has("Cuda") {
+        "cuda"
+    } else {
+        "wgpu"
+    };
+    let mut numbers = printed.split(|c: char| !c.is_ascii_digit());
+    let index = numbers.rfind(|digits| !digits.is_empty());
+    match index.unwrap_or("0") {
+        "0" => kind.into(),
+        index => format!("{kind}:{index}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_are_named_as_they_are_asked_for() {
+        for (printed, expected) in [
+            ("Device<Flex(Cpu)>", "flex"),
+            ("Device<Autodiff(Flex(Cpu))>", "flex"),
+            ("Device<LibTorch(Cpu)>", "tch"),
+            ("Device<LibTorch(Cuda(0))>", "tch:cuda"),
+            ("Device<LibTorch(Cuda(1))>", "tch:cuda:1"),
+            ("Device<Cube(Cuda(Cuda(0)))>", "cuda"),
+            ("Device<Cube(Cuda(Cuda(2)))>", "cuda:2"),
+            ("Device<Cube(Wgpu(DefaultDevice))>", "wgpu"),
+            ("Device<Cube(Wgpu(DiscreteGpu(1)))>", "wgpu:1"),
+            ("Device<Remote(10.0.0.2:3000)>", "remote"),
+        ] {
+            assert_eq!(name(printed), expected, "{printed}");
+        }
+        let devices = Devices::single(Device::default());
+        assert!(!devices.names().contains('<'), "{}", devices.names());
     }
 }

@@ -6,21 +6,14 @@ use std::sync::Arc;
 use apt_data::{EvalLoader, LoaderSettings, TrainLoader};
 use apt_inference::{CheckpointSet, Choice};
 use burn::lr_scheduler::module_lr_scheduler::ModuleLrScheduler;
-use burn::train::checkpoint::{
-    ComposedCheckpointingStrategy, KeepLastNCheckpoints, MetricCheckpointingStrategy,
-};
-use burn::train::metric::LearningRateMetric;
-use burn::train::metric::store::{Aggregate, Direction, Split};
 use burn::train::renderer::MetricsRenderer;
-use burn::train::{
-    Learner, MetricEarlyStoppingStrategy, StoppingCondition, SupervisedTraining, TrainingError,
-};
+use burn::train::{Learner, SupervisedTraining, TrainingError};
 
 use super::images::Images;
 use super::loss_scale::LossScale;
 use super::optimizer::build_optimizer;
 use super::options::{Outcome, TrainOptions, Trained};
-use super::schedule::WarmupSchedule;
+use super::retention::{Patience, Retention};
 use super::session::Session;
 use super::settings::StepSettings;
 use super::stop::Stop;
@@ -69,11 +62,11 @@ pub(super) fn fit(
                 steps: settings.steps,
             }));
         }
-        let epochs = [Choice::BestPruned, Choice::BestDense, Choice::Last];
-        let epochs: Vec<usize> = epochs
-            .into_iter()
-            .filter_map(|choice| run.checkpoints().choose(choice).ok()?.epoch)
-            .collect();
+        let mut epochs = Vec::new();
+        for choice in [Choice::BestPruned, Choice::BestDense, Choice::Last] {
+            // Where it is not known which is the best, nothing is removed.
+            epochs.extend(run.checkpoints().choose(choice)?.epoch);
+        }
         checkpoints.keep_epochs(&epochs)?;
         checkpoints.remove_pauses_before(session.progress.steps() + 1)?;
     }
@@ -155,11 +148,6 @@ fn launch(
         settings.eval_interval as u64,
         run.checkpoints(),
     )?;
-    let pruned_accuracy = ReportMetric::new("pruned_accuracy", true);
-    let dense_accuracy = ReportMetric::new("dense_accuracy", true);
-    let best = |metric: &ReportMetric| {
-        MetricCheckpointingStrategy::new(metric, Aggregate::Mean, Direction::Highest, Split::Valid)
-    };
     let [for_model, for_optimizer, for_scheduler] =
         run.checkpoint_writer().checkpointers(from.as_ref());
     let mut training = SupervisedTraining::new(run.path(), Arc::new(loader), Arc::new(held_out))
@@ -169,13 +157,7 @@ fn launch(
         .renderer(renderer(config, options))
         .with_training_strategy(options.devices.strategy().into())
         .with_custom_checkpointers(for_model, for_optimizer, for_scheduler)
-        .with_checkpointing_strategy(
-            ComposedCheckpointingStrategy::builder()
-                .add(KeepLastNCheckpoints::new(2))
-                .add(best(&pruned_accuracy))
-                .add(best(&dense_accuracy))
-                .build(),
-        )
+        .with_checkpointing_strategy(Retention::new(run.checkpoints()))
         .num_epochs(config.num_epochs());
     if accumulation > 1 {
         training = training.grads_accumulation(accumulation);
@@ -184,25 +166,19 @@ fn launch(
         training = training.checkpoint(set.step as usize / settings.eval_interval);
     }
     if let Some(patience) = settings.patience {
-        training = training.early_stopping(MetricEarlyStoppingStrategy::new(
-            &pruned_accuracy,
-            Aggregate::Mean,
-            Direction::Highest,
-            Split::Valid,
-            StoppingCondition::NoImprovementSince { n_epochs: patience },
-        ));
+        training = training.early_stopping(Patience::new(run.checkpoints(), patience));
     }
     training = training
         .metrics((
             ReportMetric::new("loss", false),
-            pruned_accuracy,
-            dense_accuracy,
+            ReportMetric::new("pruned_accuracy", true),
+            ReportMetric::new("dense_accuracy", true),
             ReportMetric::new("flops_share", false),
         ))
         .metric_train_numeric(ReportMetric::new("images_per_s", true))
         .metric_train_numeric(ReportMetric::new("gradient_norm", false))
         .metric_train_numeric(ReportMetric::new("peak_memory_mib", false))
-        .metric_train_numeric(LearningRateMetric::new());
+        .metric_train_numeric(ReportMetric::new("learning_rate", false));
     for layer in model.policy.blocks() {
         let metric = |name: &str, higher| ReportMetric::new(&format!("{name}/{layer}"), higher);
         training = training.metrics((metric("keep_rate", false),));
@@ -215,7 +191,8 @@ fn launch(
     }
 
     let optimizer = build_optimizer(&config.optimizer, &model);
-    let schedule = WarmupSchedule::new(&config.optimizer, &config.schedule, settings.steps);
+    let schedule = session.settings.schedule.clone();
+    let schedule = schedule.with_norm(session.progress.norm().clone());
     let learner = Learner::new(model, optimizer, ModuleLrScheduler::new(schedule));
     // Backends say by panics that memory is short or that a device is gone.
     let launched = std::panic::catch_unwind(AssertUnwindSafe(|| {
@@ -227,7 +204,7 @@ fn launch(
     // After a panic the dashboard may still have the terminal, and an error has to be seen.
     screen::give_back();
     let newest = || -> Result<String, TrainerError> {
-        let newest = run.checkpoints().newest()?;
+        let newest = run.checkpoints().newest_complete()?;
         Ok(newest.map_or("none yet".into(), |set| set.name()))
     };
     if let Some(mut error) = session.stop.take_failure() {

@@ -13,6 +13,7 @@ mod pass;
 mod plan;
 mod progress;
 mod recompute;
+mod retention;
 mod schedule;
 mod session;
 mod settings;

@@ -1,15 +1,28 @@
 //! How far a training is.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
+
+/// The joint gradient norm of a training's last update, before clipping; 0 before the first. Clones are the same one.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct LastNorm(Arc<AtomicU32>);
+
+impl LastNorm {
+    pub fn set(&self, norm: f32) {
+        self.0.store(norm.to_bits(), Ordering::Relaxed);
+    }
+
+    pub fn get(&self) -> f32 {
+        f32::from_bits(self.0.load(Ordering::Relaxed))
+    }
+}
 
 /// How far a training is, and how fast.
 #[derive(Default)]
 pub(crate) struct Progress {
     steps: AtomicU64,
-    /// Bits of the joint gradient norm of the last update; 0 before the first.
-    gradient_norm: AtomicU32,
+    gradient_norm: LastNorm,
     /// Bits of the images a second of the last step; 0 in the first.
     images_per_s: AtomicU32,
     last_step: Mutex<Option<Instant>>,
@@ -42,13 +55,9 @@ impl Progress {
         self.steps.fetch_add(1, Ordering::SeqCst) + 1
     }
 
-    pub fn set_gradient_norm(&self, norm: f32) {
-        self.gradient_norm.store(norm.to_bits(), Ordering::Relaxed);
-    }
-
-    /// The joint gradient norm of the last update, before clipping.
-    pub fn gradient_norm(&self) -> f64 {
-        f64::from(f32::from_bits(self.gradient_norm.load(Ordering::Relaxed)))
+    /// The gradient norm of the last update.
+    pub fn norm(&self) -> &LastNorm {
+        &self.gradient_norm
     }
 
     /// Images a second of the last step; 0 in the first.

@@ -1,7 +1,13 @@
 use burn::lr_scheduler::module_lr_scheduler::ModuleLrScheduler;
 use burn::lr_scheduler::{LrScheduler, LrSchedulerRecord};
 
+use super::progress::LastNorm;
 use crate::config::{Decay, OptimizerConfig, ScheduleConfig};
+
+/// The record's name of the updates that are done.
+const DONE: &str = "done";
+/// The record's name of the bits of the last update's gradient norm.
+const NORM: &str = "gradient_norm";
 
 /// Linear warm-up, then a fall to zero: update k of w has k/w of the peak, and update w + k of
 /// the r that remain has half a cosine or a straight line's share of it.
@@ -12,6 +18,9 @@ pub struct WarmupSchedule {
     decay: Decay,
     total: usize,
     done: usize,
+    /// It is saved beside the updates that are done: what a training that goes on reports of its first step is what the
+    /// unbroken one reports.
+    norm: LastNorm,
 }
 
 impl WarmupSchedule {
@@ -23,7 +32,13 @@ impl WarmupSchedule {
             decay: schedule.decay,
             total,
             done: 0,
+            norm: LastNorm::default(),
         }
+    }
+
+    /// Saves and restores this gradient norm.
+    pub(crate) fn with_norm(self, norm: LastNorm) -> Self {
+        Self { norm, ..self }
     }
 
     /// The learning rate of update `update`, 1-based.
@@ -40,9 +55,10 @@ impl WarmupSchedule {
     }
 
     /// What burn-train's learner saves of a schedule that has made `done` updates.
-    pub(crate) fn record_after(done: usize) -> LrSchedulerRecord {
+    pub(crate) fn record_after(done: usize, norm: &LastNorm) -> LrSchedulerRecord {
         let schedule = Self {
             done,
+            norm: norm.clone(),
             ..Self::new(&OptimizerConfig::default(), &ScheduleConfig::default(), 0)
         };
         ModuleLrScheduler::new(schedule).to_record()
@@ -56,12 +72,18 @@ impl LrScheduler for WarmupSchedule {
     }
 
     fn to_record(&self) -> LrSchedulerRecord {
-        LrSchedulerRecord::new().with_scalar("done", self.done as u64)
+        LrSchedulerRecord::new()
+            .with_scalar(DONE, self.done as u64)
+            .with_scalar(NORM, u64::from(self.norm.get().to_bits()))
     }
 
     fn load_record(&mut self, record: LrSchedulerRecord) {
-        if let Some(done) = record.scalar::<u64>("done") {
+        if let Some(done) = record.scalar::<u64>(DONE) {
             self.done = done as usize;
+        }
+        // Earlier versions saved none.
+        if let Some(bits) = record.scalar::<u64>(NORM) {
+            self.norm.set(f32::from_bits(bits as u32));
         }
     }
 }
@@ -108,8 +130,11 @@ mod tests {
             unbroken.step();
             broken.step();
         }
+        broken.norm.set(0.123);
         let mut resumed = schedule(Decay::Cosine);
+        let seen = resumed.norm.clone();
         resumed.load_record(broken.to_record());
         assert_eq!(unbroken.step(), resumed.step());
+        assert_eq!(seen.get(), 0.123);
     }
 }

@@ -5,6 +5,7 @@ use apt_inference::PruningVit;
 use apt_pruning_agent::{Agents, AnyPolicy, Selection};
 
 use super::freeze::backward_share;
+use super::schedule::WarmupSchedule;
 use crate::TrainerError;
 use crate::algorithm::Purpose;
 use crate::config::ExperimentConfig;
@@ -33,6 +34,8 @@ pub(crate) struct StepSettings {
     pub recompute: bool,
     /// FLOPs of the backward pass, relative to those of the model's own forward pass.
     pub backward_share: f64,
+    /// The learning rate of each step.
+    pub schedule: WarmupSchedule,
 }
 
 impl StepSettings {
@@ -65,6 +68,7 @@ impl StepSettings {
                 settings.gradient_checkpointing,
                 observed_block(config, &model.policy),
             ),
+            schedule: WarmupSchedule::new(optimizer, &config.schedule, settings.steps),
         })
     }
 
@@ -85,6 +89,12 @@ impl StepSettings {
             .dense_interval
             .is_some_and(|every| pass % every == every - 1);
         pass < self.passive_passes || between
+    }
+
+    /// The learning rate of the update that this forward pass goes into.
+    pub fn learning_rate(&self, pass: u64) -> f64 {
+        let update = pass / self.accumulation as u64 + 1;
+        self.schedule.learning_rate(update as usize)
     }
 
     /// Does the policy learn in this forward pass?

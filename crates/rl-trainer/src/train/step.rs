@@ -17,6 +17,7 @@ use super::memory::peak_memory;
 use super::optimizer::{clip_global_norm, split_off};
 use super::pass::pruned_pass;
 use super::recompute::pruned_pass_recomputed;
+use super::schedule::WarmupSchedule;
 use super::session::Session;
 use super::trainee::Trainee;
 use crate::TrainerError;
@@ -57,8 +58,10 @@ impl Session {
     }
 
     /// What every report says beside the losses.
-    fn report(&self, values: &mut BTreeMap<String, f64>) {
-        let gradient_norm = self.progress.gradient_norm();
+    fn report(&self, pass: u64, values: &mut BTreeMap<String, f64>) {
+        let rate = self.settings.learning_rate(pass);
+        values.insert("learning_rate".into(), rate);
+        let gradient_norm = f64::from(self.progress.norm().get());
         values.insert("gradient_norm".into(), gradient_norm);
         values.insert("images_per_s".into(), self.progress.images_per_s());
         if let Some(peak) = peak_memory() {
@@ -224,7 +227,7 @@ impl TrainStep for Trainee {
         } else {
             backward.run(|_| ());
         }
-        session.report(&mut values);
+        session.report(place.number, &mut values);
         TrainOutput {
             grads: backward.gradients,
             item: Report::new(targets.len(), values),
@@ -246,7 +249,7 @@ impl TrainStep for Trainee {
         };
         let (clip, scale) = (session.settings.max_grad_norm, session.loss_scale());
         let (model, norm) = clip_global_norm(self, &mut grads, clip, scale);
-        session.progress.set_gradient_norm(norm);
+        session.progress.norm().set(norm);
         if !session.accept(norm) {
             if !session.stop.has_failed() {
                 model.finish_step(&session, optim);
@@ -305,10 +308,9 @@ impl Trainee {
         let Some(reason) = session.stop.reason() else {
             return;
         };
-        let record = self.clone().into_record();
-        let saved = session
-            .checkpoints
-            .save_pause(step, record, optimizer.to_record());
+        let scheduler = WarmupSchedule::record_after(step as usize, session.progress.norm());
+        let records = (self.clone().into_record(), optimizer.to_record(), scheduler);
+        let saved = session.checkpoints.save_pause(step, records);
         match saved {
             Ok(path) => session.stop.pause_with(reason, path),
             Err(error) => session.stop.fail(error),

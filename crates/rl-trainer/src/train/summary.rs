@@ -52,7 +52,7 @@ pub struct Summary {
     pub checkpoint: String,
     /// The seed.
     pub seed: u64,
-    /// The device.
+    /// The devices, as `--device` takes them.
     pub device: String,
     /// Threads that compute.
     pub threads: usize,
@@ -111,7 +111,7 @@ pub(super) fn summarize(
         test_images: images.test.len(),
         checkpoint: model.checkpoint().to_string(),
         seed: config.seed,
-        device: format!("{:?}", devices.devices),
+        device: devices.names(),
         threads: rayon::current_num_threads(),
         peak_memory: peak_memory(),
         parameters,

@@ -5,7 +5,7 @@ use std::path::{Path, absolute};
 use std::time::Instant;
 
 use apt_data::{Progress, Splits};
-use apt_inference::{Description, FORMAT, to_json};
+use apt_inference::{Description, FORMAT};
 use burn::tensor::Device;
 
 use super::devices::{check_devices, check_memory};
@@ -16,7 +16,7 @@ use super::summary::summarize;
 use super::trainee::{Trainee, check_policy};
 use crate::TrainerError;
 use crate::config::ExperimentConfig;
-use crate::run::{RunFolder, check_readable};
+use crate::run::{RunFolder, checkpoint_to_resume};
 
 /// Trains a new run in `out`.
 ///
@@ -98,7 +98,7 @@ fn measured(
         Trained::Paused(outcome) => return Ok(outcome),
     };
     let summary = summarize(&run, images, &options.devices, started)?;
-    run.write("summary.json", &to_json(&summary)?)?;
+    run.save_summary(&summary)?;
     Ok(Outcome::Finished(Box::new(summary)))
 }
 
@@ -170,10 +170,7 @@ pub(crate) fn resume_on(
     run: RunFolder,
     options: &TrainOptions,
 ) -> Result<Trained, TrainerError> {
-    let newest = run.checkpoints().newest()?;
-    if let Some(set) = &newest {
-        check_readable(set)?;
-    }
+    let newest = checkpoint_to_resume(&run.checkpoints(), run.config.train.eval_interval)?;
     let found = images.train.class_names();
     if found != run.description().class_names {
         return Err(TrainerError::Field {

@@ -8,6 +8,7 @@ mod load;
 mod naming;
 mod namings;
 mod pickle;
+mod plain_file;
 mod positions;
 mod sizes;
 mod tensors;
@@ -242,6 +243,55 @@ mod tests {
                 error.contains("tensor '") && error.contains(word),
                 "{error}"
             );
+        }
+    }
+
+    /// A copy of a fixture, the lowest bit of a byte changed, so far behind its middle.
+    fn flipped(fixture: &str, behind: usize) -> (tempfile::TempDir, PathBuf) {
+        let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+        let mut bytes = std::fs::read(fixtures.join(fixture)).unwrap();
+        let place = bytes.len() / 2 / 4 * 4 + behind;
+        bytes[place] ^= 1;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(Path::new(fixture).file_name().unwrap());
+        std::fs::write(&path, bytes).unwrap();
+        (folder, path)
+    }
+
+    fn loaded(path: &Path) -> Result<(), VitError> {
+        let mut checkpoint = Checkpoint::open(path)?;
+        let sizes = VitConfig {
+            num_heads: 2,
+            ..checkpoint.config().clone()
+        };
+        let vit = sizes.init(&Device::default())?;
+        checkpoint.load(vit, &sizes, CheckpointHead::Load, None)?;
+        Ok(())
+    }
+
+    #[test]
+    fn one_bit_of_an_archives_values_that_changed_is_noticed() {
+        // The lowest bit of a float: it is still a number.
+        for (fixture, behind) in [
+            ("google-npz/weights.npz", 137),
+            ("timm-vit-pth/model.pth", 0),
+        ] {
+            let (_folder, path) = flipped(fixture, behind);
+            let error = loaded(&path).unwrap_err().to_string();
+            assert!(error.contains("the file is damaged"), "{fixture}: {error}");
+        }
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn weights_in_a_pipe_or_on_a_device_are_refused_without_waiting() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("model.safetensors");
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+        assert!(made.unwrap().success());
+        for path in [Path::new("/dev/zero"), &pipe] {
+            let error = loaded(path).unwrap_err().to_string();
+            assert!(error.contains("expected a plain file"), "{error}");
         }
     }
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::naming::{Layout, Names, Naming, Part};
+use super::plain_file;
 use super::tensors::{Tensors, unreadable};
 use crate::config::STEM_STAGES;
 use crate::{Activation, Distillation, ImageSize, StemConfig, VitConfig, VitError, VitPreset};
@@ -30,10 +31,10 @@ struct TimmArguments {
 impl ConfigBeside {
     pub fn read(weights: &Path, naming: &Naming) -> Result<Self, VitError> {
         let path = weights.with_file_name("config.json");
-        if naming.layout == Layout::Jax || !path.is_file() {
+        if naming.layout == Layout::Jax || matches!(path.try_exists(), Ok(false)) {
             return Ok(Self::default());
         }
-        let text = std::fs::read(&path).map_err(|error| unreadable(&path, error))?;
+        let text = plain_file::read_text(&path).map_err(|error| unreadable(&path, error))?;
         Self::parse(&text, &path)
     }
 

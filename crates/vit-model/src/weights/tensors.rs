@@ -4,16 +4,16 @@
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::fs::File;
-use std::io::{BufReader, Read};
+use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{DType, TensorData};
 use burn_store::{ModuleStore, PytorchStore, SafetensorsStore};
 use npyz::{NpyFile, Order, TypeChar};
 use serde::{Deserialize, Serialize};
-use zip::ZipArchive;
+use zip::{CompressionMethod, ZipArchive};
 
-use super::pickle;
+use super::{pickle, plain_file};
 use crate::VitError;
 
 /// A file format.
@@ -84,7 +84,7 @@ impl Tensors {
             path.to_path_buf()
         };
         let failed = |error: &dyn Display| unreadable(&path, error);
-        let mut file = File::open(&path).map_err(|error| failed(&error))?;
+        let mut file = plain_file::open(&path).map_err(|error| failed(&error))?;
         let mut start = Vec::new();
         let read = file.by_ref().take(9).read_to_end(&mut start);
         read.map_err(|error| failed(&error))?;
@@ -104,6 +104,7 @@ impl Tensors {
                     Some(name) => {
                         let entry = archive.by_name(&name).map_err(|error| failed(&error))?;
                         check_pickles(entry, 1).map_err(|error| failed(&error))?;
+                        check_entries(&mut archive).map_err(|error| failed(&error))?;
                         (WeightsFormat::Pytorch, Source::Stored(pytorch(&path)?))
                     }
                     None => (WeightsFormat::Npz, Source::Npz(archive)),
@@ -186,7 +187,10 @@ impl Tensors {
         };
         match &mut self.source {
             Source::Npz(archive) => {
-                let array = npz_entry(archive, &path, name)?;
+                let mut entry = archive
+                    .by_name(&format!("{name}.npy"))
+                    .map_err(|error| corrupt(&error))?;
+                let array = NpyFile::new(&mut entry).map_err(|error| corrupt(&error))?;
                 if array.order() != Order::C {
                     return Err(corrupt(&"column-major order; expected row-major"));
                 }
@@ -196,13 +200,17 @@ impl Tensors {
                     }
                     _ => (false, None),
                 };
-                match (float, bytes) {
-                    (true, Some(4)) => array.into_vec::<f32>().map_err(|error| corrupt(&error)),
+                let values = match (float, bytes) {
+                    (true, Some(4)) => array.into_vec::<f32>().map_err(|error| corrupt(&error))?,
                     (true, Some(8)) => {
                         let values = array.into_vec::<f64>().map_err(|error| corrupt(&error))?;
-                        Ok(values.into_iter().map(|value| value as f32).collect())
+                        values.into_iter().map(|value| value as f32).collect()
                     }
-                    _ => Err(wrong_type(array.dtype().descr())),
+                    _ => return Err(wrong_type(array.dtype().descr())),
+                };
+                match check_end(&mut entry) {
+                    Ok(()) => Ok(values),
+                    Err(error) => Err(corrupt(&error)),
                 }
             }
             Source::Stored(tensors) => {
@@ -238,6 +246,43 @@ fn npz_entry<'a>(
     NpyFile::new(entry).map_err(|error| corrupt(&error))
 }
 
+/// What to do about an entry that is not what was written.
+const DAMAGED: &str = "the file is damaged; copy or download it again";
+
+/// Asks an array whose values were read for more. There is none, and only at an entry's end is its checksum (CRC-32)
+/// compared.
+///
+/// # Errors
+///
+/// Where there is more, or the entry is another one than was written.
+fn check_end(entry: &mut impl Read) -> Result<(), String> {
+    match entry.read(&mut [0]) {
+        Ok(0) => Ok(()),
+        Ok(_) => Err(format!("more bytes than its shape says: {DAMAGED}")),
+        Err(error) => Err(format!("{error}: {DAMAGED}")),
+    }
+}
+
+/// Compares the checksums of all values in a PyTorch checkpoint: what reads them does not. They are stored as they are;
+/// what is compressed may be a bomb, and is not unpacked here.
+///
+/// # Errors
+///
+/// Names the first entry that is another one than was written.
+fn check_entries(archive: &mut ZipArchive<BufReader<File>>) -> Result<(), String> {
+    for place in 0..archive.len() {
+        let mut entry = archive.by_index(place).map_err(|error| error.to_string())?;
+        if entry.compression() != CompressionMethod::Stored {
+            continue;
+        }
+        if let Err(error) = io::copy(&mut entry, &mut io::sink()) {
+            let name = entry.name().map_err(|error| error.to_string())?;
+            return Err(format!("entry '{name}': {error}: {DAMAGED}"));
+        }
+    }
+    Ok(())
+}
+
 /// Before version 1.6, PyTorch wrote a magic number, a version, the system's sizes, the object and
 /// the storages' keys, one pickle after another, and then the values.
 const LEGACY_PICKLES: usize = 5;
@@ -267,8 +312,8 @@ fn sharded(path: &Path) -> Result<(Stored, u64), VitError> {
     struct Index {
         weight_map: BTreeMap<String, String>,
     }
-    let file = File::open(path).map_err(|error| unreadable(path, error))?;
-    let index: Index = serde_json::from_reader(BufReader::new(file))
+    let text = plain_file::read_text(path).map_err(|error| unreadable(path, error))?;
+    let index: Index = serde_json::from_slice(&text)
         .map_err(|error| unreadable(path, format!("not an index of safetensors: {error}")))?;
     let mut shards: Vec<&String> = index.weight_map.values().collect();
     shards.sort();
@@ -280,6 +325,7 @@ fn sharded(path: &Path) -> Result<(Stored, u64), VitError> {
             return Err(unreadable(path, format!("'{shard}' is no file beside it")));
         }
         let shard = path.with_file_name(shard);
+        plain_file::check(&shard).map_err(|error| unreadable(&shard, error))?;
         tensors.extend(safetensors(&shard)?);
         bytes += shard.metadata().map_or(0, |metadata| metadata.len());
     }
