@@ -40,8 +40,8 @@ Examples:
   aptvit fetch https://example.org/model.safetensors
 
 A broken transfer goes on where it stopped, and a server that is silent or gets no further is given up after some tries.
-A web page that is sent instead of weights or an archive is refused. Where no checksum is published, that of the first
-download is recorded beside the file and holds from then on. APT_CACHE names another cache folder,
+A web page is refused where weights or an archive were asked for. Where nobody publishes a checksum, the first download's
+checksum is recorded beside the file, and later downloads must match it. APT_CACHE names another cache folder,
 HF_ENDPOINT a mirror of Hugging Face, HTTPS_PROXY a proxy.";
 
 #[derive(Debug, Parser)]

@@ -116,7 +116,7 @@ impl Run {
     }
 }
 
-/// A path without links and dots; what is not there yet has none.
+/// The absolute path with links and dots resolved. Parts that do not exist yet stay as they are.
 fn resolve(path: &Path) -> io::Result<PathBuf> {
     let mut resolved = PathBuf::new();
     for part in absolute(path)?.components() {

@@ -55,7 +55,7 @@ impl Area<'_> {
         path
     }
 
-    /// Where it borders on what is not of it, `inset` pixels inside.
+    /// The border between its patches and the others, drawn `inset` pixels inside its patches.
     pub fn outlined(&self, inset: f32) -> String {
         let mut path = String::new();
         let [down, across] = self.grid;
