@@ -5,7 +5,7 @@ mod common;
 
 use std::path::{Path, PathBuf};
 
-use common::{TINY, aptvit, refused, stderr, stdout, text};
+use common::{aptvit, refused, stderr, stdout, text, tiny_of_a_folder};
 
 /// Two classes of pictures of one colour.
 fn pets(folder: &Path, splits: &[&str]) -> PathBuf {
@@ -58,10 +58,7 @@ fn a_dry_run_refuses_what_a_training_refuses() {
     let folder = tempfile::tempdir().unwrap();
     let data = pets(folder.path(), &["train", "test"]);
     let config = folder.path().join("tiny.toml");
-    let start = TINY.find("[data]").unwrap();
-    let end = TINY.find("[input]").unwrap();
-    let own = TINY.replace(&TINY[start..end], "[data]\nsource = \"folder\"\n");
-    std::fs::write(&config, own.replace("val_images = 20", "val_images = 2000")).unwrap();
+    std::fs::write(&config, tiny_of_a_folder(2000)).unwrap();
     for dry in [&["--dry-run"][..], &[]] {
         let out = folder.path().join("run");
         let train = [

@@ -7,7 +7,7 @@ use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 
-use common::{TINY, aptvit, fixture, program, refusal, refused, stdout, text};
+use common::{TINY, aptvit, fixture, program, refusal, refused, stdout, text, tiny_of_a_folder};
 use serde_json::Value;
 
 /// A trained run in `folder`.
@@ -135,11 +135,7 @@ fn a_training_stops_at_bad_pictures_or_goes_on_without_them() {
         cut(&class.join("cut.jpg"));
     }
     let config = folder.path().join("own.toml");
-    let source = "[data]\nsource = \"shapes\"\nsize = 16\ntrain = 80\ntest = 20\n";
-    assert!(TINY.contains(source));
-    let own = TINY.replace(source, "[data]\nsource = \"folder\"\n");
-    let own = own.replace("val_images = 20", "val_images = 6");
-    std::fs::write(&config, own).unwrap();
+    std::fs::write(&config, tiny_of_a_folder(6)).unwrap();
     let out = folder.path().join("run");
     let train = [
         "train",

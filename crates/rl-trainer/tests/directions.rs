@@ -3,7 +3,7 @@
 //! The task: one patch of each image, anywhere, shows the class; all others are noise. A small model learns it, and is
 //! frozen from then on. Its first block does nothing, so that a patch that a policy removes after it is lost. Its second
 //! block has attention alone: behind an MLP, the slope of the answer at a removed patch, which DynamicViT follows, can have
-//! the other sign than the patch's effect. A figure is the mean of several models, so that it is none of one start's.
+//! the other sign than the patch's effect. Each figure is the mean over several models, since one model's start can decide it.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use apt_data::{Batch, Place};
@@ -296,7 +296,7 @@ fn the_patch_that_matters_is_kept_and_with_the_reward_flipped_it_is_not() {
                 (before, after)
             });
         }
-        let least = preferences.before + 0.5;
+        let least = preferences.before.max(0.0) + 0.5;
         preferences.assert_direction(least, &format!("{policy}, {algorithm}"));
     }
 }
@@ -322,7 +322,7 @@ fn the_patch_with_the_largest_effect_is_kept_and_with_effects_flipped_it_is_not(
                 (before, preference(vit, &learned, &device))
             });
         }
-        preferences.assert_direction(0.0, policy);
+        preferences.assert_direction(0.25, policy);
     }
 }
 

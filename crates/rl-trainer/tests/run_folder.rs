@@ -141,7 +141,7 @@ fn a_folder_in_which_a_training_is_at_work_is_refused_by_its_name() {
     }
     // It may be read meanwhile.
     RunFolder::open(&out).unwrap();
-    // The lock is that of the value and its clones.
+    // The lock is held until the value and all its clones are dropped.
     let clone = first.clone();
     drop(first);
     assert!(RunFolder::open_to_train(&out).is_err());

@@ -160,7 +160,7 @@ fn an_epoch_that_a_kill_left_half_saved_is_made_again_and_later_ones_are_not_sil
     let kept = fs::read(&optimizer).unwrap();
     fs::remove_file(&optimizer).unwrap();
     let checkpoints = Run::open(&out).unwrap().checkpoints();
-    // All but the last, so that what is left is not what a kill leaves.
+    // Epoch 10 stays whole. A kill never leaves earlier epochs without their optimiser.
     let mut others = checkpoints.all().unwrap();
     others.retain(|set| set.epoch != Some(10));
     for set in &others {

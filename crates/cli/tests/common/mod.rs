@@ -42,6 +42,14 @@ learning_rate = 0.003
 warmup_steps = 2
 "#;
 
+/// [`TINY`] for a folder of pictures, so many of which are held out.
+pub fn tiny_of_a_folder(held_out: usize) -> String {
+    let source = "[data]\nsource = \"shapes\"\nsize = 16\ntrain = 80\ntest = 20\n";
+    assert!(TINY.contains(source));
+    TINY.replace(source, "[data]\nsource = \"folder\"\n")
+        .replace("val_images = 20", &format!("val_images = {held_out}"))
+}
+
 pub fn program() -> Command {
     Command::new(env!("CARGO_BIN_EXE_aptvit"))
 }

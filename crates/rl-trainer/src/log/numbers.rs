@@ -97,6 +97,10 @@ impl Numbers {
 
     pub fn start_split(&mut self, split: &str, total_items: usize) {
         self.in_training = split == "train";
+        if self.in_training {
+            // A metric that this epoch does not have is not shown as the last epoch had it.
+            self.train = Values::default();
+        }
         self.items = 0;
         self.items_total = total_items;
     }
@@ -184,6 +188,18 @@ mod tests {
         values.set("pruned_accuracy", 0.5);
         values.set("pruned_accuracy", f64::NAN);
         assert_eq!(values.percent("pruned_accuracy").trim(), "50.0%");
+    }
+
+    #[test]
+    fn a_metric_that_an_epoch_lacks_is_not_shown_as_the_last_one_had_it() {
+        let mut numbers = Numbers::new();
+        numbers.start_split("train", 10);
+        numbers.train.set("dense_accuracy", 0.5);
+        numbers.start_split("valid", 10);
+        assert_eq!(numbers.train.get("dense_accuracy"), Some(0.5));
+        numbers.end_epoch(1);
+        numbers.start_split("train", 10);
+        assert_eq!(numbers.train.percent("dense_accuracy").trim(), "-");
     }
 
     #[test]
