@@ -100,6 +100,12 @@ pub enum InferenceError {
         /// What is not finite, and why.
         reason: NotFinite,
     },
+    /// Answers of two models that do not fit together.
+    #[error("these answers cannot be compared: {reason}")]
+    Compared {
+        /// Found and expected.
+        reason: String,
+    },
     /// A value that has no form in JSON.
     #[error("cannot be written as JSON: {0}")]
     Unwritable(serde_json::Error),

@@ -8,6 +8,7 @@ mod checksum;
 mod description;
 mod error;
 mod exported;
+mod fidelity;
 mod files;
 mod finite;
 mod model;
@@ -27,6 +28,7 @@ pub use checksum::{Checksum, checksum_file, publish, remove_checked, verify, wri
 pub use description::{Description, FORMAT};
 pub use error::InferenceError;
 pub use exported::{Export, export_model};
+pub use fidelity::{Fidelity, kl_divergence, log_softmax};
 pub use files::{partial, to_json, write_whole};
 pub use finite::NotFinite;
 pub use model::{Model, ModelSource, OpenOptions};
