@@ -29,7 +29,7 @@ pub use choice::{PolicyConfig, name_and_settings};
 pub use entry::{ADAPTIVE, BudgetUse, LAYERS, Meaning, PolicyEntry, PolicySettings, read_settings};
 pub use error::AgentError;
 pub use keep_rate::{KeepRate, keep_best, keep_top};
-pub use matching::{Pair, matched_pairs};
+pub use matching::{Pair, matched_pairs, matched_with};
 pub use merging::most_similar_kept;
 pub use networks::{
     PairAgent, PairAgentConfig, PruningAgent, PruningAgentConfig, TokenPredictor,

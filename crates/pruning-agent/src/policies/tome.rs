@@ -1,7 +1,7 @@
 use apt_vit_model::fused::{best_match, highest};
 use apt_vit_model::{
-    FlopsCount, Keys, Merge, MergeWeights, Needs, Observation, Placement, Reduction, Sequences,
-    TokenReducer, UniformMerge, UniformObservation, UniformReducer, UniformReduction, VitConfig,
+    FlopsCount, MergeWeights, Needs, Observation, Placement, Reduction, TokenReducer, UniformMerge,
+    UniformObservation, UniformReducer, UniformReduction, VitConfig,
 };
 use burn::module::Module;
 use burn::prelude::*;
@@ -9,8 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::acting_blocks::{all_but_the_last, of_layer};
 use crate::budget::kept_at_equal_counts;
-use crate::matching::pairs_of;
-use crate::merging::merge_pairs;
+use crate::matching::matched_with;
 use crate::{AgentError, Policy, PolicySettings, Selection};
 
 /// Settings of [`Tome`]: there are none.
@@ -119,7 +118,7 @@ impl TokenReducer for TomeReducer {
         else {
             return Reduction::none(sequences);
         };
-        let merge = matched(sequences, keys, count);
+        let merge = matched_with(sequences, keys, |_| count);
         let keep = merge.into.iter().enumerate();
         let keep = keep.map(|(row, &into)| row == into).collect();
         Reduction {
@@ -147,25 +146,10 @@ impl UniformReducer for TomeReducer {
     }
 }
 
-/// Who goes into whom: the `count` most similar of each image's pairs.
-fn matched(sequences: &Sequences, keys: &Keys, count: usize) -> Merge {
-    let pairs = pairs_of(sequences, keys, |pairs| {
-        if count < pairs.len() {
-            pairs.select_nth_unstable_by(count, |a, b| {
-                let closer = b.similarity.total_cmp(&a.similarity);
-                closer.then(a.from.cmp(&b.from))
-            });
-            pairs.truncate(count);
-        }
-    });
-    let pairs = pairs.iter().flatten();
-    merge_pairs(sequences, pairs.map(|pair| (pair.from, pair.into)))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use apt_vit_model::TokenBatch;
+    use apt_vit_model::{Keys, Sequences, TokenBatch};
 
     #[test]
     fn the_most_similar_tokens_become_means_that_count_for_their_sum() {
@@ -222,7 +206,7 @@ mod tests {
     fn cls_is_never_merged_and_no_more_go_than_seek() {
         let sequences = Sequences::full(2, 4);
         let keys = Keys::new(Tensor::ones([8, 2], &Device::default()));
-        let merge = matched(&sequences, &keys, 10);
+        let merge = matched_with(&sequences, &keys, |_| 10);
         // Patches 1, 2 and 3: only 2 seeks.
         assert_eq!(merge.into, [0, 1, 1, 3, 4, 5, 5, 7]);
     }
