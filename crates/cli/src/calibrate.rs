@@ -106,7 +106,7 @@ pub fn run(args: &Calibrate, global: &Global) -> Result<End> {
             percent(budget.target_flops),
             in_words(&budget.selection),
             percent(budget.flops_share),
-            percent(budget.accuracy),
+            budget.accuracy.map_or("-".into(), percent),
         ]);
     }
     println!("{rows}");

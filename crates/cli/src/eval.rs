@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use apt_data::{CifarLabels, DataSource, ImageDataset, LoadOptions, OnBad, Progress};
-use apt_inference::ModelSource;
+use apt_inference::{Fidelity, ModelSource};
 use apt_rl_trainer::{Evaluation, EvaluationSettings, RunFolder, evaluate};
 use apt_vit_model::{ExecutionMode, printable, printable_text};
 use clap::{Parser, ValueEnum};
@@ -31,7 +31,9 @@ Examples:
   aptvit eval --run runs/mine --flops 0.5
   aptvit eval --run runs/apt --threshold 0.4               the published agents have a threshold
   aptvit eval --run exported --data pets/                  an exported folder, on your own images
-  aptvit eval --run deit.safetensors --policy tome --flops 0.6 --data imagenet/val";
+  aptvit eval --model deit.safetensors --policy tome --flops 0.6 --data imagenet/val
+  aptvit eval --model deit.safetensors --policy tome --flops 0.5 --data photos/      no labels: equal answers alone
+  aptvit eval --model deit.safetensors --policy tome-threshold --flops 0.5 --fit-on imagenet/train --data imagenet/val";
 
 #[derive(Debug, Parser)]
 #[command(after_help = EXAMPLES)]
@@ -41,10 +43,14 @@ pub struct Eval {
     /// What happens to removed tokens [default: dense and drop, in turn]
     #[arg(long, value_enum)]
     pub mode: Option<Mode>,
-    /// Data file or folder: its test split, else its validation split, else all of it; classes are compared by name
+    /// Data file or folder: its test split, else its validation split, else all of it; classes are compared by name.
+    /// Pictures that stand in no folder of a class have no labels: dense and pruned answers are compared alone
     /// [default: the run's]
     #[arg(long, value_name = "PATH")]
     pub data: Option<PathBuf>,
+    /// Take folders for no classes: dense and pruned answers are compared alone
+    #[arg(long)]
+    pub unlabelled: bool,
     /// Images of a forward pass [default: the run's]
     #[arg(long, value_name = "N", value_parser = batch_size)]
     pub batch_size: Option<usize>,
@@ -111,9 +117,14 @@ pub fn run(args: &Eval, global: &Global) -> Result<End> {
         CifarLabels::Fine
     };
     let (test, from) = test_images(args, run.as_ref(), labels)?;
-    let test = test
-        .with_classes(&args.model.class_names(&model)?)
-        .with_context(|| printable_text(&from))?;
+    let test = if args.unlabelled || !test.is_labelled() {
+        test.without_labels()
+    } else {
+        test.with_classes(&args.model.class_names(&model)?)
+            .with_context(|| {
+                format!("{}, where --unlabelled compares dense and pruned answers alone", printable_text(&from))
+            })?
+    };
     let modes = match args.mode {
         Some(mode) => vec![mode.into()],
         None => vec![ExecutionMode::Dense, ExecutionMode::Drop],
@@ -136,6 +147,7 @@ pub fn run(args: &Eval, global: &Global) -> Result<End> {
             "batch_size": settings.batch_size,
             "data": from,
             "images": test.len(),
+            "labelled": test.is_labelled(),
             "evaluations": evaluations,
         });
         // "threshold", "scores" or "kept".
@@ -154,13 +166,17 @@ pub fn run(args: &Eval, global: &Global) -> Result<End> {
         let policy = model.description().policy.name();
         let removed = in_words(&settings.selection);
         println!("{}{checkpoint}, {policy}, {removed}", printable(path));
-        println!(
-            "{} images of {} of its {} classes, from {}",
-            test.len(),
-            shown_classes(&test),
-            test.num_classes(),
-            printable_text(&from)
-        );
+        if test.is_labelled() {
+            println!(
+                "{} images of {} of its {} classes, from {}",
+                test.len(),
+                shown_classes(&test),
+                test.num_classes(),
+                printable_text(&from)
+            );
+        } else {
+            println!("{} images without labels, from {}", test.len(), printable_text(&from));
+        }
         print(&evaluations);
     }
     Ok(End::Done)
@@ -200,17 +216,38 @@ fn shown_classes(images: &ImageDataset) -> usize {
 }
 
 fn print(evaluations: &[Evaluation]) {
-    let mut rows = table(&["mode", "accuracy", "FLOPs/image", "FLOPs share", "images/s"]);
+    let mut rows = table(&[
+        "mode",
+        "accuracy",
+        "equal answers",
+        "KL",
+        "FLOPs/image",
+        "FLOPs share",
+        "images/s",
+    ]);
     for evaluation in evaluations {
+        let fidelity = evaluation.fidelity.as_ref();
+        let equal = fidelity.and_then(Fidelity::equal_answers);
+        let kl = fidelity.and_then(Fidelity::kl);
         rows.add_row([
             evaluation.mode.to_string(),
-            percent(evaluation.accuracy),
+            evaluation.accuracy.map_or("-".into(), percent),
+            equal.map_or("-".into(), percent),
+            kl.map_or("-".into(), |kl| format!("{kl:.4}")),
             count(evaluation.flops_per_image),
             percent(evaluation.flops_share),
             format!("{:.1}", evaluation.images_per_s),
         ]);
     }
     println!("{rows}");
+    if evaluations
+        .iter()
+        .any(|evaluation| evaluation.fidelity.is_some())
+    {
+        println!(
+            "equal answers and KL(dense || pruned), in nats: of the same images, to the dense model"
+        );
+    }
     for evaluation in evaluations
         .iter()
         .filter(|evaluation| !evaluation.layers.is_empty())
@@ -244,6 +281,9 @@ fn print_classes(evaluations: &[Evaluation]) {
     let mut classes: Vec<usize> = (0..first.per_class.len()).collect();
     classes.retain(|&class| first.per_class[class].images > 0);
     let all = classes.len();
+    if all == 0 {
+        return;
+    }
     if all > MOST_CLASSES {
         let right = |evaluation: &Evaluation, class: usize| {
             let class = &evaluation.per_class[class];

@@ -7,6 +7,7 @@ mod device;
 mod eval;
 mod export;
 mod fetch;
+mod fit;
 mod global;
 mod infer;
 mod info;

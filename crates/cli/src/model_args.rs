@@ -11,6 +11,7 @@ use apt_vit_model::{printable, printable_text};
 use clap::{Args, ValueEnum};
 
 use crate::device;
+use crate::fit;
 use crate::global::Global;
 use crate::values::{probability, share};
 
@@ -27,6 +28,10 @@ pub struct ModelArgs {
     /// Another policy than the model's own, its weights fresh; `aptvit info --policies` lists them
     #[arg(long, value_name = "NAME")]
     pub policy: Option<String>,
+    /// Images on which the policy's budget is fitted first, where it has one to fit (tome-threshold, tome-schedule):
+    /// training images of a folder or archive, without labels
+    #[arg(long, value_name = "PATH", requires = "flops")]
+    pub fit_on: Option<PathBuf>,
     /// A token goes where its removal is more probable than this, without a budget [default: the run's]
     #[arg(long, value_name = "P", value_parser = probability, conflicts_with = "flops")]
     pub threshold: Option<f64>,
@@ -79,7 +84,13 @@ impl ModelArgs {
                 model.select(Selection::Threshold { threshold });
             }
             (None, Some(share)) => {
+                if let Some(path) = &self.fit_on {
+                    fit::fit(&mut model, &fit::images(path)?, share)?;
+                }
                 model.prune_to(share)?;
+                if self.policy.is_some() {
+                    fit::warn_unfitted(&model, share);
+                }
             }
             (None, None) => {
                 let usual = model.selection_for(None)?;

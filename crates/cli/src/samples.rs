@@ -38,6 +38,7 @@ pub fn try_some(folder: &Path, global: &Global) -> Result<()> {
     let kept = folder.join("kept-patches");
     let args = Infer {
         model: ModelArgs {
+            fit_on: None,
             run: folder.into(),
             flops: None,
             policy: None,

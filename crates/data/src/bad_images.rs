@@ -65,13 +65,13 @@ pub(crate) fn sorted_out(
     if on_bad == OnBad::Fail && bad.len() == 1 {
         return bad
             .pop()
-            .map_or(Ok((good, Vec::new())), |(_, error)| Err(error));
+            .map_or(Ok((good, Vec::new())), |image| Err(image.1));
     }
     let bad: Vec<BadImage> = bad
         .into_iter()
-        .map(|(name, error)| BadImage {
-            name,
-            reason: error.to_string(),
+        .map(|image| BadImage {
+            reason: image.1.to_string(),
+            name: image.0,
         })
         .collect();
     if bad.is_empty() {

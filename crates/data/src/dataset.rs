@@ -36,6 +36,7 @@ struct Classes {
     names: Vec<String>,
     /// Per label of a stored image: its class here.
     of_labels: Vec<usize>,
+    are_known: bool,
 }
 
 /// An image as it waits to be used.
@@ -100,6 +101,7 @@ impl ImageDataset {
         let classes = Classes {
             of_labels: (0..class_names.len()).collect(),
             names: class_names,
+            are_known: true,
         };
         Self {
             members: (0..items.len()).collect(),
@@ -172,11 +174,30 @@ impl ImageDataset {
                 .iter()
                 .map(|names| names.last().cloned().unwrap_or_default())
                 .collect(),
+            are_known: self.classes.are_known,
         };
         Ok(Self {
             classes: Arc::new(classes),
             ..self.clone()
         })
+    }
+
+    /// The same images, as if nobody knew their classes: all are of the first one.
+    pub fn without_labels(&self) -> Self {
+        let classes = Classes {
+            names: self.classes.names.iter().take(1).cloned().collect(),
+            of_labels: vec![0; self.classes.of_labels.len()],
+            are_known: false,
+        };
+        Self {
+            classes: Arc::new(classes),
+            ..self.clone()
+        }
+    }
+
+    /// Does anybody know the images' classes? Where not, labels mean nothing.
+    pub fn is_labelled(&self) -> bool {
+        self.classes.are_known
     }
 
     /// Number of classes, also of those without an image in this set.

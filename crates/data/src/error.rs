@@ -66,6 +66,17 @@ pub enum DataError {
         fix: &'static str,
     },
 
+    /// No picture was found.
+    #[error(
+        "no pictures in {} (found {found}): expected PNG, JPEG, WebP, BMP or GIF files in it or in its folders", path.display()
+    )]
+    NoPictures {
+        /// The user's path.
+        path: PathBuf,
+        /// The first names that were found instead.
+        found: String,
+    },
+
     /// No class folders and no CIFAR files were found.
     #[error(
         "no image folders in {} (found {found}): expected train/<class>/*.png or other pictures (and \

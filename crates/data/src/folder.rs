@@ -85,18 +85,18 @@ pub(crate) fn load(
 
 /// The images to measure a trained model on, and which they are: those of `test`, else those of `val`, else all.
 pub(crate) fn load_to_measure(
-    tree: Tree,
+    tree: &Tree,
     options: LoadOptions,
 ) -> Result<(ImageDataset, String), DataError> {
-    let layout = Layout::find(&tree)?;
+    let layout = Layout::find(tree)?;
     let splits = [&layout.test, &layout.val, &layout.train];
     let Some(classes) = splits.into_iter().find(|classes| !classes.is_empty()) else {
-        return Err(no_images(&tree));
+        return Err(no_images(tree));
     };
     let class_names: Vec<String> = classes.keys().cloned().collect();
     let total = classes.values().map(Vec::len).sum::<usize>() as u64;
     let meter = meter(options, total);
-    let images = layout.read(&tree, classes, &class_names, options.on_bad, &meter)?;
+    let images = layout.read(tree, classes, &class_names, options.on_bad, &meter)?;
     let from = match layout.split_names().into_iter().next_back() {
         Some(split) => tree.describe(&[split]),
         None => tree.root.display().to_string(),
@@ -104,7 +104,22 @@ pub(crate) fn load_to_measure(
     Ok((images, from))
 }
 
-fn meter(options: LoadOptions, images: u64) -> Meter {
+/// The training images; all where there are no splits.
+pub(crate) fn load_to_learn(tree: &Tree, options: LoadOptions) -> Result<ImageDataset, DataError> {
+    let layout = Layout::find(tree)?;
+    if layout.train.is_empty() {
+        return Err(DataError::NoTraining {
+            path: tree.root.clone(),
+            found: layout.split_names().join(" and "),
+        });
+    }
+    let class_names: Vec<String> = layout.train.keys().cloned().collect();
+    let total = layout.train.values().map(Vec::len).sum::<usize>() as u64;
+    let meter = meter(options, total);
+    layout.read(tree, &layout.train, &class_names, options.on_bad, &meter)
+}
+
+pub(crate) fn meter(options: LoadOptions, images: u64) -> Meter {
     let what = match options.on_bad {
         OnBad::Fail => "reading images",
         OnBad::Skip => "checking images",
@@ -265,7 +280,7 @@ impl Layout {
 }
 
 /// Checks an image's header, and decodes it if it is small, or if bad images are to be found now.
-fn content(tree: &Tree, entry: &Entry, on_bad: OnBad) -> Result<Content, DataError> {
+pub(crate) fn content(tree: &Tree, entry: &Entry, on_bad: OnBad) -> Result<Content, DataError> {
     let name = tree.describe(&entry.parts);
     let small = |(width, height): (u32, u32)| width.max(height) <= DECODED_SIDE;
     match &entry.content {

@@ -52,6 +52,7 @@ mod normalize;
 mod order;
 mod picture_files;
 mod picture_format;
+mod pictures;
 mod prefetch;
 mod printable;
 mod progress;

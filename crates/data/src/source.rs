@@ -4,6 +4,7 @@ use crate::cifar::{Cifar, CifarLabels};
 #[cfg(feature = "download")]
 use crate::cifar_download;
 use crate::folder::{self, HoldOut};
+use crate::pictures;
 use crate::shapes;
 use crate::tree::Tree;
 use crate::{DataError, ImageDataset, LoadOptions, Progress, Splits};
@@ -175,7 +176,8 @@ impl DataSource {
     }
 
     /// The images of `path` that a trained model is measured on, and where they are: those of its test split, else of its
-    /// validation split, else all. CIFAR-100 has fine labels unless `labels` says others.
+    /// validation split, else all. CIFAR-100 has fine labels unless `labels` says others. Pictures that stand in no folder
+    /// of a class have no labels ([`ImageDataset::is_labelled`]).
     ///
     /// # Errors
     ///
@@ -196,8 +198,51 @@ impl DataSource {
                 let splits = cifar.load(&tree, &folder)?;
                 Ok((splits.test, path.display().to_string()))
             }
-            None => folder::load_to_measure(tree, options),
+            // Pictures that stand in no folder of a class can be compared, though not with the truth.
+            None => match folder::load_to_measure(&tree, options) {
+                Err(no_classes @ DataError::NoImages { .. }) => {
+                    match pictures::load(&tree, options) {
+                        Err(DataError::NoPictures { .. }) => Err(no_classes),
+                        images => Ok((images?, path.display().to_string())),
+                    }
+                }
+                found => found,
+            },
         }
+    }
+
+    /// The images of `path` on which something is fitted that asks for no labels: those of its training split, else all
+    /// pictures below it. They come without labels.
+    ///
+    /// # Errors
+    ///
+    /// If there is none, or one cannot be read.
+    pub fn load_to_learn(
+        path: &Path,
+        options: impl Into<LoadOptions>,
+    ) -> Result<ImageDataset, DataError> {
+        let options = options.into();
+        let tree = Tree::open(path, options.progress)?;
+        if let Some((cifar, folder)) = Cifar::find(&tree) {
+            return Ok(cifar.load(&tree, &folder)?.train.without_labels());
+        }
+        match folder::load_to_learn(&tree, options) {
+            Err(DataError::NoImages { .. }) => pictures::load(&tree, options),
+            images => Ok(images?.without_labels()),
+        }
+    }
+
+    /// All pictures below `path`, a folder or an archive, whatever folders they stand in. They have no labels.
+    ///
+    /// # Errors
+    ///
+    /// If there is none, or one cannot be read.
+    pub fn load_pictures(
+        path: &Path,
+        options: impl Into<LoadOptions>,
+    ) -> Result<ImageDataset, DataError> {
+        let options = options.into();
+        pictures::load(&Tree::open(path, options.progress)?, options)
     }
 
     /// As [`load`](Self::load), with the way to CIFAR's official archive given.

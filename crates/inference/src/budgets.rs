@@ -22,8 +22,9 @@ pub struct Budget {
     pub selection: Selection,
     /// The share on the images that it was fitted on, the policy's own FLOPs included.
     pub flops_share: f64,
-    /// Share of them that is classified right.
-    pub accuracy: f64,
+    /// Share of them that is classified right; none of images without labels.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accuracy: Option<f64>,
     /// How many they were.
     pub images: usize,
     /// The checkpoint whose policy it is.

@@ -6,6 +6,7 @@ mod any_module;
 mod any_policy;
 mod budget;
 mod choice;
+mod energy;
 mod entry;
 mod error;
 mod keep_rate;
@@ -38,7 +39,8 @@ pub use networks::{
 pub use policies::{
     Apt, AptSettings, Attentive, AttentiveSettings, ClsAttention, ClsAttentionSettings, Dense,
     DenseSettings, DynamicVit, DynamicVitSettings, Evit, EvitSettings, Pairs, PairsSettings,
-    Random, RandomSettings, Tome, TomeSettings,
+    Pitome, PitomeSettings, Random, RandomSettings, Tome, TomeSchedule, TomeScheduleSettings,
+    TomeSettings, TomeThreshold, TomeThresholdSettings,
 };
 pub use policy::{Agents, Budgeting, Policy, PolicyModule, Removal};
 pub use registry::{policies, policy_entry, register_policy};

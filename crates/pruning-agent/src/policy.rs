@@ -72,6 +72,11 @@ pub enum Budgeting {
     Counts,
     /// Each block has a least score, fitted on held-out images.
     Scores,
+    /// One least score is that of every block: it is fitted on held-out images.
+    Level,
+    /// A number of patches for each block, the same for every image: those with the most similar answers are searched on
+    /// held-out images. Without a search, it keeps as many as [`Policy::kept_for`] says.
+    Schedule,
     /// One price of computing gives every block its least score: the scores are logarithms of the same quantity in every
     /// block. The price is fitted on held-out images.
     Price,

@@ -6,7 +6,8 @@ use crate::AgentError;
 use crate::entry::{PolicyEntry, PolicySettings};
 use crate::policies::{
     AptSettings, AttentiveSettings, ClsAttentionSettings, DenseSettings, DynamicVitSettings,
-    EvitSettings, PairsSettings, RandomSettings, TomeSettings,
+    EvitSettings, PairsSettings, PitomeSettings, RandomSettings, TomeScheduleSettings,
+    TomeSettings, TomeThresholdSettings,
 };
 
 /// The built-in policies, in the order in which they are shown.
@@ -14,6 +15,9 @@ static BUILT_IN: &[PolicyEntry] = &[
     PolicyEntry::of::<DenseSettings>(),
     PolicyEntry::of::<PairsSettings>(),
     PolicyEntry::of::<TomeSettings>(),
+    PolicyEntry::of::<PitomeSettings>(),
+    PolicyEntry::of::<TomeThresholdSettings>(),
+    PolicyEntry::of::<TomeScheduleSettings>(),
     PolicyEntry::of::<AttentiveSettings>(),
     PolicyEntry::of::<AptSettings>(),
     PolicyEntry::of::<EvitSettings>(),

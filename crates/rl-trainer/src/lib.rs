@@ -6,6 +6,7 @@ mod config;
 mod error;
 mod evaluate;
 mod log;
+mod prune;
 mod run;
 pub mod sweep;
 mod train;
@@ -20,6 +21,7 @@ pub use evaluate::{
     evaluate, evaluate_each,
 };
 pub use log::{Report, ReportMetric, duration};
+pub use prune::{ScheduleSearch, TriedSchedule};
 pub use run::{RunFolder, fetch_checkpoint, locate_weights};
 pub use train::{
     Devices, Outcome, Pause, Plan, PrunedPass, Sized, StopRequest, Summary, Throughput,

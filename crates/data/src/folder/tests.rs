@@ -214,7 +214,7 @@ fn a_trained_model_is_measured_on_the_test_split_or_on_all_there_is() {
         let folder = tempfile::tempdir().unwrap();
         write_files(folder.path(), files);
         let tree = Tree::open(folder.path(), Progress::Hidden).unwrap();
-        let (images, from) = load_to_measure(tree, FAIL).unwrap();
+        let (images, from) = load_to_measure(&tree, FAIL).unwrap();
         (images.len(), from.rsplit('/').next().unwrap().to_string())
     };
     let files = class_folders(&CLASSES, 4, 2);
@@ -277,7 +277,7 @@ fn bad_images_are_left_out_where_that_is_asked_for() {
         assert!(train.bad()[1].reason.contains("is cut off"));
         assert_eq!(train.take(2).bad().len(), 3);
         assert!(splits.test.bad().is_empty());
-        let (measured, _) = load_to_measure(tree(), SKIP).unwrap();
+        let (measured, _) = load_to_measure(&tree(), SKIP).unwrap();
         assert_eq!(measured.len(), 3);
     }
 }

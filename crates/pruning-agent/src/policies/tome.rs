@@ -74,14 +74,25 @@ impl Policy for Tome {
         if left == seen {
             return 0;
         }
-        let patches = seen - model.num_prefix_tokens();
-        let (seekers, width) = (patches / 2, model.hidden_size / model.num_heads);
-        let matching = seekers * (patches - seekers) * width;
-        2 * (matching + (seen - left) * model.hidden_size) as u64
+        self.matching_flops(model, seen) + self.merging_flops(model, seen, left)
     }
 
     fn kept_for(&self, model: &VitConfig, share: f64) -> Result<Vec<usize>, AgentError> {
         kept_at_equal_counts(self, model, share)
+    }
+}
+
+impl Tome {
+    /// The FLOPs of comparing every other patch with the rest, where `seen` tokens are.
+    pub(super) fn matching_flops(&self, model: &VitConfig, seen: usize) -> FlopsCount {
+        let patches = seen - model.num_prefix_tokens();
+        let (seekers, width) = (patches / 2, model.hidden_size / model.num_heads);
+        2 * (seekers * (patches - seekers) * width) as FlopsCount
+    }
+
+    /// The FLOPs of adding up those that merge.
+    pub(super) fn merging_flops(&self, model: &VitConfig, seen: usize, left: usize) -> FlopsCount {
+        2 * ((seen - left) * model.hidden_size) as FlopsCount
     }
 }
 

@@ -10,6 +10,7 @@ use burn::prelude::*;
 use super::evaluation::{EvaluationSettings, evaluate, sides};
 use crate::TrainerError;
 use crate::algorithm::Recorder;
+use crate::prune::{ScheduleSearch, TriedSchedule};
 use crate::run::RunFolder;
 
 /// As near to the target as is sought.
@@ -26,8 +27,8 @@ const MOST: f64 = 40.0;
 ///
 /// Agents that were trained without a budget, whose selection in `settings` is a threshold, get another threshold. Others
 /// get a least score for each of their blocks: so that of all images' patches as many stay there as a count for one image
-/// would keep, or where scores are comparable between blocks, by one price of computing. A policy that counts tokens needs
-/// none of this.
+/// would keep, or where scores are comparable between blocks, by one price of computing, or the same one in every block. A
+/// schedule is searched. A policy that counts tokens needs none of this.
 ///
 /// # Errors
 ///
@@ -38,7 +39,7 @@ pub fn calibrate(
     target: f64,
     settings: &EvaluationSettings,
     device: &Device,
-    progress: impl FnMut(f64),
+    mut progress: impl FnMut(f64),
 ) -> Result<Budget, TrainerError> {
     if let Selection::Threshold { .. } = settings.selection {
         return by_threshold(model, images, target, settings, device, progress);
@@ -59,7 +60,15 @@ pub fn calibrate(
             let selection = Selection::Kept { kept };
             tried(model, images, target, settings, device, selection)
         }
+        Budgeting::Level => by_level(model, images, target, settings, device, progress),
         Budgeting::Price => by_price(model, images, target, settings, device, progress),
+        Budgeting::Schedule => {
+            let search = ScheduleSearch::default();
+            let each = |tried: &TriedSchedule| progress(tried.flops_share);
+            let found = search.run(model, images, target, settings, device, each)?;
+            let selection = Selection::Kept { kept: found.kept };
+            tried(model, images, target, settings, device, selection)
+        }
         Budgeting::Scores => by_scores(model, images, target, settings, device, progress),
     }
 }
@@ -129,6 +138,20 @@ fn by_scores(
     tried(model, images, target, settings, device, selection)
 }
 
+/// The same least score in every block.
+fn by_level(
+    model: &PruningVit,
+    images: &ImageDataset,
+    target: f64,
+    settings: &EvaluationSettings,
+    device: &Device,
+    progress: impl FnMut(f64),
+) -> Result<Budget, TrainerError> {
+    let blocks = model.policy.blocks().len();
+    let of = |level| vec![level; blocks];
+    by_halving(model, images, target, settings, device, progress, of)
+}
+
 /// One price of a token's computing: in each block the least score is half the logarithm of what a token that
 /// goes there saves, plus a number that is the same for all blocks. Scores are logarithms of how far the model's answer
 /// moves, and its error grows with the square of that, so that a merge is worth it in every block alike.
@@ -138,11 +161,8 @@ fn by_price(
     target: f64,
     settings: &EvaluationSettings,
     device: &Device,
-    mut progress: impl FnMut(f64),
+    progress: impl FnMut(f64),
 ) -> Result<Budget, TrainerError> {
-    // What cannot be computed at all is refused.
-    model.kept_for(target)?;
-    let embedded = embed(model, images, settings, device)?;
     let layers = model.config().num_layers;
     // Blocks that a token does not go through; two thirds of one lie after its attention.
     let saved = |layer: usize| (layers - 1 - layer) as f64 + 2.0 / 3.0;
@@ -152,6 +172,22 @@ fn by_price(
             .map(|&layer| price + 0.5 * saved(layer).ln())
             .collect()
     };
+    by_halving(model, images, target, settings, device, progress, of)
+}
+
+/// The least scores that `of` gives for a number which meets the target: the higher the number, the less is computed.
+fn by_halving(
+    model: &PruningVit,
+    images: &ImageDataset,
+    target: f64,
+    settings: &EvaluationSettings,
+    device: &Device,
+    mut progress: impl FnMut(f64),
+    of: impl Fn(f64) -> Vec<f64>,
+) -> Result<Budget, TrainerError> {
+    // What cannot be computed at all is refused.
+    model.kept_for(target)?;
+    let embedded = embed(model, images, settings, device)?;
     let (mut low, mut high) = (-MOST, MOST);
     let mut best: Option<(f64, Vec<f64>)> = None;
     for _ in 0..STEPS {

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use apt_data::{EvalLoader, EvalTransform, ImageDataset, Normalization};
-use apt_inference::{InferenceError, Model, NotFinite, PruningVit};
+use apt_inference::{Fidelity, InferenceError, Model, NotFinite, PruningVit};
 use apt_pruning_agent::Selection;
 use apt_vit_model::{ExecutionMode, ImageSize};
 use burn::data::dataloader::DataLoader;
@@ -27,6 +27,8 @@ pub struct EvaluationSettings {
     pub transform: EvalTransform,
     /// Threads that load images.
     pub workers: usize,
+    /// Compare the answers of every pass with those of the dense one, where there is one.
+    pub compare: bool,
 }
 
 impl EvaluationSettings {
@@ -38,12 +40,13 @@ impl EvaluationSettings {
             normalization: run.description().normalization,
             transform: run.description().transform,
             workers: run.config.train.num_workers,
+            compare: false,
         }
     }
 }
 
 impl EvaluationSettings {
-    /// As a model wants its images, in batches of so many.
+    /// As a model wants its images, in batches of so many; its answers are compared with the dense ones.
     pub fn for_model(model: &Model, selection: Selection, batch_size: usize) -> Self {
         let description = model.description();
         Self {
@@ -52,6 +55,7 @@ impl EvaluationSettings {
             normalization: description.normalization,
             transform: description.transform,
             workers: 1,
+            compare: true,
         }
     }
 }
@@ -102,10 +106,14 @@ pub struct Evaluation {
     /// Images that were left out when the data set was loaded, because they cannot be read.
     #[serde(skip_serializing_if = "is_zero")]
     pub bad_images: usize,
-    /// Share that is classified right.
-    pub accuracy: f64,
-    /// The same by class.
+    /// Share that is classified right; none of images without labels.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub accuracy: Option<f64>,
+    /// The same by class; empty of images without labels.
     pub per_class: Vec<ClassAccuracy>,
+    /// How near its answers are to the dense ones, in the order of the dataset; where they were compared.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fidelity: Option<Fidelity>,
     /// What each of the policy's blocks left.
     pub layers: Vec<LayerTokens>,
     /// Counted FLOPs of an image, the policy's included; mean.
@@ -114,7 +122,7 @@ pub struct Evaluation {
     pub flops_share: f64,
     /// Timed: images per second of the model alone, without loading.
     pub images_per_s: f64,
-    /// Per image of the dataset: was it classified right?
+    /// Per image of the dataset: was it classified right? Empty of images without labels.
     #[serde(skip)]
     pub correct: Vec<bool>,
 }
@@ -136,6 +144,7 @@ struct Tally {
     mode: ExecutionMode,
     correct: Vec<usize>,
     right: Vec<bool>,
+    fidelity: Option<Fidelity>,
     left: Vec<(usize, usize)>,
     foreground: Vec<[usize; 2]>,
     background: Vec<[usize; 2]>,
@@ -191,12 +200,16 @@ pub fn evaluate_each(
     let mut per_class = vec![0; dataset.num_classes()];
     let blocks = model.policy.blocks().to_vec();
     let layers = blocks.len();
+    let is_dense = |mode| mode == ExecutionMode::Dense;
+    let has_dense = runs.iter().any(|&(mode, _)| is_dense(mode));
+    let compared = |mode| settings.compare && has_dense && !is_dense(mode);
     let mut tallies: Vec<Tally> = runs
         .iter()
         .map(|(mode, _)| Tally {
             mode: *mode,
             correct: vec![0; dataset.num_classes()],
             right: vec![false; dataset.len()],
+            fidelity: compared(*mode).then(Fidelity::default),
             left: vec![(0, 0); layers],
             foreground: vec![[0; 2]; layers],
             background: vec![[0; 2]; layers],
@@ -227,6 +240,7 @@ pub fn evaluate_each(
                 run(each).logits.into_data();
             }
         }
+        let mut answers: Vec<Tensor<2>> = Vec::with_capacity(runs.len());
         for (tally, each) in tallies.iter_mut().zip(runs) {
             let start = Instant::now();
             let output = run(each);
@@ -262,7 +276,9 @@ pub fn evaluate_each(
                     }
                 }
             }
+            answers.push(output.logits);
         }
+        compare(&mut tallies, answers)?;
         done += batch.targets.len();
         progress(done);
     }
@@ -287,6 +303,29 @@ fn check_finite(
             image: dataset.name(index),
             reason,
         })?;
+    }
+    Ok(())
+}
+
+/// Compares the answers of each tally, `[batch, classes]`, with the dense ones.
+fn compare(tallies: &mut [Tally], answers: Vec<Tensor<2>>) -> Result<(), TrainerError> {
+    if tallies.iter().all(|tally| tally.fidelity.is_none()) {
+        return Ok(());
+    }
+    let classes = answers.first().map_or(0, |logits| logits.dims()[1]);
+    let answers = answers.into_iter();
+    let answers: Vec<Vec<f32>> = answers
+        .map(|logits| logits.into_data().iter::<f32>().collect())
+        .collect();
+    let mut all = tallies.iter().zip(&answers);
+    let dense = all.find(|(tally, _)| tally.mode == ExecutionMode::Dense);
+    let Some((_, dense)) = dense else {
+        return Ok(());
+    };
+    for (tally, pruned) in tallies.iter_mut().zip(&answers) {
+        if let Some(fidelity) = &mut tally.fidelity {
+            fidelity.add_logits(dense, pruned, classes)?;
+        }
     }
     Ok(())
 }
@@ -323,12 +362,15 @@ fn finish(
         .zip(&tally.correct)
         .zip(per_class);
     let count = images.max(1) as f64;
+    let is_labelled = dataset.is_labelled();
     Evaluation {
         mode: mode_name(tally.mode),
         images,
         bad_images: dataset.bad().len(),
-        accuracy: tally.correct.iter().sum::<usize>() as f64 / count,
+        accuracy: is_labelled.then(|| tally.correct.iter().sum::<usize>() as f64 / count),
+        fidelity: tally.fidelity,
         per_class: classes
+            .filter(|_| is_labelled)
             .map(|((class, &correct), &images)| ClassAccuracy {
                 class: class.clone(),
                 images,
@@ -339,6 +381,6 @@ fn finish(
         flops_per_image: tally.flops as f64 / count,
         flops_share: tally.share / count,
         images_per_s: count / tally.seconds.max(1e-9),
-        correct: tally.right,
+        correct: if is_labelled { tally.right } else { Vec::new() },
     }
 }

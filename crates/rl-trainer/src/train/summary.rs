@@ -95,8 +95,8 @@ pub(super) fn summarize(
     let steps = run.checkpoints().newest()?.map_or(0, |set| set.step);
     let per_step = config.train.batch_size * config.train.grad_accumulation_steps;
     Ok(Summary {
-        dense_accuracy: dense.accuracy,
-        pruned_accuracy: pruned.accuracy,
+        dense_accuracy: dense.accuracy.unwrap_or(f64::NAN),
+        pruned_accuracy: pruned.accuracy.unwrap_or(f64::NAN),
         flops_share: pruned.flops_share,
         tokens_per_layer: pruned.layers.iter().map(|layer| layer.tokens).collect(),
         layers: pruned.layers,

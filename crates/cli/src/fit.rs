@@ -1,0 +1,61 @@
+//! Budgets that are fitted on images, without a run to keep them in.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use apt_data::{DataSource, ImageDataset, Progress};
+use apt_inference::{Budget, Model};
+use apt_pruning_agent::Budgeting;
+use apt_rl_trainer::{EvaluationSettings, calibrate};
+use indicatif::ProgressBar;
+
+use crate::device;
+use crate::table::percent;
+
+/// Images of a forward pass.
+const BATCH: usize = 64;
+/// Images that budgets are fitted on, at most.
+const MOST: usize = 512;
+
+/// The images to fit on: they need no labels.
+pub fn images(path: &Path) -> Result<ImageDataset> {
+    let images = DataSource::load_to_learn(path, Progress::Bar).context("--fit-on")?;
+    Ok(images.take(MOST))
+}
+
+/// Fits what the model's policy has to remove to compute `share` of the dense FLOPs, where there is something to fit. Its
+/// budgets have it then.
+pub fn fit(model: &mut Model, images: &ImageDataset, share: f64) -> Result<()> {
+    let selection = model.selection().clone();
+    let settings = EvaluationSettings::for_model(model, selection, BATCH);
+    let bar = ProgressBar::new_spinner();
+    let told = |found| {
+        bar.set_message(format!(
+            "fitting {} of the FLOPs: {}",
+            percent(share),
+            percent(found)
+        ));
+        bar.tick();
+    };
+    let device = device::open();
+    let found = calibrate(model.pruning(), images, share, &settings, &device, told);
+    bar.finish_and_clear();
+    let budget = Budget {
+        checkpoint: model.checkpoint().to_string(),
+        ..found?
+    };
+    model.add_budget(budget);
+    Ok(())
+}
+
+/// Says so where the policy was to be fitted, and was not.
+pub fn warn_unfitted(model: &Model, share: f64) {
+    let is_fitted = model.budgets().find(share, model.checkpoint()).is_some();
+    if model.pruning().policy.budgeting() != Budgeting::Counts && !is_fitted {
+        tracing::warn!(
+            "the policy {} is not fitted to this model: as many patches stay in every image as the budget allows; \
+             --fit-on IMAGES fits it, without labels",
+            model.description().policy.name()
+        );
+    }
+}

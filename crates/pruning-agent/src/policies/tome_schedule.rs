@@ -1,0 +1,62 @@
+use apt_vit_model::{FlopsCount, Placement, TokenReducer, VitConfig};
+use burn::module::Module;
+use burn::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use super::tome::{Tome, TomeSettings};
+use crate::{AgentError, Budgeting, Policy, PolicySettings, Selection};
+
+/// Settings of [`TomeSchedule`]: there are none.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TomeScheduleSettings {}
+
+impl PolicySettings for TomeScheduleSettings {
+    const NAME: &'static str = "tome-schedule";
+    const SUMMARY: &'static str = "merges the most similar patches, in each block as many as a search on images found best \
+                                   (after DiffRate; Chen et al., 2023); before a search, as `tome`";
+    type Policy = TomeSchedule;
+
+    fn init(&self, model: &VitConfig, device: &Device) -> Result<TomeSchedule, AgentError> {
+        Ok(TomeSchedule {
+            tome: TomeSettings::default().init(model, device)?,
+        })
+    }
+}
+
+/// ToMe's merges with a number of its own for each block, the same for every image. The numbers are searched on images for
+/// the least divergence from the dense model's answers at a share of the FLOPs.
+///
+/// DiffRate (Chen et al., "DiffRate: Differentiable Compression Rate for Efficient Vision Transformers", 2023, section
+/// 3.2) asks the same question, and answers it by gradient descent with labels. Here, nothing but merging is
+/// scheduled, and a search tries whole passes, without labels.
+#[derive(Module, Debug)]
+pub struct TomeSchedule {
+    tome: Tome,
+}
+
+impl Policy for TomeSchedule {
+    fn blocks(&self) -> &[usize] {
+        self.tome.blocks()
+    }
+
+    fn placement(&self) -> Placement {
+        self.tome.placement()
+    }
+
+    fn reducer<'a>(&'a self, selection: &Selection, seeds: &[u64]) -> Box<dyn TokenReducer + 'a> {
+        self.tome.reducer(selection, seeds)
+    }
+
+    fn flops(&self, model: &VitConfig, seen: usize, left: usize) -> FlopsCount {
+        self.tome.flops(model, seen, left)
+    }
+
+    fn kept_for(&self, model: &VitConfig, share: f64) -> Result<Vec<usize>, AgentError> {
+        self.tome.kept_for(model, share)
+    }
+
+    fn budgeting(&self) -> Budgeting {
+        Budgeting::Schedule
+    }
+}

@@ -1,0 +1,5 @@
+//! How a frozen model is pruned: fitted on images, without labels.
+
+mod schedule_search;
+
+pub use schedule_search::{ScheduleSearch, TriedSchedule};

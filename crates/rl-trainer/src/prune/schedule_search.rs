@@ -1,0 +1,447 @@
+//! How many patches to keep after each block, searched on images for the answers that are nearest to the dense model's.
+
+use apt_data::{EvalLoader, ImageDataset};
+use apt_inference::{Fidelity, PruningVit};
+use apt_pruning_agent::{AnyPolicy, Selection, counted_flops};
+use apt_vit_model::{ExecutionMode, VitConfig, vit_flops};
+use burn::data::dataloader::DataLoader;
+use burn::prelude::*;
+use rand::rngs::ChaCha8Rng;
+use rand::{RngExt, SeedableRng};
+
+use crate::TrainerError;
+use crate::evaluate::{EvaluationSettings, sides};
+
+/// After so many images, a schedule that is surely worse than the best one is given up.
+const RACE: usize = 64;
+/// How many standard errors worse that is.
+const SURELY: f64 = 2.0;
+
+/// A search for the number of merges of each block, the same for every image, that keeps a model's answers nearest to the
+/// dense ones at a share of the FLOPs: after DiffRate's question (Chen et al., 2023), by trying whole passes.
+///
+/// It begins with the same number in every block, with numbers that rise or fall with the depth, and with blocks that
+/// rest at either end. Then it moves merges from one block of the best one to another, ever fewer at a time, and keeps what
+/// is better on the same images. Every schedule that is tried computes the share, and no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ScheduleSearch {
+    /// Schedules that are tried.
+    pub candidates: usize,
+    /// Images that they are tried on: the first so many.
+    pub images: usize,
+    /// Which moves are tried derives from it.
+    pub seed: u64,
+}
+
+impl Default for ScheduleSearch {
+    fn default() -> Self {
+        Self {
+            candidates: 80,
+            images: 256,
+            seed: 0,
+        }
+    }
+}
+
+/// A schedule that was tried.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TriedSchedule {
+    /// Patches that stay after each of the policy's blocks.
+    pub kept: Vec<usize>,
+    /// Counted: of the dense FLOPs, the policy's own included.
+    pub flops_share: f64,
+    /// How far its answers are from the dense ones, mean over images: KL(dense || pruned) in nats. Infinite where it was
+    /// given up before all images were seen.
+    pub distance: f64,
+}
+
+impl ScheduleSearch {
+    /// Searches a schedule that computes the share `target` of the dense FLOPs. `progress` is told of each that is tried.
+    ///
+    /// # Errors
+    ///
+    /// Where there is no image, one cannot be read, the share cannot be met, or an answer is no number.
+    pub fn run(
+        &self,
+        model: &PruningVit,
+        images: &ImageDataset,
+        target: f64,
+        settings: &EvaluationSettings,
+        device: &Device,
+        progress: impl FnMut(&TriedSchedule),
+    ) -> Result<TriedSchedule, TrainerError> {
+        let images = images.take(self.images);
+        if images.is_empty() {
+            let reason = "a schedule is searched on images, and there is none".to_string();
+            return Err(TrainerError::Training(reason));
+        }
+        let batches = answered(model, &images, settings, device)?;
+        let first = model.kept_for(target)?;
+        let schedules = Schedules {
+            policy: &model.policy,
+            config: model.config(),
+            target,
+        };
+        let judge = |kept: &[usize], best: Option<&[f64]>| distances(model, &batches, kept, best);
+        self.search(&schedules, first, judge, progress)
+    }
+
+    /// `judge` says of a schedule how far each image's answer is from the dense one, or nothing where it is surely worse
+    /// than the best one, of which it is told the same.
+    fn search(
+        &self,
+        schedules: &Schedules<'_>,
+        first: Vec<usize>,
+        mut judge: impl FnMut(&[usize], Option<&[f64]>) -> Result<Option<Vec<f64>>, TrainerError>,
+        mut progress: impl FnMut(&TriedSchedule),
+    ) -> Result<TriedSchedule, TrainerError> {
+        let mut best: Option<(TriedSchedule, Vec<f64>)> = None;
+        let mut seen: Vec<Vec<usize>> = Vec::new();
+        let mut consider = |kept: Vec<usize>, best: &mut Option<(TriedSchedule, Vec<f64>)>| {
+            if seen.contains(&kept) {
+                return Ok::<_, TrainerError>(false);
+            }
+            seen.push(kept.clone());
+            let distances = judge(&kept, best.as_ref().map(|(_, distances)| &distances[..]))?;
+            let distance = distances.as_deref().map_or(f64::INFINITY, mean);
+            let tried = TriedSchedule {
+                flops_share: schedules.share(&kept),
+                kept,
+                distance,
+            };
+            progress(&tried);
+            let is_better = best
+                .as_ref()
+                .is_none_or(|(best, _)| distance < best.distance);
+            if let Some(distances) = distances.filter(|_| is_better) {
+                *best = Some((tried, distances));
+            }
+            Ok(true)
+        };
+        let mut left = self.candidates.max(1);
+        let shapes = schedules.shapes().into_iter().flatten();
+        for kept in std::iter::once(first).chain(shapes).take(left) {
+            left -= usize::from(consider(kept, &mut best)?);
+        }
+        let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
+        for (round, step) in STEPS.into_iter().enumerate() {
+            let mut of_step = left / (STEPS.len() - round);
+            // Moves that lead nowhere, or back, cost nothing, but are not tried for ever.
+            for _ in 0..20 * of_step {
+                let Some((current, _)) = best.as_ref().filter(|_| of_step > 0) else {
+                    break;
+                };
+                if let Some(kept) = schedules.moved(&current.kept, step, &mut rng) {
+                    let is_new = usize::from(consider(kept, &mut best)?);
+                    of_step -= is_new;
+                    left -= is_new;
+                }
+            }
+        }
+        let (best, _) = best.ok_or_else(|| {
+            TrainerError::Training("no schedule could be tried on these images".into())
+        })?;
+        Ok(best)
+    }
+}
+
+/// What is moved at once, as a share of the mean number of merges of a block.
+const STEPS: [f64; 4] = [1.0, 0.5, 0.25, 0.125];
+
+/// The schedules of a policy that compute a share.
+struct Schedules<'a> {
+    policy: &'a AnyPolicy,
+    config: &'a VitConfig,
+    target: f64,
+}
+
+impl Schedules<'_> {
+    fn share(&self, kept: &[usize]) -> f64 {
+        let flops: u64 = counted_flops(&**self.policy, self.config, kept)
+            .iter()
+            .sum();
+        flops as f64 / vit_flops(self.config, &[], 0) as f64
+    }
+
+    fn fits(&self, kept: &[usize]) -> bool {
+        self.share(kept) <= self.target + 1e-9
+    }
+
+    fn blocks(&self) -> usize {
+        self.policy.blocks().len()
+    }
+
+    /// What is left where so many merge in each block, half of what is there at most.
+    fn kept(&self, merges: &[f64]) -> Vec<usize> {
+        let mut left = self.config.num_patches();
+        let (mut planned, mut gone) = (0.0, 0);
+        let kept = merges.iter().map(|merges| {
+            planned += merges.max(0.0);
+            let fewer = (planned.round() as usize).saturating_sub(gone);
+            gone += fewer;
+            left -= fewer.min(left / 2);
+            left
+        });
+        kept.collect()
+    }
+
+    /// Some to begin with: `None` where one cannot compute so little.
+    fn shapes(&self) -> Vec<Option<Vec<usize>>> {
+        let blocks = self.blocks();
+        let depth = |block: usize| block as f64 / (blocks.max(2) - 1) as f64;
+        let weigh = |weight: &dyn Fn(f64) -> f64| {
+            let weights: Vec<f64> = (0..blocks).map(|block| weight(depth(block))).collect();
+            self.scaled(&weights)
+        };
+        vec![
+            weigh(&|depth| 1.5 - depth),
+            weigh(&|depth| 0.5 + depth),
+            weigh(&|depth| f64::from(depth < 0.7)),
+            weigh(&|depth| f64::from(depth > 0.2)),
+            weigh(&|depth| 1.0 - (2.0 * depth - 1.0).abs() * 0.8),
+            weigh(&|depth| 0.2 + (2.0 * depth - 1.0).abs()),
+        ]
+    }
+
+    /// Merges in these proportions that meet the share.
+    fn scaled(&self, weights: &[f64]) -> Option<Vec<usize>> {
+        let of = |scale: f64| {
+            let merges: Vec<f64> = weights.iter().map(|weight| weight * scale).collect();
+            self.kept(&merges)
+        };
+        let (mut low, mut high) = (0.0, self.config.num_patches() as f64);
+        if !self.fits(&of(high)) {
+            return None;
+        }
+        for _ in 0..30 {
+            let middle = (low + high) / 2.0;
+            if self.fits(&of(middle)) {
+                high = middle;
+            } else {
+                low = middle;
+            }
+        }
+        Some(of(high))
+    }
+
+    /// Some merges of one block go to another, whatever meets the share there.
+    fn moved(&self, kept: &[usize], step: f64, rng: &mut ChaCha8Rng) -> Option<Vec<usize>> {
+        let blocks = self.blocks();
+        if blocks < 2 {
+            return None;
+        }
+        let patches = self.config.num_patches();
+        let before = std::iter::once(&patches).chain(kept);
+        let mut merges: Vec<usize> = before
+            .zip(kept)
+            .map(|(before, kept)| before - kept)
+            .collect();
+        let mean = merges.iter().sum::<usize>() as f64 / blocks as f64;
+        let step = ((mean * step).round() as usize).max(1);
+        let from = rng.random_range(0..blocks);
+        let into = (from + rng.random_range(1..blocks)) % blocks;
+        let moved = step.min(merges[from]);
+        if moved == 0 {
+            return None;
+        }
+        merges[from] -= moved;
+        let of = |merges: &[usize]| {
+            let mut left = patches;
+            let kept = merges.iter().map(|&merges| {
+                // More than half cannot go.
+                (merges <= left / 2).then(|| {
+                    left -= merges;
+                    left
+                })
+            });
+            kept.collect::<Option<Vec<usize>>>()
+        };
+        // One at a time: what a merge saves depends on the block.
+        while !self.fits(&of(&merges)?) {
+            merges[into] += 1;
+        }
+        // Is there room for less of it?
+        while merges[into] > 0 {
+            merges[into] -= 1;
+            if !of(&merges).is_some_and(|kept| self.fits(&kept)) {
+                merges[into] += 1;
+                break;
+            }
+        }
+        of(&merges)
+    }
+}
+
+/// A batch of images, `[batch, 3, height, width]`, and the dense model's answers, `[batch, classes]` row after row.
+struct Answered {
+    images: Tensor<4>,
+    dense: Vec<f32>,
+    classes: usize,
+}
+
+fn answered(
+    model: &PruningVit,
+    images: &ImageDataset,
+    settings: &EvaluationSettings,
+    device: &Device,
+) -> Result<Vec<Answered>, TrainerError> {
+    let loader = EvalLoader::new(
+        images.clone(),
+        settings.batch_size.min(RACE),
+        sides(model.config().image_size),
+        settings.normalization,
+        settings.workers,
+    );
+    let loader = loader.with_transform(settings.transform).to_device(device);
+    let batches = loader.iter().map(|batch| {
+        let batch = batch.map_err(|error| TrainerError::Training(error.to_string()))?;
+        let output = model.run(
+            batch.images.clone(),
+            ExecutionMode::Dense,
+            &Selection::All,
+            &[],
+        );
+        let [_, classes] = output.logits.dims();
+        Ok(Answered {
+            images: batch.images,
+            dense: output.logits.into_data().iter::<f32>().collect(),
+            classes,
+        })
+    });
+    batches.collect()
+}
+
+/// Per image, KL(dense || pruned); nothing where it is surely more than `best` in the mean.
+fn distances(
+    model: &PruningVit,
+    batches: &[Answered],
+    kept: &[usize],
+    best: Option<&[f64]>,
+) -> Result<Option<Vec<f64>>, TrainerError> {
+    let selection = Selection::Kept {
+        kept: kept.to_vec(),
+    };
+    let mut fidelity = Fidelity::default();
+    for batch in batches {
+        let output = model.run(batch.images.clone(), ExecutionMode::Drop, &selection, &[]);
+        let pruned: Vec<f32> = output.logits.into_data().iter::<f32>().collect();
+        fidelity.add_logits(&batch.dense, &pruned, batch.classes)?;
+        if best.is_some_and(|best| is_surely_worse(fidelity.kl_of_images(), best)) {
+            return Ok(None);
+        }
+    }
+    Ok(Some(fidelity.kl_of_images().to_vec()))
+}
+
+/// Is the mean of the first values above that of the best one's, by more than the images explain?
+fn is_surely_worse(found: &[f64], best: &[f64]) -> bool {
+    if found.len() < RACE {
+        return false;
+    }
+    let pairs = found.iter().zip(best);
+    let differences: Vec<f64> = pairs.map(|(found, best)| found - best).collect();
+    let difference = mean(&differences);
+    let squares = differences.iter().map(|value| (value - difference).powi(2));
+    let variance = squares.sum::<f64>() / (differences.len() - 1) as f64;
+    difference > SURELY * (variance / differences.len() as f64).sqrt()
+}
+
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len().max(1) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use apt_pruning_agent::PolicyConfig;
+    use apt_vit_model::VitPreset;
+
+    /// A merge in block `l` costs as the square of how many merge there, times `weight(l)`.
+    fn searched(target: f64, weight: impl Fn(usize) -> f64) -> [TriedSchedule; 2] {
+        let config = VitPreset::Tiny32.config();
+        let policy = PolicyConfig::named("tome-schedule").unwrap();
+        let policy = policy.init(&config, &Device::default()).unwrap();
+        let schedules = Schedules {
+            policy: &policy,
+            config: &config,
+            target,
+        };
+        let first = policy.kept_for(&config, target).unwrap();
+        let cost = |kept: &[usize]| -> f64 {
+            let before = std::iter::once(config.num_patches()).chain(kept.iter().copied());
+            let merges = before
+                .zip(kept)
+                .map(|(before, kept)| (before - kept) as f64);
+            let costs = merges
+                .enumerate()
+                .map(|(block, merges)| weight(block) * merges * merges);
+            costs.sum()
+        };
+        let mut tried = Vec::new();
+        let search = ScheduleSearch {
+            candidates: 200,
+            ..Default::default()
+        };
+        let judge = |kept: &[usize], _: Option<&[f64]>| Ok(Some(vec![cost(kept); 3]));
+        let best = search
+            .search(&schedules, first.clone(), judge, |each| {
+                tried.push(each.clone())
+            })
+            .unwrap();
+        assert!(tried.len() <= 200);
+        for each in &tried {
+            assert!(
+                each.flops_share <= target + 1e-9 && target - each.flops_share < 0.03,
+                "{each:?}"
+            );
+            let mut before = config.num_patches();
+            for &kept in &each.kept {
+                assert!(kept <= before && kept >= before - before / 2, "{each:?}");
+                before = kept;
+            }
+        }
+        assert_eq!(tried[0].kept, first);
+        [tried[0].clone(), best]
+    }
+
+    #[test]
+    fn merges_go_where_they_cost_least_and_the_share_stays() {
+        let [constant, late] = searched(0.6, |block| if block < 2 { 9.0 } else { 1.0 });
+        assert!(
+            late.distance < 0.8 * constant.distance,
+            "{late:?} {constant:?}"
+        );
+        assert!(late.kept[1] > constant.kept[1], "{late:?} {constant:?}");
+        let [constant, early] = searched(0.6, |block| if block < 2 { 1.0 } else { 9.0 });
+        assert!(early.distance < constant.distance);
+        assert!(early.kept[1] < constant.kept[1], "{early:?} {constant:?}");
+    }
+
+    #[test]
+    fn the_same_seed_finds_the_same_schedule() {
+        let found = || searched(0.7, |block| 1.0 + block as f64)[1].clone();
+        assert_eq!(found(), found());
+    }
+
+    #[test]
+    fn only_what_is_worse_beyond_chance_is_given_up() {
+        let best: Vec<f64> = (0..RACE).map(|image| (image % 7) as f64).collect();
+        let with = |extra: &dyn Fn(usize) -> f64| -> Vec<f64> {
+            best.iter()
+                .enumerate()
+                .map(|(image, best)| best + extra(image))
+                .collect()
+        };
+        assert!(is_surely_worse(
+            &with(&|image| 0.1 + 0.01 * (image % 2) as f64),
+            &best
+        ));
+        assert!(!is_surely_worse(&with(&|_| -0.1), &best));
+        // One image in all is worse.
+        assert!(!is_surely_worse(
+            &with(&|image| f64::from(u8::from(image == 0))),
+            &best
+        ));
+        assert!(!is_surely_worse(&with(&|_| 1.0)[..RACE - 1], &best));
+    }
+}
