@@ -33,7 +33,18 @@ fn check(args: &Bench) -> Result<()> {
     let [inference, train, data] =
         [Benched::Inference, Benched::Train, Benched::Data].map(|what| args.what == what);
     let said = [
-        ("--data", args.data.is_some(), data, "bench data"),
+        (
+            "--data",
+            args.data.is_some(),
+            data || inference && args.weights().is_some(),
+            "bench data, and for published weights",
+        ),
+        (
+            "--fit-on",
+            args.fit_on.is_some(),
+            inference && args.weights().is_some(),
+            "published weights",
+        ),
         ("--run", args.run.is_some(), !data, "models"),
         ("--policy", args.policy.is_some(), !data, "models"),
         ("--flops", !args.flops.is_empty(), !data, "models"),

@@ -126,7 +126,10 @@ fn bench_times_ragged_batches_of_policies_that_make_them() {
         rows.iter().map(mode).collect()
     };
     assert_eq!(modes("pairs"), ["dense", "drop", "drop-ragged"]);
-    assert_eq!(modes("tome"), ["dense", "drop"]);
+    assert_eq!(modes("tome-threshold"), ["dense", "drop", "drop-ragged"]);
+    for name in ["tome", "pitome", "tome-schedule"] {
+        assert_eq!(modes(name), ["dense", "drop"], "{name}");
+    }
 }
 
 #[test]

@@ -101,6 +101,12 @@ impl PruningVit {
         self.policy.budgeting() == Budgeting::Counts
     }
 
+    /// May the policy keep different numbers of patches in images of one batch?
+    pub fn leaves_ragged(&self) -> bool {
+        let budgeting = self.policy.budgeting();
+        budgeting != Budgeting::Counts && budgeting != Budgeting::Schedule
+    }
+
     /// Runs the model, its policy removing what `selection` says unless the mode is dense.
     ///
     /// `images` is `[batch, 3, height, width]`; `seeds` has one entry for each, from which a policy draws random numbers

@@ -41,7 +41,7 @@ pub fn matched_with(
 }
 
 /// Leaves the `count` most similar pairs, in any order.
-fn keep_closest(pairs: &mut Vec<Pair>, count: usize) {
+pub(crate) fn keep_closest(pairs: &mut Vec<Pair>, count: usize) {
     if count < pairs.len() {
         pairs.select_nth_unstable_by(count, |a, b| {
             let closer = b.similarity.total_cmp(&a.similarity);

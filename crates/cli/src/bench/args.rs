@@ -1,9 +1,9 @@
 //! What `aptvit bench` takes.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use apt_vit_model::ImageSize;
+use apt_vit_model::{ImageSize, VitPreset};
 use clap::{Parser, ValueEnum};
 
 use super::clock::Effort;
@@ -15,6 +15,8 @@ Examples:
   aptvit bench --model vit-b16 --batch 1,8 --keep 0.7,0.7,0.7 --ragged --json
   aptvit bench --model vit-b16 --policy tome --flops 0.7,0.5 --batch 64
   aptvit bench --run runs/mine --flops 0.5 --batch 1,64
+  aptvit bench --model deit.safetensors --policy tome --flops 0.7,0.5 --batch 32
+  aptvit bench --model deit.safetensors --policy tome-threshold --flops 0.5 --fit-on train/ --data val/ --batch 8,32
   aptvit bench --device cuda --dtype bf16 --batch 64 --policy pairs --in-flight 8 --seconds 5
   aptvit bench train --model vit-b16 --batch 4
   aptvit bench train --model vit-b16 --batch 64 --policy pairs --flops 0.5 --whole
@@ -32,10 +34,10 @@ pub struct Bench {
     /// What to time
     #[arg(value_enum, default_value_t)]
     pub what: Benched,
-    /// A model preset, with random weights
+    /// A model preset, with random weights; or published weights or an exported folder, timed in inference
     #[arg(
         long,
-        value_name = "PRESET",
+        value_name = "PRESET|PATH",
         default_value = "vit-s16",
         conflicts_with = "run"
     )]
@@ -85,7 +87,11 @@ pub struct Bench {
     /// Of a training step, only the whole, without its parts
     #[arg(long)]
     pub whole: bool,
-    /// Of `bench data`: a file or folder of images [default: generated shapes]
+    /// Images on which the budgets of a policy are fitted first, as in `aptvit eval`
+    #[arg(long, value_name = "PATH", requires = "flops", conflicts_with = "run")]
+    pub fit_on: Option<PathBuf>,
+    /// Of `bench data`: a file or folder of images [default: generated shapes]. Of weights and exported folders: images
+    /// that are timed instead of random ones, for policies that leave different numbers of tokens in them
     #[arg(long, value_name = "PATH")]
     pub data: Option<PathBuf>,
     /// Rounds before the clock counts
@@ -115,6 +121,13 @@ pub enum Benched {
 }
 
 impl Bench {
+    /// Weights or an exported folder, where the model is no preset.
+    pub fn weights(&self) -> Option<&Path> {
+        let path = Path::new(&self.model);
+        let is_preset = VitPreset::from_name(&self.model).is_ok();
+        (self.run.is_none() && !is_preset && path.exists()).then_some(path)
+    }
+
     /// Images of a batch.
     pub fn batches(&self, default: usize) -> Vec<usize> {
         if self.batch.is_empty() {

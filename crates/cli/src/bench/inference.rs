@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::args::Bench;
 use super::clock::{self, Case};
 use super::output::{bench_bar, print_lines};
-use super::subject::{Removed, Subject, Timed};
+use super::subject::{Removed, Subject, Timed, USUAL_BATCH};
 use crate::device;
 use crate::global::Global;
 use crate::table::{count, percent, table};
@@ -74,7 +74,7 @@ pub fn run(args: &Bench, global: &Global) -> Result<()> {
     let mut subject = Subject::new(args, global, &device)?;
     subject.model = subject.model.prepack();
     device.seed(args.seed);
-    let (batches, effort) = (args.batches(8), args.effort());
+    let (batches, effort) = (args.batches(USUAL_BATCH), args.effort());
     let bar = bench_bar(
         &effort,
         batches.len() * ways(&subject, 1, args.ragged)?.len(),
@@ -154,12 +154,17 @@ fn ways(subject: &Subject, batch: usize, ragged: bool) -> Result<Vec<Way<'_>>> {
                 );
             }
         }
+        Removed::Selected(selected) => {
+            for (share, selection) in selected {
+                push("drop", Some(*share), selection);
+            }
+        }
         Removed::ToCompute(shares) => {
             for &share in shares {
                 let kept = model.kept_for(share)?;
                 let selection = Selection::Kept { kept: kept.clone() };
                 push("drop", Some(share), &selection);
-                if ragged && !model.counts_tokens() {
+                if ragged && model.leaves_ragged() {
                     push("drop-ragged", Some(share), &Selection::KeptOfBatch { kept });
                 }
             }

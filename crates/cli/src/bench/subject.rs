@@ -3,8 +3,12 @@
 use std::path::Path;
 
 use anyhow::{Context, Error, Result, bail};
-use apt_inference::{Choice, InferenceError, PruningVit};
-use apt_pruning_agent::{AptSettings, KeepRate, LAYERS, PolicyConfig, PolicySettings, Removal};
+use apt_data::{CifarLabels, DataSource, Progress, RgbImage};
+use apt_inference::{Choice, InferenceError, Model, OpenOptions, PruningVit};
+use apt_pruning_agent::{
+    AptSettings, KeepRate, LAYERS, PolicyConfig, PolicySettings, Removal, Selection, TomeSettings,
+};
+use apt_rl_trainer::sweep::DENSE;
 use apt_rl_trainer::{
     ExperimentConfig, ModelConfig, RunFolder, TrainConfig, Trainee, TrainerError,
 };
@@ -13,15 +17,19 @@ use burn::module::Module;
 use burn::tensor::{Device, Distribution, Tensor};
 use serde::Serialize;
 
-use super::args::Bench;
+use super::args::{Bench, Benched};
 use super::clock::{PerImage, Times};
 use super::policies::Policy;
 use crate::device;
+use crate::fit;
 use crate::global::Global;
 use crate::values::keep_rates;
 
 /// The layer keep rate of agents where nobody says.
 const USUAL_RATE: f64 = 0.7;
+
+/// Images of a batch where nobody says.
+pub const USUAL_BATCH: usize = 8;
 
 /// What is timed.
 pub struct Subject {
@@ -32,6 +40,8 @@ pub struct Subject {
     /// Its policy's name; none where plain agents rank the patches of a preset.
     pub policy: Option<String>,
     pub removed: Removed,
+    /// The user's images, `[images, 3, height, width]`; none where random ones are timed.
+    given: Option<Tensor<4>>,
 }
 
 /// How much the pruned passes remove.
@@ -42,13 +52,16 @@ pub enum Removed {
     Rates(Vec<KeepRate>),
     /// The policy computes these shares of the dense FLOPs, each in passes of its own.
     ToCompute(Vec<f64>),
+    /// What an opened model's policy removes to compute these shares, each in passes of its own.
+    Selected(Vec<(f64, Selection)>),
 }
 
 impl Subject {
     pub fn new(args: &Bench, global: &Global, device: &Device) -> Result<Self> {
-        match &args.run {
-            Some(folder) => Self::of_run(folder, args, global, device),
-            None => Self::of_preset(args, global, device),
+        match (&args.run, args.weights()) {
+            (Some(folder), _) => Self::of_run(folder, args, global, device),
+            (None, Some(path)) => opened(path, args, global, device),
+            (None, None) => Self::of_preset(args, global, device),
         }
     }
 
@@ -127,6 +140,7 @@ impl Subject {
             config,
             policy: policy.map(|policy| policy.name),
             removed,
+            given: None,
         })
     }
 
@@ -149,8 +163,11 @@ impl Subject {
         Ok(trainee.with_frozen(config.train.freeze)?)
     }
 
-    /// Random images for it.
+    /// The first of the user's images, or random ones.
     pub fn images(&self, batch: usize, device: &Device) -> Tensor<4> {
+        if let Some(given) = &self.given {
+            return given.clone().narrow(0, 0, batch);
+        }
         let size = self.model.config().image_size;
         let normal = Distribution::Normal(0.0, 1.0);
         Tensor::random([batch, 3, size.height, size.width], normal, device)
@@ -175,6 +192,70 @@ impl Subject {
             peak_rss_mb: times.peak_rss_mb,
         }
     }
+}
+
+/// Published weights or an exported folder, with its policy or another one.
+fn opened(path: &Path, args: &Bench, global: &Global, device: &Device) -> Result<Subject> {
+    if args.what != Benched::Inference {
+        bail!("--model {}: a preset or a run is trained", path.display());
+    }
+    if !args.layers.is_empty() || !args.keep.is_empty() || args.image_size.is_some() {
+        bail!("--layers, --keep and --image-size are for presets");
+    }
+    let options = OpenOptions {
+        precision: global.dtype,
+        ..Default::default()
+    };
+    let mut model = Model::open_with(path, options, device)?;
+    let mut config = ExperimentConfig::default();
+    let own = PolicyConfig::named(DENSE)? != model.description().policy;
+    let named = match &args.policy {
+        // Weights alone say nothing of who prunes them.
+        None if !own && !args.flops.is_empty() => Some(TomeSettings::NAME),
+        given => given.as_deref(),
+    };
+    let shares = match named {
+        Some(name) => {
+            let policy = Policy::named(name, &args.flops, &mut config)?;
+            model = model.with_policy(config.policy.policy.clone())?;
+            policy.shares
+        }
+        None if args.flops.is_empty() => model.description().flops.clone(),
+        None => args.flops.clone(),
+    };
+    let fitted_on = args.fit_on.as_deref().map(fit::images).transpose()?;
+    let mut selected = Vec::with_capacity(shares.len());
+    for share in shares {
+        if let Some(images) = &fitted_on {
+            fit::fit(&mut model, images, share)?;
+        }
+        selected.push((share, model.selection_for(Some(share))?));
+    }
+    let given = args
+        .data
+        .as_deref()
+        .map(|data| pictures(data, &model, args));
+    Ok(Subject {
+        name: path.display().to_string(),
+        policy: Some(model.description().policy.name().to_string()),
+        removed: match selected.is_empty() {
+            true => Removed::Nothing,
+            false => Removed::Selected(selected),
+        },
+        given: given.transpose()?,
+        model: model.pruning().clone(),
+        config,
+    })
+}
+
+/// As many of the user's images as the largest batch has; where there are fewer, again from the first.
+fn pictures(data: &Path, model: &Model, args: &Bench) -> Result<Tensor<4>> {
+    let (images, _) = DataSource::load_to_measure(data, CifarLabels::Fine, Progress::Bar)?;
+    let most = args.batches(USUAL_BATCH).into_iter().max();
+    let places = (0..images.len()).cycle().take(most.unwrap_or(USUAL_BATCH));
+    let read = places.map(|place| images.image(place));
+    let read: Vec<RgbImage> = read.collect::<Result<_, _>>()?;
+    Ok(model.preprocess(&read))
 }
 
 /// The rates that were asked for, one for each of so many agents.

@@ -9,7 +9,7 @@ use super::clock;
 use super::output::{bench_bar, print_lines};
 use super::parts::{Step, WHOLE};
 use super::steps::{Scratch, trainings};
-use super::subject::{Subject, Timed, rates};
+use super::subject::{Subject, Timed, USUAL_BATCH, rates};
 use crate::device;
 use crate::global::Global;
 use crate::table::{percent, table};
@@ -42,7 +42,7 @@ pub fn run(args: &Bench, global: &Global) -> Result<()> {
     device.seed(args.seed);
     let rates = rates(args, published.policy.blocks().len())?;
     let trainings = trainings(&subject);
-    let (batches, effort) = (args.batches(8), args.effort());
+    let (batches, effort) = (args.batches(USUAL_BATCH), args.effort());
     let parts = Step::number(args.whole);
     let bar = bench_bar(&effort, batches.len() * (parts + trainings.len()));
     let scratch = Scratch::new()?;

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::acting_blocks::{all_but_the_last, of_layer};
 use crate::budget::kept_at_equal_counts;
 use crate::energy::energies;
+use crate::matching::{Pair, keep_closest};
 use crate::merging::merge_pairs;
 use crate::similarity::nearest;
 use crate::{AgentError, Meaning, Policy, PolicySettings, Selection};
@@ -19,11 +20,16 @@ use crate::{AgentError, Meaning, Policy, PolicySettings, Selection};
 pub struct PitomeSettings {
     /// The margin of block 0.
     pub margin: f64,
+    /// The share of the depth from which on patches are protected.
+    pub protect_from: f64,
 }
 
 impl Default for PitomeSettings {
     fn default() -> Self {
-        Self { margin: 0.9 }
+        Self {
+            margin: 0.9,
+            protect_from: 0.5,
+        }
     }
 }
 
@@ -31,10 +37,17 @@ impl PolicySettings for PitomeSettings {
     const NAME: &'static str = "pitome";
     const SUMMARY: &'static str = "merges patches that are like many others, and protects those that stand alone (PiToMe; \
                                    Tran et al., 2024)";
-    const MEANINGS: &'static [Meaning] = &[Meaning {
-        key: "margin",
-        meaning: "the cosine from which two patches of block 0 count as alike; it falls to 0 with the depth",
-    }];
+    const MEANINGS: &'static [Meaning] = &[
+        Meaning {
+            key: "margin",
+            meaning: "the cosine from which two patches of block 0 count as alike; it falls to 0 with the depth",
+        },
+        Meaning {
+            key: "protect_from",
+            meaning: "the share of the depth from which on patches that stand alone are protected: 0 as in the paper, 0.5 as \
+                      in its authors' code; before it, all may merge",
+        },
+    ];
     type Policy = Pitome;
 
     fn init(&self, model: &VitConfig, _: &Device) -> Result<Pitome, AgentError> {
@@ -45,17 +58,27 @@ impl PolicySettings for PitomeSettings {
                 expected: "must be a cosine, from -1 to 1".into(),
             });
         }
+        if !(0.0..=1.0).contains(&self.protect_from) {
+            return Err(AgentError::Setting {
+                key: "protect_from",
+                found: self.protect_from.to_string(),
+                expected: "must be a share of the depth, from 0 to 1".into(),
+            });
+        }
         Ok(Pitome {
             blocks: all_but_the_last(model),
             patches: model.num_patches(),
             layers: model.num_layers,
             margin: self.margin,
+            protect_from: self.protect_from,
         })
     }
 }
 
 /// PiToMe (Tran et al., "Accelerating Transformers with Spectrum-Preserving Token Merging", 2024, section 3.2): of the
 /// patches of each image, those with the most energy may merge, twice as many as are to go, and all others are protected.
+/// In the first half of the blocks none is: all may merge, and the most similar pairs do, as in the authors' code. (The
+/// paper does not say so; `protect_from = 0` is what it describes.)
 ///
 /// A patch has the more energy the more others have a cosine of the keys with it that is above the margin, which falls with
 /// the depth: m = 0.9 - 0.9 * l / L in block l of L. In the order of their energy, those that may merge go in turns into
@@ -64,9 +87,7 @@ impl PolicySettings for PitomeSettings {
 /// logarithms.
 ///
 /// How many go in each block is ToMe's: the same number in every block, so that the two differ in who merges alone. (The
-/// paper's experiments remove the same share of what is left in every block.) The authors' code lets all patches of the
-/// first half of the blocks merge, in two sets by energy, and protects none there; this policy is what the paper
-/// describes.
+/// paper's experiments remove the same share of what is left in every block.)
 #[derive(Module, Debug)]
 pub struct Pitome {
     #[module(skip)]
@@ -77,6 +98,8 @@ pub struct Pitome {
     layers: usize,
     #[module(skip)]
     margin: f64,
+    #[module(skip)]
+    protect_from: f64,
 }
 
 impl Policy for Pitome {
@@ -96,11 +119,16 @@ impl Policy for Pitome {
             let left = kept.clamp(before - before / 2, before);
             let count = before - left;
             before = left;
-            let margin = self.margin * (1.0 - layer as f64 / self.layers as f64);
-            (layer, (count, margin as f32))
+            let depth = layer as f64 / self.layers as f64;
+            let merging = Merging {
+                count,
+                margin: (self.margin * (1.0 - depth)) as f32,
+                protects: depth >= self.protect_from,
+            };
+            (layer, merging)
         });
         Box::new(PitomeReducer {
-            layers: layers.filter(|&(_, (count, _))| count > 0).collect(),
+            layers: layers.filter(|(_, merging)| merging.count > 0).collect(),
         })
     }
 
@@ -110,8 +138,10 @@ impl Policy for Pitome {
         }
         let patches = seen - model.num_prefix_tokens();
         let (gone, width) = (seen - left, model.hidden_size / model.num_heads);
-        // Each pair of patches once, and then each that goes with each that may take it in.
-        let compared = patches * patches.saturating_sub(1) / 2 + gone * gone;
+        // Each pair of patches once, and then those of one set with those of the other. (Where patches are protected, the sets
+        // are smaller.)
+        let first = patches / 2;
+        let compared = patches * patches.saturating_sub(1) / 2 + first * (patches - first);
         2 * (compared * width + gone * model.hidden_size) as FlopsCount
     }
 
@@ -120,9 +150,19 @@ impl Policy for Pitome {
     }
 }
 
+/// What happens in one block.
+#[derive(Clone, Copy)]
+struct Merging {
+    /// Patches of each image that go.
+    count: usize,
+    margin: f32,
+    /// Are those with the least energy protected?
+    protects: bool,
+}
+
 struct PitomeReducer {
-    /// Blocks (0-based), how many patches of each image go in each, and its margin.
-    layers: Vec<(usize, (usize, f32))>,
+    /// Blocks (0-based), ascending.
+    layers: Vec<(usize, Merging)>,
 }
 
 impl TokenReducer for PitomeReducer {
@@ -143,7 +183,7 @@ impl TokenReducer for PitomeReducer {
 
     fn reduce(&self, observation: &Observation<'_>) -> Reduction {
         let sequences = observation.sequences;
-        let (Some((count, margin)), Some(keys)) =
+        let (Some(merging), Some(keys)) =
             (of_layer(&self.layers, observation.layer), &observation.keys)
         else {
             return Reduction::none(sequences);
@@ -152,7 +192,7 @@ impl TokenReducer for PitomeReducer {
         let pairs = spans.into_par_iter().flat_map_iter(|span| {
             let first = span[0] + sequences.prefix();
             let patches = (first..span[1]).filter(|&row| sequences.visible()[row]);
-            pairs_by_energy(keys, &patches.collect::<Vec<_>>(), count, margin)
+            pairs_by_energy(keys, &patches.collect::<Vec<_>>(), merging)
         });
         let pairs: Vec<(usize, usize)> = pairs.collect();
         let mut keep = vec![true; sequences.num_rows()];
@@ -167,19 +207,19 @@ impl TokenReducer for PitomeReducer {
     }
 }
 
-/// Of an image's patches, the `count` that go and those into which they go.
-fn pairs_by_energy(
-    keys: &Keys,
-    patches: &[usize],
-    count: usize,
-    margin: f32,
-) -> Vec<(usize, usize)> {
-    let count = count.min(patches.len() / 2);
-    let energies = energies(keys, patches, margin);
+/// Of an image's patches, those that go and those into which they go.
+fn pairs_by_energy(keys: &Keys, patches: &[usize], merging: Merging) -> Vec<(usize, usize)> {
+    let count = merging.count.min(patches.len() / 2);
+    let may_merge = if merging.protects {
+        2 * count
+    } else {
+        patches.len()
+    };
+    let energies = energies(keys, patches, merging.margin);
     let mut order: Vec<usize> = (0..patches.len()).collect();
     order.sort_unstable_by(|&a, &b| energies[b].total_cmp(&energies[a]).then(a.cmp(&b)));
     let every_other = |first: usize| {
-        let ranks = order[..2 * count].iter().skip(first).step_by(2);
+        let ranks = order[..may_merge].iter().skip(first).step_by(2);
         let mut rows: Vec<usize> = ranks.map(|&place| patches[place]).collect();
         rows.sort_unstable();
         rows
@@ -187,8 +227,16 @@ fn pairs_by_energy(
     let (from, into) = (every_other(0), every_other(1));
     let nearest = nearest(keys, &from, &into);
     let pairs = from.into_iter().zip(nearest);
-    let pairs = pairs.filter_map(|(from, nearest)| nearest.map(|(_, into)| (from, into)));
-    pairs.collect()
+    let pairs = pairs.filter_map(|(from, nearest)| {
+        nearest.map(|(similarity, into)| Pair {
+            from,
+            into,
+            similarity,
+        })
+    });
+    let mut pairs = pairs.collect();
+    keep_closest(&mut pairs, count);
+    pairs.iter().map(|pair| (pair.from, pair.into)).collect()
 }
 
 #[cfg(test)]
@@ -212,42 +260,53 @@ mod tests {
         Keys::new(keys.reshape([8, 3]))
     }
 
+    fn pairs_of(count: usize, protects: bool) -> Vec<(usize, usize)> {
+        let merging = Merging {
+            count,
+            margin: 0.5,
+            protects,
+        };
+        pairs_by_energy(&keys(), &[1, 2, 3, 4, 5, 6, 7], merging)
+    }
+
+    fn is_in_cluster(row: usize) -> bool {
+        [1, 2, 4, 5].contains(&row)
+    }
+
     #[test]
     fn the_largest_cluster_merges_first_and_what_stands_alone_is_protected() {
-        let patches: Vec<usize> = (1..8).collect();
-        let gone = |count| {
-            let pairs = pairs_by_energy(&keys(), &patches, count, 0.5);
-            let mut rows: Vec<usize> = pairs.iter().flat_map(|&(a, b)| [a, b]).collect();
-            rows.sort_unstable();
-            rows.dedup();
-            (pairs, rows)
-        };
-        let (pairs, rows) = gone(2);
-        assert_eq!(pairs.len(), 2);
-        assert!(
-            rows.iter().all(|row| [1, 2, 4, 5].contains(row)),
-            "{pairs:?}"
-        );
-        let (pairs, rows) = gone(3);
-        assert_eq!(pairs.len(), 3);
-        assert!(!rows.contains(&3), "{pairs:?}");
+        let two = pairs_of(2, true);
+        assert_eq!(two.len(), 2);
+        let all = two.iter().flat_map(|&(from, into)| [from, into]);
+        assert!(all.into_iter().all(is_in_cluster), "{two:?}");
         // The odd one out stays even where as many go as can.
-        let (pairs, rows) = gone(99);
-        assert_eq!(pairs.len(), 3);
-        assert!(!rows.contains(&3), "{pairs:?}");
+        for count in [3, 99] {
+            let three = pairs_of(count, true);
+            assert_eq!(three.len(), 3);
+            assert!(
+                !three.iter().any(|&(from, into)| from == 3 || into == 3),
+                "{three:?}"
+            );
+        }
     }
 
     #[test]
     fn each_goes_into_the_most_similar_of_those_that_may_take_it_in() {
-        let patches: Vec<usize> = (1..8).collect();
-        for (from, into) in pairs_by_energy(&keys(), &patches, 3, 0.5) {
-            let of_second = [6, 7];
-            assert_eq!(
-                of_second.contains(&from),
-                of_second.contains(&into),
-                "{from} {into}"
-            );
+        for (protects, count) in [(true, 3), (false, 2)] {
+            for (from, into) in pairs_of(count, protects) {
+                assert_eq!(is_in_cluster(from), is_in_cluster(into), "{from} {into}");
+            }
         }
+    }
+
+    #[test]
+    fn where_nobody_is_protected_the_most_similar_pairs_merge() {
+        let two = pairs_of(2, false);
+        assert!(two.iter().all(|&(from, _)| from != 3), "{two:?}");
+        // Of seven, four seek; the one alone has the last rank, and seeks too.
+        let all = pairs_of(99, false);
+        assert_eq!(all.len(), 3);
+        assert!(all.iter().all(|&(from, _)| from != 3), "{all:?}");
     }
 
     #[test]
@@ -272,14 +331,21 @@ mod tests {
     }
 
     #[test]
-    fn a_margin_that_is_no_cosine_is_refused() {
-        let settings = PitomeSettings { margin: 1.5 };
-        let error = settings.init(&VitPreset::Tiny32.config(), &Device::default());
+    fn settings_out_of_range_are_refused() {
+        let refused = |margin, protect_from| {
+            let settings = PitomeSettings {
+                margin,
+                protect_from,
+            };
+            let refused = settings.init(&VitPreset::Tiny32.config(), &Device::default());
+            refused.unwrap_err().to_string()
+        };
+        let margin = refused(1.5, 0.5);
+        assert!(margin.contains("policy.margin = 1.5"), "{margin}");
+        let protect_from = refused(0.9, -0.1);
         assert!(
-            error
-                .unwrap_err()
-                .to_string()
-                .contains("policy.margin = 1.5")
+            protect_from.contains("policy.protect_from = -0.1"),
+            "{protect_from}"
         );
     }
 }
