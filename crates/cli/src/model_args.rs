@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, anyhow, bail};
 use apt_data::read_text;
-use apt_inference::{Choice, Model, OpenOptions};
+use apt_inference::{Choice, Model, OpenOptions, imagenet_ids};
 use apt_pruning_agent::{BudgetUse, PolicyConfig, Selection};
 use apt_vit_model::{printable, printable_text};
 use clap::{Args, ValueEnum};
@@ -39,7 +39,7 @@ pub struct ModelArgs {
     #[arg(long, value_enum, default_value_t)]
     pub checkpoint: Which,
     /// What the model's classes are called, one a line in the order of its outputs; other names of a class before it,
-    /// with tabs [default: as the run or the weights say]
+    /// with tabs [default: as the run or the weights say; ImageNet-1k's of weights with 1000 classes that name none]
     #[arg(long, value_name = "FILE")]
     pub classes: Option<PathBuf>,
 }
@@ -105,8 +105,13 @@ impl ModelArgs {
     /// All names of each of the model's classes.
     pub fn class_names(&self, model: &Model) -> Result<Vec<Vec<String>>> {
         let Some(file) = &self.classes else {
-            let names = model.class_names().iter();
-            return Ok(names.map(|name| vec![name.clone()]).collect());
+            let names = model.class_names();
+            let ids = imagenet_ids(names);
+            let of_class = |(class, name): (usize, &String)| {
+                let id = ids.as_ref().map(|ids| ids[class].to_string());
+                id.into_iter().chain([name.clone()]).collect()
+            };
+            return Ok(names.iter().enumerate().map(of_class).collect());
         };
         parse_classes(&read_text(file).context("--classes")?)
             .map_err(|reason| anyhow!("--classes {}: {reason}", printable(file)))

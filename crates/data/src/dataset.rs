@@ -182,10 +182,10 @@ impl ImageDataset {
         })
     }
 
-    /// The same images, as if nobody knew their classes: all are of the first one.
+    /// The same images, as if nobody knew their classes: all are of one.
     pub fn without_labels(&self) -> Self {
         let classes = Classes {
-            names: self.classes.names.iter().take(1).cloned().collect(),
+            names: vec![NO_CLASS.into()],
             of_labels: vec![0; self.classes.of_labels.len()],
             are_known: false,
         };
@@ -293,6 +293,9 @@ impl ImageDataset {
         &self.images[self.members[i]]
     }
 }
+
+/// What the class of images is called whose class nobody knows.
+const NO_CLASS: &str = "not labelled";
 
 /// Keeps the seed's streams apart.
 const HOLD_OUT: u64 = 0x401d;

@@ -8,9 +8,6 @@ use crate::{DataError, ImageDataset, LoadOptions};
 use rayon::prelude::*;
 use std::collections::BTreeMap;
 
-/// What all pictures are called whose class nobody knows.
-const NO_CLASS: &str = "not labelled";
-
 /// Reads every picture below the tree's root. Its folders take turns in the order of the pictures, so that the first `n`
 /// show all.
 pub(crate) fn load(tree: &Tree, options: LoadOptions) -> Result<ImageDataset, DataError> {
@@ -44,7 +41,7 @@ pub(crate) fn load(tree: &Tree, options: LoadOptions) -> Result<ImageDataset, Da
         }
     });
     let (images, bad) = sorted_out(read.collect(), options.on_bad)?;
-    let images = ImageDataset::new(vec![NO_CLASS.into()], images);
+    let images = ImageDataset::new(vec![String::new()], images);
     Ok(images.without(bad).without_labels())
 }
 

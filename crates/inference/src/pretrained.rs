@@ -7,7 +7,7 @@ use apt_vit_model::{Checkpoint, CheckpointHead, Precision, VitConfig};
 use burn::prelude::*;
 
 use crate::description::{Description, FORMAT};
-use crate::{InferenceError, Preprocessing, PruningVit};
+use crate::{InferenceError, Preprocessing, PruningVit, imagenet};
 
 /// The model of opened weights, which nothing prunes yet.
 ///
@@ -34,7 +34,8 @@ pub(crate) fn load(
     let model = PruningVit::new(vit, policy.init(&config, device)?, config.clone());
     let names = preprocessing
         .class_names
-        .filter(|names| names.len() == classes);
+        .filter(|names| names.len() == classes)
+        .or_else(|| (classes == imagenet::CLASSES).then(imagenet::class_names));
     let description = Description {
         format: FORMAT,
         model: config,

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use apt_inference::Run;
 use apt_vit_model::{ImageSize, VitPreset};
 use clap::{Parser, ValueEnum};
 
@@ -88,7 +89,7 @@ pub struct Bench {
     #[arg(long)]
     pub whole: bool,
     /// Images on which the budgets of a policy are fitted first, as in `aptvit eval`
-    #[arg(long, value_name = "PATH", requires = "flops", conflicts_with = "run")]
+    #[arg(long, value_name = "PATH", requires = "flops")]
     pub fit_on: Option<PathBuf>,
     /// Of `bench data`: a file or folder of images [default: generated shapes]. Of weights and exported folders: images
     /// that are timed instead of random ones, for policies that leave different numbers of tokens in them
@@ -121,11 +122,14 @@ pub enum Benched {
 }
 
 impl Bench {
-    /// Weights or an exported folder, where the model is no preset.
+    /// Weights or an exported folder, where the model is neither a preset nor a run.
     pub fn weights(&self) -> Option<&Path> {
+        if let Some(path) = &self.run {
+            return (path.exists() && !Run::is_in(path)).then_some(path);
+        }
         let path = Path::new(&self.model);
         let is_preset = VitPreset::from_name(&self.model).is_ok();
-        (self.run.is_none() && !is_preset && path.exists()).then_some(path)
+        (!is_preset && path.exists()).then_some(path)
     }
 
     /// Images of a batch.

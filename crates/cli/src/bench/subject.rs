@@ -58,9 +58,9 @@ pub enum Removed {
 
 impl Subject {
     pub fn new(args: &Bench, global: &Global, device: &Device) -> Result<Self> {
-        match (&args.run, args.weights()) {
-            (Some(folder), _) => Self::of_run(folder, args, global, device),
-            (None, Some(path)) => opened(path, args, global, device),
+        match (args.weights(), &args.run) {
+            (Some(path), _) => opened(path, args, global, device),
+            (None, Some(folder)) => Self::of_run(folder, args, global, device),
             (None, None) => Self::of_preset(args, global, device),
         }
     }
