@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Times dense ViTs in PyTorch, ONNX Runtime, candle and aptvit, and aptvit's pruned ones, in turns.
+"""Times dense ViTs in PyTorch, ONNX Runtime, OpenVINO, candle and aptvit, and aptvit's pruned ones, in turns.
 
 Installs and builds what it needs first: see README.md.
 """
@@ -22,28 +22,41 @@ VENV = HERE / ".venv"
 PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 OLDEST, NEWEST = (3, 11), (3, 14)
 MODELS = ["vit-s16", "vit-b16"]
-PROGRAMS = ["pytorch", "onnxruntime", "candle", "aptvit"]
-BASE = "pytorch"
+# Each program and precision; `static` is integers by scales of a calibration.
+PROGRAMS = [
+    "pytorch f32", "pytorch bf16", "onnxruntime f32", "onnxruntime int8", "onnxruntime static", "openvino f32",
+    "openvino bf16", "openvino static", "candle f32", "aptvit f32", "aptvit bf16", "aptvit int8",
+]
+BASE = "pytorch f32"
+# Of a CPU's instruction sets, those that matter here.
+SETS = ["avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_int8"]
 # Share of the CPUs that others may take before the figures are doubtful.
 QUIET = 0.05
 
 
 def main():
     args = arguments()
-    programs = [name for name in PROGRAMS if name not in args.skip]
+    skipped = set(args.skip)
+    programs = [name for name in PROGRAMS if not skipped & {name, *name.split()}]
     if not programs:
         sys.exit("Every program is skipped; leave out a --skip.")
-    if "pytorch" in programs or "onnxruntime" in programs:
+    families = {name.split()[0] for name in programs}
+    if not args.python and families & {"pytorch", "onnxruntime", "openvino"}:
         install()
         if Path(sys.prefix).resolve() != VENV.resolve():
             sys.exit(subprocess.call([PYTHON, __file__, *sys.argv[1:]]))
-    binaries = build(programs, args)
+    binaries = build(families, args)
     with tempfile.TemporaryDirectory() as folder:
+        folder = args.onnx or folder
         cells = [(model, batch) for model in args.models for batch in args.batches]
-        if "onnxruntime" in programs:
-            for model, batch in cells:
+        if families & {"onnxruntime", "openvino"}:
+            kinds = {"int8": "dynamic", "static": "static"}
+            kinds = {kinds.get(name.split()[1]) for name in programs if not name.startswith("aptvit")} - {None}
+            integers = [word for kind in sorted(kinds) for word in ("--integers", kind)]
+            missing = [cell for cell in cells if not os.path.exists(onnx_file(folder, *cell))]
+            for model, batch in missing:
                 say(f"exporting {model} for batch {batch}")
-                python("export", model, batch, args, onnx_file(folder, model, batch))
+                python("export", model, batch, args, onnx_file(folder, model, batch), integers)
         rounds = {}
         versions = {}
         others = []
@@ -58,18 +71,20 @@ def main():
                     for name, result in results.items():
                         if result["threads"] != args.threads:
                             sys.exit(f"{name} ran {result['threads']} threads, not {args.threads}.")
-                        rounds.setdefault((model, batch, name), []).append(result["images_per_s"])
-                        versions[program] = result["version"]
+                        rounds.setdefault((model, batch, name), []).append(result)
+                        versions[program.split()[0]] = result["version"]
     rows = summarize(rounds)
     busiest = None if None in others else max(others)
     report(rows, versions, busiest, args)
     if args.json:
         settings = {
             "cpu": cpu(),
+            "instruction_sets": instruction_sets(),
             "threads": args.threads,
             "rounds": args.rounds,
             "images": args.images,
             "keep": args.keep,
+            "flops": args.flops,
             "others_cpu_share": busiest,
         }
         text = json.dumps({**settings, "versions": versions, "rows": rows}, indent=2)
@@ -87,7 +102,13 @@ def arguments():
         help="that each program is timed on in a round, about; default: 40")
     add("--keep", default="0.7,0.7,0.7", metavar="RATES",
         help="layer keep rates of aptvit's agents; default: 0.7,0.7,0.7")
-    add("--skip", action="append", default=[], choices=PROGRAMS, help="leave a program out")
+    add("--flops", type=float, metavar="SHARE",
+        help="aptvit's pruned models merge by ToMe to this share of the FLOPs, instead of --keep")
+    add("--skip", action="append", default=[], metavar="NAME", type=skippable,
+        help=f"leave out a program, a precision or one of: {', '.join(PROGRAMS)}")
+    add("--python", type=Path, metavar="PATH",
+        help="an interpreter that has the requirements already; default: makes a virtual environment")
+    add("--onnx", type=Path, metavar="DIR", help="keep the exported models there, and use those that are there")
     add("--aptvit", type=Path, metavar="PATH", help="a built aptvit; default: builds it")
     add("--json", type=Path, metavar="FILE", help="write the result there too")
     return parser.parse_args()
@@ -98,6 +119,12 @@ def at_least_one(text):
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text}: expected 1 or more")
     return number
+
+
+def skippable(text):
+    if text not in PROGRAMS and text not in {word for name in PROGRAMS for word in name.split()}:
+        raise argparse.ArgumentTypeError(f"{text}: expected one of {', '.join(PROGRAMS)}, or a word of these")
+    return text
 
 
 def models(text):
@@ -126,6 +153,17 @@ def cpu():
     except OSError:
         pass
     return platform.processor() or platform.machine()
+
+
+def instruction_sets():
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("flags"):
+                flags = line.split()
+                return [name for name in SETS if name in flags]
+    except OSError:
+        pass
+    return []
 
 
 def others_share():
@@ -157,7 +195,7 @@ def install():
             f"This is Python {platform.python_version()}, for which PyTorch or NumPy have no build."
             f" Run this with Python {version(OLDEST)} to {version(NEWEST)}."
         )
-    say("installing PyTorch and ONNX Runtime")
+    say("installing PyTorch, ONNX Runtime and OpenVINO")
     if not PYTHON.exists():
         make = [sys.executable, "-m", "venv", "--clear", VENV]
         if subprocess.call(make) != 0:
@@ -205,17 +243,18 @@ def cargo(folder, *words):
 
 def measure(program, model, batch, args, binaries, folder):
     """Runs a program once: its rows' names and their results."""
-    if program == "pytorch":
-        return {program: python(program, model, batch, args)}
-    if program == "onnxruntime":
-        return {program: python(program, model, batch, args, onnx_file(folder, model, batch))}
-    command = [binaries[program], *workload(model, batch, args)]
-    if program == "candle":
+    family, dtype = program.split()
+    if family in ("pytorch", "onnxruntime", "openvino"):
+        onnx = None if family == "pytorch" else onnx_file(folder, model, batch)
+        return {program: python(family, model, batch, args, onnx, ["--dtype", dtype])}
+    command = [binaries[family], *workload(model, batch, args)]
+    if family == "candle":
         [result] = run(program, command, RAYON_NUM_THREADS=str(args.threads))
         return {program: {**result, "version": candle_version()}}
-    command[1:1] = ["bench"]
-    command += ["--keep", args.keep, "--threads", str(args.threads), "--json"]
-    modes = {"dense": "aptvit dense", "drop": "aptvit pruned"}
+    command[1:1] = ["bench", "--dtype", dtype]
+    command += ["--policy", "tome", "--flops", str(args.flops)] if args.flops else ["--keep", args.keep]
+    command += ["--threads", str(args.threads), "--json"]
+    modes = {"dense": f"{program} dense", "drop": f"{program} pruned"}
     results = run(program, command)
     return {
         modes[result["mode"]]: {**result, "version": result["backend"]}
@@ -224,8 +263,8 @@ def measure(program, model, batch, args, binaries, folder):
     }
 
 
-def python(program, model, batch, args, onnx=None):
-    command = [PYTHON, HERE / "python_peers.py", program, *workload(model, batch, args)]
+def python(program, model, batch, args, onnx=None, words=()):
+    command = [args.python or PYTHON, HERE / "python_peers.py", program, *workload(model, batch, args), *words]
     command += ["--threads", str(args.threads)]
     if onnx:
         command += ["--onnx", onnx]
@@ -265,30 +304,34 @@ def candle_version():
 
 def summarize(rounds):
     """Medians over the rounds; a ratio is taken within its round first."""
-    order = ["pytorch", "onnxruntime", "candle", "aptvit dense", "aptvit pruned"]
     rows = []
-    for (model, batch, name), speeds in rounds.items():
+    for (model, batch, name), results in rounds.items():
         base = rounds.get((model, batch, BASE))
-        ratios = [own / other for own, other in zip(speeds, base)] if base else None
+        speeds = [result["images_per_s"] for result in results]
+        ratios = base and [own / other["images_per_s"] for own, other in zip(speeds, base)]
+        realized = [result["realized"] for result in results if name.endswith("pruned")]
         rows.append({
             "model": model,
             "batch": batch,
             "program": name,
             "images_per_s": statistics.median(speeds),
             "ratio_to_pytorch": statistics.median(ratios) if ratios else None,
+            "realized": statistics.median(realized) if realized else None,
             "images_per_s_of_rounds": speeds,
         })
     cells = list(dict.fromkeys((row["model"], row["batch"]) for row in rows))
     rows.sort(key=lambda row: (
-        cells.index((row["model"], row["batch"])), order.index(row["program"])
+        cells.index((row["model"], row["batch"])),
+        PROGRAMS.index(" ".join(row["program"].split()[:2])), row["program"],
     ))
     return rows
 
 
 def report(rows, versions, busiest, args):
-    names = ", ".join(f"{name} {versions[name]}" for name in PROGRAMS if name in versions)
-    print(f"{cpu()}, {args.threads} threads; {names}; aptvit keeps {args.keep}\n")
-    lines = [("model", "batch", "program", "images/s", "of PyTorch")]
+    names = ", ".join(f"{name} {version}" for name, version in versions.items())
+    pruned = f"computes {args.flops} of the FLOPs" if args.flops else f"keeps {args.keep}"
+    print(f"{cpu()} ({', '.join(instruction_sets())}), {args.threads} threads; {names}; aptvit pruned {pruned}\n")
+    lines = [("model", "batch", "program", "images/s", "of PyTorch", "realized")]
     for row in rows:
         ratio = row["ratio_to_pytorch"]
         lines.append((
@@ -297,13 +340,12 @@ def report(rows, versions, busiest, args):
             row["program"],
             f"{row['images_per_s']:.2f}",
             f"{ratio:.2f}" if ratio else "-",
+            f"{row['realized']:.3f}" if row["realized"] else "-",
         ))
     widths = [max(map(len, column)) for column in zip(*lines)]
-    for model, batch, program, speed, ratio in lines:
-        print(
-            model.ljust(widths[0]), batch.rjust(widths[1]), program.ljust(widths[2]),
-            speed.rjust(widths[3]), ratio.rjust(widths[4]), sep="  ",
-        )
+    for model, batch, program, *figures in lines:
+        figures = [figure.rjust(width) for figure, width in zip(figures, widths[3:])]
+        print(model.ljust(widths[0]), batch.rjust(widths[1]), program.ljust(widths[2]), *figures, sep="  ")
     if busiest is not None and busiest > QUIET:
         print(f"\nDO NOT QUOTE: other programs took up to {busiest:.0%} of the CPUs. That slows some"
               " programs far more\nthan others, PyTorch most of all if it has several threads."

@@ -47,6 +47,26 @@ pub struct LayerAnswer {
     pub token: Vec<Option<usize>>,
 }
 
+/// What a pass removed of one image.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Reduced {
+    /// What each block in which the policy acted left.
+    pub layers: Vec<LayerAnswer>,
+    /// Counted FLOPs, the policy's own included.
+    pub flops: u64,
+    /// Their share of the dense model's.
+    pub flops_share: f64,
+}
+
+/// The softmax of one image's logits.
+pub fn probabilities(logits: &[f32]) -> Vec<f32> {
+    let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let powers = logits.iter().map(|logit| f64::from(logit - largest).exp());
+    let powers: Vec<f64> = powers.collect();
+    let sum: f64 = powers.iter().sum();
+    powers.iter().map(|power| (power / sum) as f32).collect()
+}
+
 /// The token that each position of an image is part of, block by block.
 #[derive(Clone, Debug)]
 pub(crate) struct TokenOf(Vec<Option<usize>>);
@@ -80,6 +100,13 @@ impl TokenOf {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn probabilities_of_large_logits_add_up_to_one() {
+        let found = probabilities(&[1000.0, 1000.0, 998.0]);
+        assert!((found.iter().sum::<f32>() - 1.0).abs() < 1e-6);
+        assert!((found[0] / found[2] - 2f32.exp()).abs() < 1e-3);
+    }
 
     #[test]
     fn a_patch_follows_the_token_that_it_merged_into() {

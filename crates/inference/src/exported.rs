@@ -6,7 +6,7 @@ use std::path::Path;
 
 use apt_data::Normalization;
 use apt_vit_model::{
-    Checkpoint, CheckpointHead, ExportDetails, ExportNaming, ImageSize, export, write_safetensors,
+    Checkpoint, CheckpointHead, ExportDetails, ExportNaming, ImageSize, Precision, export,
 };
 use burn::module::Module;
 use burn::prelude::*;
@@ -60,7 +60,8 @@ const ADVICE: &str = "copy the folder again, or export the run again; where you 
 /// Writes a trained model into `folder`, for other frameworks to load: `model.safetensors` and
 /// `config.json` under the names of `naming`, with Hugging Face's also `preprocessor_config.json`; and beside them
 /// `aptvit.json` and `policy.safetensors`, from which [`Model::open`](crate::Model::open) makes the pruned model again.
-/// The same model gives the same bytes. What a killed export left in the folder is replaced.
+/// Weights of products lie in the file in `stored`: 32-bit floats lose nothing, and others are what a model of that
+/// precision computes with. The same model gives the same bytes. What a killed export left in the folder is replaced.
 ///
 /// # Errors
 ///
@@ -69,6 +70,7 @@ pub fn export_model(
     model: &PruningVit,
     exported: &Export,
     naming: ExportNaming,
+    stored: Precision,
     folder: &Path,
 ) -> Result<(), InferenceError> {
     let description = &exported.description;
@@ -91,7 +93,7 @@ pub fn export_model(
     let staging = Staging::begin(folder, &FILES)?;
     let place = staging.path();
     let path = place.join(WEIGHTS);
-    write_safetensors(&path, &weights.tensors)?;
+    weights.write(&path, stored)?;
     let mut checksums = Checksums::from([(WEIGHTS.to_string(), Checksum::of_file(&path)?)]);
     let write = |name: &str, bytes: &[u8]| write_whole(&place.join(name), bytes);
     if let Some(tensors) = tensors {

@@ -22,7 +22,7 @@ mod scores;
 mod slim;
 mod staging;
 
-pub use answer::{Answer, ClassProbability, LayerAnswer};
+pub use answer::{Answer, ClassProbability, LayerAnswer, Reduced, probabilities};
 pub use budgets::{Budget, Budgets};
 pub use checkpoints::{CheckpointFolder, CheckpointSet, Choice};
 pub use checksum::{Checksum, checksum_file, publish, remove_checked, verify, write_checked};

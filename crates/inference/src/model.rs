@@ -2,18 +2,17 @@ use std::path::Path;
 
 use apt_data::{RgbImage, eval_image};
 use apt_pruning_agent::{Budgeting, PolicyConfig, Selection};
-use apt_vit_model::{ExecutionMode, ImageSize, Precision, RunSettings, VitOutput};
+use apt_vit_model::{ExecutionMode, ImageSize, LayerTrace, Precision, RunSettings, VitOutput};
 use burn::module::Module;
 use burn::prelude::*;
-use burn::tensor::activation::softmax;
 
-use crate::answer::TokenOf;
+use crate::answer::{TokenOf, probabilities};
 use crate::budgets::{Budget, Budgets};
 use crate::checkpoints::Choice;
 use crate::description::Description;
 use crate::{
-    Answer, ClassProbability, Export, InferenceError, LayerAnswer, NotFinite, PruningVit, Run,
-    exported, pretrained,
+    Answer, ClassProbability, Export, InferenceError, LayerAnswer, NotFinite, PruningVit, Reduced,
+    Run, exported, pretrained,
 };
 
 /// The policy of a model that was trained with none.
@@ -52,6 +51,64 @@ struct Parts {
     source: ModelSource,
 }
 
+impl Parts {
+    /// See [`Model::open_with`].
+    fn open(path: &Path, choice: Choice, device: &Device) -> Result<Self, InferenceError> {
+        if !path.exists() {
+            return Err(InferenceError::folder(
+                path,
+                "there is no such file or folder",
+            ));
+        }
+        if path.join(exported::FILE).is_file() {
+            let (pruning, export) = exported::open(path, device)?;
+            return Ok(Self::of_export(pruning, export));
+        }
+        if Run::is_in(path) {
+            let run = Run::open(path)?;
+            let checkpoint = run.checkpoints().choose(choice)?;
+            let pruning = run.load_model(&checkpoint, device)?;
+            let budgets = Budgets::read(path)?;
+            let name = checkpoint.name();
+            return Ok(Self {
+                pruning,
+                description: run.description,
+                checkpoint: name,
+                budgets,
+                source: ModelSource::Run,
+            });
+        }
+        let (pruning, description) = pretrained::open(path, device).map_err(|error| {
+            if !path.is_dir() {
+                return error;
+            }
+            let reason = format!(
+                "is no run folder ({}), no exported folder ({}) and no weights: {error}",
+                Run::FILE,
+                exported::FILE
+            );
+            InferenceError::folder(path, reason)
+        })?;
+        Ok(Self {
+            pruning,
+            description,
+            checkpoint: String::new(),
+            budgets: Budgets::default(),
+            source: ModelSource::Weights,
+        })
+    }
+
+    fn of_export(pruning: PruningVit, export: Export) -> Self {
+        Self {
+            pruning,
+            description: export.description,
+            checkpoint: export.checkpoint,
+            budgets: export.budgets,
+            source: ModelSource::Export,
+        }
+    }
+}
+
 /// How a model is opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct OpenOptions {
@@ -83,54 +140,25 @@ impl Model {
         options: OpenOptions,
         device: &Device,
     ) -> Result<Self, InferenceError> {
-        let OpenOptions {
-            checkpoint: choice,
-            precision,
-        } = options;
-        if !path.exists() {
-            return Err(InferenceError::folder(
-                path,
-                "there is no such file or folder",
-            ));
-        }
-        if path.join(exported::FILE).is_file() {
-            let (pruning, export) = exported::open(path, device)?;
-            return Self::of_export(pruning, export, precision);
-        }
-        if Run::is_in(path) {
-            let run = Run::open(path)?;
-            let checkpoint = run.checkpoints().choose(choice)?;
-            let pruning = run.load_model(&checkpoint, device)?;
-            let budgets = Budgets::read(path)?;
-            let name = checkpoint.name();
-            let parts = Parts {
-                pruning,
-                description: run.description,
-                checkpoint: name,
-                budgets,
-                source: ModelSource::Run,
-            };
-            return Self::new(parts, precision);
-        }
-        let (pruning, description) = pretrained::open(path, device).map_err(|error| {
-            if !path.is_dir() {
-                return error;
-            }
-            let reason = format!(
-                "is no run folder ({}), no exported folder ({}) and no weights: {error}",
-                Run::FILE,
-                exported::FILE
-            );
-            InferenceError::folder(path, reason)
-        })?;
-        let parts = Parts {
-            pruning,
-            description,
-            checkpoint: String::new(),
-            budgets: Budgets::default(),
-            source: ModelSource::Weights,
-        };
-        Self::new(parts, precision)
+        Self::new(
+            Parts::open(path, options.checkpoint, device)?,
+            options.precision,
+        )
+    }
+
+    /// Model and policy of [`open`](Self::open) as they are loaded, not laid out for inference: to be changed and exported.
+    /// And what they say of themselves.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open).
+    pub fn open_unpacked(
+        path: &Path,
+        choice: Choice,
+        device: &Device,
+    ) -> Result<(PruningVit, Description), InferenceError> {
+        let parts = Parts::open(path, choice, device)?;
+        Ok((parts.pruning, parts.description))
     }
 
     /// The files of an exported folder from memory: `aptvit.json`, `model.safetensors`, `config.json` and
@@ -148,27 +176,7 @@ impl Model {
     ) -> Result<Self, InferenceError> {
         let (pruning, export) =
             exported::from_bytes(aptvit_json, weights, config_json, policy, device)?;
-        Self::of_export(pruning, export, None)
-    }
-
-    fn of_export(
-        pruning: PruningVit,
-        export: Export,
-        precision: Option<Precision>,
-    ) -> Result<Self, InferenceError> {
-        let Export {
-            description,
-            checkpoint,
-            budgets,
-        } = export;
-        let parts = Parts {
-            pruning,
-            description,
-            checkpoint,
-            budgets,
-            source: ModelSource::Export,
-        };
-        Self::new(parts, precision)
+        Self::new(Parts::of_export(pruning, export), None)
     }
 
     /// A model that prunes as it was trained to; a budget that was not calibrated yet is no error until it is asked for.
@@ -365,48 +373,63 @@ impl Model {
 
     /// The answers that a pass of [`forward`](Self::forward) gives, as [`classify`](Self::classify).
     pub fn answers(&self, output: VitOutput, top: usize) -> Vec<Result<Answer, NotFinite>> {
-        let [images, classes] = output.logits.dims();
-        let logits = output.logits.clone().into_data();
-        let logits: Vec<f32> = logits.iter::<f32>().collect();
-        let probabilities = softmax(output.logits, 1).into_data();
-        let probabilities: Vec<f32> = probabilities.iter::<f32>().collect();
+        let [_, classes] = output.logits.dims();
+        let logits: Vec<f32> = output.logits.into_data().iter::<f32>().collect();
+        let reductions = self.reductions(&output.trace, logits.len() / classes);
+        let images = logits.chunks_exact(classes).zip(reductions);
+        let answers = images.map(|(logits, reduced)| {
+            NotFinite::check("logits", logits)?;
+            Ok(Answer {
+                classes: self.top_classes(logits, top),
+                tokens: self.pruning.config().num_tokens(),
+                layers: reduced.layers,
+                flops: reduced.flops,
+                flops_share: reduced.flops_share,
+            })
+        });
+        answers.collect()
+    }
+
+    /// The `top` most probable classes by the logits of one image, the first one first.
+    pub fn top_classes(&self, logits: &[f32], top: usize) -> Vec<ClassProbability> {
+        let probabilities = probabilities(logits);
+        let mut order: Vec<usize> = (0..logits.len()).collect();
+        order.sort_by(|&a, &b| probabilities[b].total_cmp(&probabilities[a]));
+        let classes = order.into_iter().take(top).map(|index| ClassProbability {
+            class: self.description.class_names[index].clone(),
+            index,
+            probability: probabilities[index],
+        });
+        classes.collect()
+    }
+
+    /// What a pass over `images` images removed of each, and what it cost.
+    pub fn reductions(&self, trace: &[LayerTrace], images: usize) -> Vec<Reduced> {
         let config = self.pruning.config();
         let prefix = config.num_prefix_tokens();
-        let kept: Vec<_> = output.trace.iter().map(|entry| entry.kept.read()).collect();
-        let answer = |image: usize| {
-            let own = image * classes..(image + 1) * classes;
-            NotFinite::check("logits", &logits[own.clone()])?;
-            let row = &probabilities[own];
-            let mut order: Vec<usize> = (0..classes).collect();
-            order.sort_by(|&a, &b| row[b].total_cmp(&row[a]));
-            let classes = order.into_iter().take(top).map(|index| ClassProbability {
-                class: self.description.class_names[index].clone(),
-                index,
-                probability: row[index],
-            });
+        let kept: Vec<_> = trace.iter().map(|entry| entry.kept.read()).collect();
+        let reduced = |image: usize| {
             let mut token = TokenOf::whole(config.num_tokens());
-            let layers = output.trace.iter().zip(&kept).enumerate();
+            let layers = trace.iter().zip(&kept).enumerate();
             let layers = layers.map(|(index, (entry, kept))| {
                 token.follow(&entry.kept.merged()[image], &kept[image]);
-                let so_far = &output.trace[..=index];
                 LayerAnswer {
                     layer: entry.layer,
                     tokens: entry.left[image],
-                    flops_share: self.pruning.flops(so_far, image).1,
+                    flops_share: self.pruning.flops(&trace[..=index], image).1,
                     kept: kept[image][prefix..].to_vec(),
                     token: token.of_patches(prefix),
                 }
             });
-            let (flops, flops_share) = self.pruning.flops(&output.trace, image);
-            Ok(Answer {
-                classes: classes.collect(),
-                tokens: config.num_tokens(),
-                layers: layers.collect(),
+            let layers = layers.collect();
+            let (flops, flops_share) = self.pruning.flops(trace, image);
+            Reduced {
+                layers,
                 flops,
                 flops_share,
-            })
+            }
         };
-        (0..images).map(answer).collect()
+        (0..images).map(reduced).collect()
     }
 
     /// The CLS token of each image after the last norm, pruned as the model is: a vector of the model's width for each,
@@ -415,16 +438,7 @@ impl Model {
         if images.is_empty() {
             return Vec::new();
         }
-        let vit = &self.pruning.vit;
-        let batch = vit.embed(self.preprocess(images));
-        let seeds: Vec<u64> = (0..images.len() as u64).collect();
-        let reducer = self.pruning.policy.reducer(&self.selection, &seeds);
-        let settings = RunSettings {
-            mode: ExecutionMode::Drop,
-            reducer: Some(&*reducer),
-        };
-        let encoded = vit.run_blocks(batch, 0..vit.blocks.len(), settings);
-        let features = vit.cls_features(&encoded.batch);
+        let (features, _) = self.features(self.preprocess(images), &self.selection);
         let [_, width] = features.dims();
         let values: Vec<f32> = features.into_data().iter::<f32>().collect();
         let features = values.chunks_exact(width);
@@ -433,9 +447,43 @@ impl Model {
             .collect()
     }
 
-    fn device(&self) -> Device {
+    /// As [`forward`](Self::forward), removing what `selection` says instead of what the model usually does. Where that
+    /// is nothing, the policy is not asked.
+    pub fn forward_with(&self, images: Tensor<4>, selection: &Selection) -> VitOutput {
+        let seeds: Vec<u64> = (0..images.dims()[0] as u64).collect();
+        self.pruning.run(images, mode(selection), selection, &seeds)
+    }
+
+    /// The CLS token of each preprocessed image after the last norm, `[batch, hidden]`, and what was removed on the way.
+    pub fn features(
+        &self,
+        images: Tensor<4>,
+        selection: &Selection,
+    ) -> (Tensor<2>, Vec<LayerTrace>) {
+        let vit = &self.pruning.vit;
+        let seeds: Vec<u64> = (0..images.dims()[0] as u64).collect();
+        let reducer = self.pruning.policy.reducer(selection, &seeds);
+        let settings = RunSettings {
+            mode: mode(selection),
+            reducer: Some(&*reducer),
+        };
+        let encoded = vit.run_blocks(vit.embed(images), 0..vit.blocks.len(), settings);
+        (vit.cls_features(&encoded.batch), encoded.trace)
+    }
+
+    /// Where it computes.
+    pub fn device(&self) -> Device {
         let devices = self.pruning.vit.devices();
         devices.first().cloned().unwrap_or_default()
+    }
+}
+
+/// How to run what removes so much.
+fn mode(selection: &Selection) -> ExecutionMode {
+    if *selection == Selection::All {
+        ExecutionMode::Dense
+    } else {
+        ExecutionMode::Drop
     }
 }
 

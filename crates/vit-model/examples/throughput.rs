@@ -1,12 +1,12 @@
 //! Images per second, dense and with half of the tokens dropped after a third of the blocks:
-//! `cargo run --release -p apt-vit-model --example throughput -- [preset] [batch]`.
+//! `cargo run --release -p apt-vit-model --example throughput -- [preset] [batch] [f32|bf16|int8]`.
 #![allow(clippy::disallowed_methods)]
 
 use std::time::Instant;
 
 use apt_vit_model::{
-    ExecutionMode, ImageSize, Observation, Placement, Reduction, RunSettings, TokenReducer,
-    VitPreset,
+    ExecutionMode, ImageSize, Observation, Placement, Precision, Reduction, RunSettings,
+    TokenReducer, VitPreset,
 };
 use burn::tensor::{Device, Distribution, Tensor};
 
@@ -25,6 +25,10 @@ impl TokenReducer for EverySecond {
         (layer == self.layer).then_some(Placement::AfterBlock)
     }
 
+    fn by_image(&self) -> Option<&(dyn TokenReducer + Sync)> {
+        Some(self)
+    }
+
     fn reduce(&self, observation: &Observation<'_>) -> Reduction {
         let sequences = observation.sequences;
         let slots = (0..sequences.batch()).flat_map(|slot| sequences.positions(slot));
@@ -39,7 +43,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let device = Device::default();
     let config = VitPreset::from_name(&preset)?.config();
-    let vit = config.init(&device)?;
+    let wanted = args.next();
+    let precision = match &wanted {
+        None => Precision::F32,
+        Some(name) => Precision::ALL
+            .into_iter()
+            .find(|precision| precision.name() == name)
+            .ok_or("expected f32, bf16, f16 or int8")?,
+    };
+    let vit = config.init(&device)?.with_precision(precision).prepack();
     let ImageSize { height, width } = config.image_size;
     let images = Tensor::<4>::random([batch, 3, height, width], Distribution::Default, &device);
     let half = EverySecond {
@@ -61,7 +73,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
     }
     println!(
-        "{preset}, batch {batch}, images/s (median of {} runs)",
+        "{preset}, {}, batch {batch}, {} threads, images/s (median of {} runs)",
+        precision.name(),
+        rayon::current_num_threads(),
         times[0].len() - 1
     );
     for (name, times) in ["dense", "half dropped"].iter().zip(&mut times) {

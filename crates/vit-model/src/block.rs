@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use burn::config::Config;
 use burn::module::{Module, Param};
 use burn::nn::{
@@ -6,7 +8,7 @@ use burn::nn::{
 use burn::prelude::*;
 use burn::tensor::activation::gelu_approximate;
 
-use crate::kernels::Rows;
+use crate::kernels::{Rows, ShortBlock, Spans};
 use crate::precision::cast;
 use crate::{Activation, Attention, AttentionConfig, Precision, Sequences, VitConfig, kernels};
 
@@ -24,6 +26,11 @@ pub struct Mlp {
 }
 
 impl Mlp {
+    /// Is its activation exact GELU, not its approximation by tanh?
+    pub fn is_exact(&self) -> bool {
+        self.activation == Activation::Gelu
+    }
+
     /// `[rows, hidden]` to `[rows, hidden]`.
     pub fn forward(&self, tokens: Tensor<2>) -> Tensor<2> {
         let inner = self.inner(tokens);
@@ -87,6 +94,7 @@ impl BlockConfig {
             mlp_scale: scale(),
             layer_norm_eps: model.layer_norm_eps,
             precision: Precision::F32,
+            short: None,
         }
     }
 }
@@ -112,6 +120,9 @@ pub struct Block {
     /// Of the linear layers and the attention.
     #[module(skip)]
     pub(crate) precision: Precision,
+    /// All of it, prepacked in that precision, where the CPU has kernels for it. The layers are empty then.
+    #[module(skip)]
+    short: Option<ShortBlock>,
 }
 
 impl Block {
@@ -128,6 +139,11 @@ impl Block {
         sequences: &Sequences,
         key_mask: Option<&Tensor<1>>,
     ) -> (Tensor<2>, Tensor<2>) {
+        if let Some(short) = &self.short
+            && let Some(result) = short.attend(&tokens, &sequences.spans(), key_mask)
+        {
+            return result;
+        }
         let normed = self.normed(&self.attention_norm, &tokens);
         let Some(scale) = &self.attention_scale else {
             let residual = Some(tokens);
@@ -146,6 +162,13 @@ impl Block {
         count: usize,
         bias: Option<Tensor<2>>,
     ) -> (Rows, Tensor<2>) {
+        if let Some(short) = &self.short {
+            let tokens = rows.sum();
+            let spans = Arc::new(Spans::uniform(tokens.dims()[0], count, bias.as_ref()));
+            if let Some((tokens, qkv)) = short.attend(&tokens, &spans, None) {
+                return (Rows::new(tokens), qkv);
+            }
+        }
         let (rows, normed) = rows.normed(&self.attention_norm, self.layer_norm_eps);
         let normed = self.precision.round(normed);
         let waits = rows.can_wait() || self.attention_scale.is_some();
@@ -162,6 +185,9 @@ impl Block {
 
     /// As [`feed_forward`](Self::feed_forward), of tokens to which something may be still to be added.
     pub(crate) fn feed_forward_uniformly(&self, rows: Rows) -> Rows {
+        if self.short.is_some() {
+            return Rows::new(self.feed_forward(rows.sum()));
+        }
         let (rows, normed) = rows.normed(&self.mlp_norm, self.layer_norm_eps);
         let normed = self.precision.round(normed);
         if rows.can_wait() || self.mlp_scale.is_some() {
@@ -174,6 +200,11 @@ impl Block {
 
     /// The MLP half, `x + mlp(norm(x))`, on `[rows, hidden]`.
     pub fn feed_forward(&self, tokens: Tensor<2>) -> Tensor<2> {
+        if let Some(short) = &self.short
+            && let Some(output) = short.feed_forward(&tokens)
+        {
+            return output;
+        }
         let normed = self.normed(&self.mlp_norm, &tokens);
         match &self.mlp_scale {
             None => self.mlp.forward_onto(normed, tokens),
@@ -181,10 +212,31 @@ impl Block {
         }
     }
 
+    /// The MLP's width, where the block is prepacked in a short precision.
+    pub(crate) fn short_width(&self) -> Option<usize> {
+        self.short.as_ref().map(ShortBlock::width)
+    }
+
     /// See [`Vit::prepack`](crate::Vit::prepack).
     pub fn prepack(mut self) -> Self {
+        if self.short.is_some() {
+            return self;
+        }
         self.attention.output = scaled(self.attention.output, self.attention_scale.take());
         self.mlp.contract = scaled(self.mlp.contract, self.mlp_scale.take());
+        self.short = ShortBlock::new(&self, self.layer_norm_eps, self.precision);
+        if self.short.is_some() {
+            let attention = &mut self.attention;
+            let mlp = &mut self.mlp;
+            let layers = [
+                &mut attention.qkv,
+                &mut attention.output,
+                &mut mlp.expand,
+                &mut mlp.contract,
+            ];
+            layers.into_iter().for_each(empty);
+            return self;
+        }
         let prepack = |layer| kernels::prepack(layer, self.precision);
         self.attention.qkv = prepack(self.attention.qkv);
         self.attention.output = prepack(self.attention.output);
@@ -215,6 +267,12 @@ fn scaled_by(output: Tensor<2>, scale: Option<&Param<Tensor<1>>>) -> Tensor<2> {
 fn added(tokens: Tensor<2>, output: Tensor<2>, scale: Tensor<1>) -> Tensor<2> {
     let dtype = tokens.dtype();
     tokens + cast(output, dtype) * cast(scale, dtype).unsqueeze()
+}
+
+/// Lets go of a layer's weight, which is prepacked elsewhere.
+fn empty(layer: &mut Linear) {
+    let weight = layer.weight.clone();
+    layer.weight = weight.map(|weight| Tensor::zeros([1, 1], &weight.device()));
 }
 
 /// The layer with its outputs scaled.

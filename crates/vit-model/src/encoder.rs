@@ -125,7 +125,7 @@ impl See {
             }),
             keys: qkv
                 .filter(|_| needs.keys)
-                .map(|qkv| Keys::new(mean_keys(widen(qkv), block.attention.num_heads))),
+                .map(|qkv| Keys::new(mean_keys(qkv, block.attention.num_heads))),
         }
     }
 }

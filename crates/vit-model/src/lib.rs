@@ -16,6 +16,7 @@ mod kernels;
 /// The model's fused operations, for the networks of reducers.
 pub mod fused {
     pub use crate::kernels::decisions::{BestMatch, best_match, highest};
+    pub use crate::kernels::prepacked::Prepacked;
     pub use crate::kernels::{compiles_for_shapes, computes_here, layer_norm, linear, linear_gelu};
 }
 

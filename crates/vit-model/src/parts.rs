@@ -17,6 +17,12 @@ use crate::{ExecutionMode, LayerTrace, RunSettings, Vit, VitOutput};
 /// A part, but for the last, has so many tokens at least: fewer would not be worth the passes over the weights.
 const LEAST_ROWS: usize = 256;
 
+/// The same of a part whose products are in a short precision,
+const SHORT_ROWS: usize = 192;
+/// and what its MLP's two products hand on has so many bytes at most, about: more leaves the core's own cache; with less,
+/// each pass over the weights serves fewer images.
+const MOST_SHORT_BYTES: usize = 5 << 19;
+
 /// Runs the batch in parts, if that is worth it and decisions allow it.
 pub(crate) fn forward(
     vit: &Vit,
@@ -34,7 +40,10 @@ pub(crate) fn forward(
     let threads = rayon::current_num_threads();
     let [batch, ..] = images.dims();
     let [_, tokens, _] = vit.embedding.positions.dims();
-    let parts = ranges(batch, tokens, threads)?;
+    let parts = match vit.short_width() {
+        Some(width) => small_ranges(batch, tokens, width, threads)?,
+        None => ranges(batch, tokens, threads)?,
+    };
     let pools = SINGLE_THREADS.as_ref()?.get(..threads)?;
     let outputs: Vec<OnceLock<VitOutput>> = parts.iter().map(|_| OnceLock::new()).collect();
     let next = AtomicUsize::new(0);
@@ -76,6 +85,24 @@ fn ranges(batch: usize, tokens: usize, threads: usize) -> Option<Vec<Range<usize
         start += size;
     }
     Some(parts)
+}
+
+/// The parts of a batch whose products are in a short precision, the MLPs' values in bfloat16: as many for each thread, and
+/// of nearly the same size.
+fn small_ranges(
+    batch: usize,
+    tokens: usize,
+    width: usize,
+    threads: usize,
+) -> Option<Vec<Range<usize>>> {
+    let least = SHORT_ROWS.div_ceil(tokens);
+    let most = (MOST_SHORT_BYTES / (2 * width * tokens)).max(least);
+    let parts = batch.div_ceil(most).next_multiple_of(threads);
+    if parts == 1 || batch < least * parts {
+        return None;
+    }
+    let cut = |part: usize| part * batch / parts;
+    Some((0..parts).map(|part| cut(part)..cut(part + 1)).collect())
 }
 
 /// So many pools of one thread as there are threads: within one, everything runs on that thread.
@@ -143,6 +170,26 @@ mod tests {
         assert_eq!(ranges(100, 65, 1), None);
         assert_eq!(ranges(15, 197, 2), None);
         assert_eq!(ranges(1, 197, 2), None);
+    }
+
+    #[test]
+    fn short_parts_are_a_few_images_and_as_many_for_each_thread() {
+        let sizes = |parts: Vec<Range<usize>>| parts.iter().map(Range::len).collect::<Vec<_>>();
+        // ViT-S/16, ViT-B/16
+        for (batch, width, threads, expected) in [
+            (8, 1536, 2, Some(vec![4, 4])),
+            (2, 1536, 2, Some(vec![1, 1])),
+            (10, 1536, 2, Some(vec![2, 3, 2, 3])),
+            (8, 1536, 1, Some(vec![4, 4])),
+            (8, 3072, 2, Some(vec![2, 2, 2, 2])),
+            // Threads share every operation of too few images.
+            (1, 1536, 2, None),
+            (3, 1536, 4, None),
+            (4, 1536, 1, None),
+        ] {
+            let found = small_ranges(batch, 197, width, threads);
+            assert_eq!(found.map(sizes), expected, "{batch} of {width}");
+        }
     }
 
     /// Keeps of image `n` of the batch the first `n` patches, after the first block.

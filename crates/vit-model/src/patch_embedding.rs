@@ -2,6 +2,7 @@ use burn::module::{Module, Param};
 use burn::nn::{Dropout, DropoutConfig, Initializer, Linear, LinearConfig};
 use burn::prelude::*;
 
+use crate::kernels::ShortLinear;
 use crate::precision::cast;
 use crate::stem::Stem;
 use crate::{Precision, Sequences, StemConfig, TokenBatch, VitConfig, kernels};
@@ -31,6 +32,9 @@ pub struct PatchEmbedding {
     /// Of the projection.
     #[module(skip)]
     pub(crate) precision: Precision,
+    /// The projection, prepacked in that precision, where the CPU has kernels for it. Its weight is empty then.
+    #[module(skip)]
+    short: Option<ShortLinear>,
 }
 
 impl PatchEmbedding {
@@ -56,7 +60,30 @@ impl PatchEmbedding {
             patch_size: config.patch_size / reduction,
             grid: config.grid(),
             precision: Precision::F32,
+            short: None,
         }
+    }
+
+    /// See [`Vit::prepack`](crate::Vit::prepack).
+    pub(crate) fn prepack(mut self) -> Self {
+        if self.short.is_some() {
+            return self;
+        }
+        self.short = match self.precision {
+            Precision::F32 | Precision::F16 => None,
+            // The first layer stays in bfloat16 where the others are quantised.
+            Precision::Bf16 | Precision::Int8 => {
+                ShortLinear::new(&self.projection, Precision::Bf16)
+            }
+        };
+        if self.short.is_some() {
+            let projection = &mut self.projection;
+            let weight = projection.weight.clone();
+            projection.weight = weight.map(|weight| Tensor::zeros([1, 1], &weight.device()));
+        } else {
+            self.projection = kernels::prepack(self.projection, self.precision);
+        }
+        self
     }
 
     /// `[batch, 3, height, width]` to a full token batch.
@@ -84,7 +111,11 @@ impl PatchEmbedding {
             }
             _ => patches.dtype(),
         };
-        let patches = kernels::linear(&self.projection, self.precision.round(patches));
+        let short = self.short.as_ref();
+        let patches = match short.and_then(|short| short.forward(&patches)) {
+            Some(patches) => patches,
+            None => kernels::linear(&self.projection, self.precision.round(patches)),
+        };
         let prefix = [Some(&self.cls_token), self.distillation_token.as_ref()];
         let prefix: Vec<Tensor<3>> = prefix.into_iter().flatten().map(Param::val).collect();
         let (positions, first) = (self.positions.val(), prefix.len());

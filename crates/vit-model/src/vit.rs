@@ -8,7 +8,7 @@ use crate::encoder::run_blocks;
 use crate::precision::widen;
 use crate::{
     Block, BlockConfig, Distillation, Encoded, LayerTrace, PatchEmbedding, Precision, RunSettings,
-    TokenBatch, VitConfig, VitError, kernels,
+    TokenBatch, VitConfig, VitError,
 };
 
 /// A pre-norm Vision Transformer (Dosovitskiy et al., "An Image is Worth 16x16 Words", 2021),
@@ -73,15 +73,20 @@ impl Vit {
     }
 
     /// The model for inference: its weights laid out as the backend's kernels read them, if it has
-    /// kernels (so far the CPU's), and rounded once to the model's precision. Worth most for one
-    /// image at a time.
+    /// kernels (so far the CPU's), and rounded or quantised once to the model's precision. Worth most for one
+    /// image at a time. Shapes that the kernels of short precisions do not take (sizes that are no multiples of 16, GELU by
+    /// tanh) run in 32-bit floats.
     ///
     /// The result can only run: it does not learn, and its weights are not to be saved.
     pub fn prepack(mut self) -> Self {
-        let embedding = &mut self.embedding;
-        embedding.projection = kernels::prepack(embedding.projection.clone(), embedding.precision);
+        self.embedding = self.embedding.prepack();
         self.blocks = self.blocks.into_iter().map(Block::prepack).collect();
         self
+    }
+
+    /// The MLPs' width, where the blocks are prepacked in a short precision.
+    pub(crate) fn short_width(&self) -> Option<usize> {
+        self.blocks.first().and_then(Block::short_width)
     }
 
     /// Image patches to tokens: `[batch, 3, height, width]` to a full token batch.

@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use apt_vit_model::{
-    Checkpoint, CheckpointHead, ExportDetails, ExportNaming, ImageSize, RunSettings, Vit,
-    VitConfig, export, write_safetensors,
+    Checkpoint, CheckpointHead, ExportDetails, ExportNaming, ImageSize, Precision, RunSettings,
+    Vit, VitConfig, VitPreset, export, write_safetensors,
 };
-use burn::tensor::{Device, Distribution, Tensor, TensorData};
+use burn::tensor::{Device, Distribution, Tensor, TensorData, Tolerance};
 use safetensors::SafeTensors;
 
 const CLASSES: usize = 5;
@@ -145,4 +145,92 @@ fn hugging_face_has_no_hybrid() {
     };
     let error = export(&vit, &config, ExportNaming::HuggingFace, details);
     assert!(error.unwrap_err().to_string().contains("stem"));
+}
+
+#[test]
+fn weights_in_short_precisions_are_loaded_again_as_the_model_that_computes_in_them() {
+    // Shapes that all kernels take.
+    let config = VitConfig {
+        hidden_size: 64,
+        num_layers: 2,
+        num_heads: 2,
+        mlp_dim: 128,
+        num_classes: CLASSES,
+        ..VitPreset::Tiny32.config()
+    };
+    let device = Device::default();
+    device.seed(12);
+    let mut vit = config.init(&device).unwrap();
+    let weight = vit.head.weight.clone();
+    vit.head.weight = weight.map(|weight| weight.random_like(Distribution::Default));
+    let classes: Vec<String> = (0..CLASSES).map(|class| format!("class {class}")).collect();
+    let details = ExportDetails {
+        class_names: &classes,
+        mean: [0.5; 3],
+        std: [0.5; 3],
+    };
+    for naming in [ExportNaming::Timm, ExportNaming::HuggingFace] {
+        let exported = export(&vit, &config, naming, details).unwrap();
+        let json = exported.config.to_string();
+        let mut sizes = Vec::new();
+        for precision in Precision::ALL {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("model.safetensors");
+            exported.write(&path, precision).unwrap();
+            std::fs::write(folder.path().join("config.json"), &json).unwrap();
+            sizes.push(std::fs::metadata(&path).unwrap().len());
+            assert!(
+                Checkpoint::open(&path)
+                    .unwrap()
+                    .info()
+                    .unexpected
+                    .is_empty()
+            );
+            let (again, _) = load(&path, None);
+            let rounded = |vit: &Vit| vit.clone().with_precision(precision).prepack();
+            let pair = [&again, &vit].map(|vit| logits(&rounded(vit), &config));
+            // The scale of integers is a quotient, whose last bit may be another one; without kernels for them, a model that
+            // was not exported computes with weights that nobody quantised.
+            let close = match precision {
+                Precision::Int8 if precision.instructions().is_none() => 0.1,
+                Precision::Int8 => 1e-3,
+                _ => 0.0,
+            };
+            let close = Tolerance::<f32>::absolute(close);
+            pair[0].assert_approx_eq(&pair[1], close);
+            let plain = [&again, &vit].map(|vit| logits(vit, &config));
+            assert_eq!(plain[0] == plain[1], precision == Precision::F32);
+        }
+        // f32, bf16, f16, int8; the names of the floats in the header differ in length.
+        assert!(
+            sizes[1] < sizes[0] && sizes[2].abs_diff(sizes[1]) < 64 && sizes[3] < sizes[1],
+            "{sizes:?}"
+        );
+    }
+}
+
+#[test]
+fn integers_without_their_scales_are_refused() {
+    let (vit, config) = load(&fixture("timm-vit").join("model.safetensors"), Some(2));
+    let details = ExportDetails {
+        class_names: &vec!["class".to_string(); CLASSES],
+        mean: [0.5; 3],
+        std: [0.5; 3],
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.safetensors");
+    let exported = export(&vit, &config, ExportNaming::Timm, details).unwrap();
+    exported.write(&path, Precision::Int8).unwrap();
+    let bytes = std::fs::read(&path).unwrap();
+    // A name of the same length, so that the offsets stay.
+    let find = |what: &[u8]| bytes.windows(what.len()).position(|window| window == what);
+    let place = find(b"blocks.0.mlp.fc1.weight_scale").unwrap();
+    let mut damaged = bytes.clone();
+    damaged[place + 24..place + 29].copy_from_slice(b"steps");
+    std::fs::write(&path, damaged).unwrap();
+    let mut checkpoint = Checkpoint::open(&path).unwrap();
+    let vit = config.init(&Device::default()).unwrap();
+    let error = checkpoint.load(vit, &config, CheckpointHead::Load, None);
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("blocks.0.mlp.fc1.weight_scale"), "{error}");
 }

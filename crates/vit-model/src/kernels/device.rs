@@ -3,6 +3,20 @@
 use burn::backend::DispatchDevice;
 use burn::tensor::Device;
 
+/// The vectors that products of 32-bit floats are computed with on this CPU, where they are known.
+pub(crate) fn float_instructions() -> Option<&'static str> {
+    #[cfg(target_arch = "x86_64")]
+    {
+        if is_x86_feature_detected!("avx512f") {
+            return Some("AVX-512");
+        }
+        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+            return Some("AVX2");
+        }
+    }
+    None
+}
+
 /// Does the device compile kernels for shapes, so that it pays to give it few different ones?
 pub fn compiles_for_shapes(device: &Device) -> bool {
     match inner(device.as_dispatch()) {

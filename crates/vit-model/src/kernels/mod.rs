@@ -15,7 +15,13 @@ mod device;
 mod flex;
 #[cfg(feature = "tch")]
 mod libtorch;
+#[cfg(all(feature = "flex", target_arch = "x86_64"))]
+mod low_precision;
+#[cfg(not(all(feature = "flex", target_arch = "x86_64")))]
+#[path = "low_precision/none.rs"]
+mod low_precision;
 mod own;
+pub(crate) mod prepacked;
 mod row_sums;
 mod rows;
 mod sizes;
@@ -30,12 +36,13 @@ use burn::tensor::activation::gelu;
 use burn::tensor::{Shape, Tensor};
 
 use crate::Precision;
-use crate::precision::cast;
+use crate::precision::{cast, widen};
 
 #[cfg(any(feature = "wgpu", feature = "cuda", all(test, feature = "flex")))]
 use device::shared_shape;
 pub use device::{compiles_for_shapes, computes_here, decides_on_device};
-pub(crate) use device::{filled_rows, keeps_tokens_short};
+pub(crate) use device::{filled_rows, float_instructions, keeps_tokens_short};
+pub(crate) use low_precision::{Instructions, ShortBlock, ShortLinear};
 use own::{Kernels, Mask, Then};
 pub(crate) use row_sums::RowSums;
 pub(crate) use rows::Rows;
@@ -212,6 +219,10 @@ pub(crate) fn assemble(patches: Tensor<2>, table: Tensor<2>, prefix: usize) -> T
 /// The keys of `qkv`, `[rows, 3 * hidden]`, averaged over the heads: `[rows, hidden / num_heads]`. No
 /// gradient goes through it.
 pub(crate) fn mean_keys(qkv: Tensor<2>, num_heads: usize) -> Tensor<2> {
+    if let Some(keys) = low_precision::mean_keys(&qkv, num_heads) {
+        return keys;
+    }
+    let qkv = widen(qkv);
     fused(Dispatch::mean_keys(
         qkv.without_autodiff().into_dispatch(),
         num_heads,

@@ -1,3 +1,7 @@
+use burn::prelude::*;
+
+use crate::host::read;
+
 /// Whose rows a packed matrix holds: the shape of a batch of sequences of any lengths.
 #[derive(Clone, Debug)]
 pub(crate) struct Spans {
@@ -9,6 +13,16 @@ pub(crate) struct Spans {
 }
 
 impl Spans {
+    /// So many rows, each sequence with `tokens` of them; `bias`, `[sequences, tokens]`, is added to the scores.
+    pub fn uniform(rows: usize, tokens: usize, bias: Option<&Tensor<2>>) -> Self {
+        Self {
+            starts: (0..=rows / tokens)
+                .map(|sequence| sequence * tokens)
+                .collect(),
+            bias: bias.map(|bias| read(bias.clone())),
+        }
+    }
+
     /// First row and length of each sequence.
     pub fn iter(&self) -> impl Iterator<Item = (usize, usize)> + '_ {
         self.starts

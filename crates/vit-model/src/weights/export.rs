@@ -1,19 +1,19 @@
 //! A model out again, under the names that timm or Hugging Face gives its tensors.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use burn::nn::{GroupNorm, LayerNorm, Linear};
 use burn::prelude::*;
-use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Map, Value, json};
 
 use super::load::transposed;
 use super::naming::{Names, Naming, Part, StemNames};
 use super::namings::{HF_DEIT, HF_DINOV2, HF_DISTILLED, HF_VIT, TIMM};
+use super::stored::{NamedTensors, write};
 use crate::{
-    Activation, Distillation, ImageSize, StandardizedConv, Stem, StemConfig, Vit, VitConfig,
-    VitError,
+    Activation, Distillation, ImageSize, Precision, StandardizedConv, Stem, StemConfig, Vit,
+    VitConfig, VitError,
 };
 
 /// Whose names an exported model gets.
@@ -44,6 +44,32 @@ pub struct Exported {
     pub tensors: NamedTensors,
     /// What goes into `config.json`.
     pub config: Value,
+    /// Which of the tensors are weights of the blocks' products.
+    products: BTreeSet<String>,
+    /// Which one is the patch projection's weight.
+    patches: Option<String>,
+}
+
+impl Exported {
+    /// Writes the tensors as safetensors, whole or not at all. Weights of products lie there in the precision that they are
+    /// computed in by a model of `precision`: integers with a second tensor of 32-bit floats, `[outputs]`, by which their
+    /// rows are multiplied, its name that of the weight and `_scale`. All other tensors are 32-bit floats.
+    ///
+    /// # Errors
+    ///
+    /// Where the file cannot be written.
+    pub fn write(&self, path: &Path, precision: Precision) -> Result<(), VitError> {
+        write(path, &self.tensors, |name| {
+            if self.products.contains(name) {
+                return precision;
+            }
+            match precision {
+                _ if self.patches.as_deref() != Some(name) => Precision::F32,
+                Precision::Int8 => Precision::Bf16,
+                floats => floats,
+            }
+        })
+    }
 }
 
 /// A model's tensors under the names of `naming`; the frameworks load them unchanged.
@@ -81,51 +107,21 @@ pub fn export(
     let mut exporter = Exporter {
         names,
         tensors: BTreeMap::new(),
+        products: BTreeSet::new(),
     };
     exporter.model(vit, config);
     Ok(Exported {
         tensors: exporter.tensors,
         config: json,
+        products: exporter.products,
+        patches: exporter.names.weight(Part::Patches, 0),
     })
-}
-
-/// Tensors by name: shape and values.
-pub type NamedTensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
-
-/// Writes tensors as safetensors, whole or not at all.
-///
-/// # Errors
-///
-/// Where the file cannot be written.
-pub fn write_safetensors(path: &Path, tensors: &NamedTensors) -> Result<(), VitError> {
-    let failed = |reason: String| VitError::Write {
-        path: path.to_path_buf(),
-        reason,
-    };
-    let tensors: Vec<(&str, &[usize], Vec<u8>)> = tensors
-        .iter()
-        .map(|(name, (shape, values))| {
-            let bytes = values.iter().flat_map(|value| value.to_le_bytes());
-            (name.as_str(), shape.as_slice(), bytes.collect())
-        })
-        .collect();
-    let views = tensors.iter().map(|(name, shape, bytes)| {
-        let view = TensorView::new(Dtype::F32, shape.to_vec(), bytes);
-        view.map(|view| (*name, view))
-    });
-    let views = views.collect::<Result<Vec<_>, _>>();
-    let views = views.map_err(|error| failed(error.to_string()))?;
-    let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
-    let partial = path.with_extension("partial");
-    let bytes =
-        safetensors::serialize(views, Some(metadata)).map_err(|error| failed(error.to_string()))?;
-    std::fs::write(&partial, bytes).map_err(|error| failed(error.to_string()))?;
-    std::fs::rename(&partial, path).map_err(|error| failed(error.to_string()))
 }
 
 struct Exporter {
     names: Names,
     tensors: NamedTensors,
+    products: BTreeSet<String>,
 }
 
 impl Exporter {
@@ -154,6 +150,11 @@ impl Exporter {
         for (layer, block) in vit.blocks.iter().enumerate() {
             self.norm(Part::AttentionNorm, layer, &block.attention_norm);
             self.qkv(layer, &block.attention.qkv);
+            let parts = [Part::Query, Part::Key, Part::Value, Part::Qkv];
+            let rest = [Part::AttentionOutput, Part::Expand, Part::Contract];
+            let weights = parts.into_iter().chain(rest);
+            let names = weights.filter_map(|part| self.names.weight(part, layer));
+            self.products.extend(names);
             self.linear(Part::AttentionOutput, layer, &block.attention.output);
             self.norm(Part::MlpNorm, layer, &block.mlp_norm);
             self.linear(Part::Expand, layer, &block.mlp.expand);

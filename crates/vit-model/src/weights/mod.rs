@@ -11,6 +11,7 @@ mod pickle;
 mod plain_file;
 mod positions;
 mod sizes;
+mod stored;
 mod tensors;
 
 use std::path::{Path, PathBuf};
@@ -23,11 +24,10 @@ use self::sizes::{ConfigBeside, Sizes};
 use self::tensors::{Tensors, unreadable};
 use crate::{VitConfig, VitError};
 
-pub use self::export::{
-    ExportDetails, ExportNaming, Exported, NamedTensors, export, write_safetensors,
-};
+pub use self::export::{ExportDetails, ExportNaming, Exported, export};
 pub use self::known::{KNOWN_CHECKPOINTS, KnownCheckpoint};
 pub use self::naming::PositionResize;
+pub use self::stored::{NamedTensors, write_safetensors};
 pub use self::tensors::WeightsFormat;
 
 /// What to do with a checkpoint's classification heads.
@@ -135,7 +135,8 @@ impl Checkpoint {
         let mut names = self.tensors.names();
         names.sort();
         let known = self.names.all(self.config());
-        let extra = names.into_iter().filter(|name| !known.contains(name));
+        let extra = names.into_iter();
+        let extra = extra.filter(|name| !known.contains(name) && !self.tensors.is_scale(name));
         let (left_out, unexpected) = extra.partition(|name| self.is_left_out(name));
         CheckpointInfo {
             path: self.tensors.path.clone(),
@@ -171,7 +172,7 @@ impl Checkpoint {
         for name in self.tensors.names() {
             if self.is_left_out(&name) {
                 tracing::info!("{}: '{name}' is left out", self.tensors.path.display());
-            } else if !known.contains(&name) {
+            } else if !known.contains(&name) && !self.tensors.is_scale(&name) {
                 return Err(VitError::UnexpectedTensor {
                     path: self.tensors.path.clone(),
                     found: self.tensors.shape(&name)?.unwrap_or_default(),

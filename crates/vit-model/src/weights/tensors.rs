@@ -13,6 +13,7 @@ use npyz::{NpyFile, Order, TypeChar};
 use serde::{Deserialize, Serialize};
 use zip::{CompressionMethod, ZipArchive};
 
+use super::stored::{SCALE, from_integers};
 use super::{pickle, plain_file};
 use crate::VitError;
 
@@ -173,6 +174,17 @@ impl Tensors {
         }
     }
 
+    /// Is it what the integers of another tensor are multiplied by?
+    pub fn is_scale(&self, name: &str) -> bool {
+        match &self.source {
+            Source::Npz(_) => false,
+            Source::Stored(tensors) => {
+                let integers = name.strip_suffix(SCALE).and_then(|name| tensors.get(name));
+                integers.is_some_and(|tensor| tensor.dtype == DType::I8)
+            }
+        }
+    }
+
     /// The values of a tensor whose shape is known to fit, in row-major order.
     pub fn read(&mut self, name: &str) -> Result<Vec<f32>, VitError> {
         let path = self.path.clone();
@@ -215,6 +227,22 @@ impl Tensors {
             }
             Source::Stored(tensors) => {
                 let tensor = tensors.get(name).ok_or_else(|| corrupt(&"is not there"))?;
+                if tensor.dtype == DType::I8 {
+                    let (bytes, shape) = (tensor.to_bytes(), tensor.shape.to_vec());
+                    let bytes = bytes.map_err(|error| corrupt(&error))?;
+                    let scale = format!("{name}{SCALE}");
+                    let has_scales = tensors
+                        .get(&scale)
+                        .is_some_and(|scale| scale.dtype == DType::F32);
+                    if !has_scales {
+                        let reason = format!(
+                            "8-bit integers without their scales, 32-bit floats in '{scale}'"
+                        );
+                        return Err(corrupt(&reason));
+                    }
+                    let scales = self.read(&scale)?;
+                    return from_integers(&bytes, &shape, &scales).map_err(|error| corrupt(&error));
+                }
                 if !matches!(
                     tensor.dtype,
                     DType::F32 | DType::F64 | DType::F16 | DType::BF16

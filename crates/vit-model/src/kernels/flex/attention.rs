@@ -105,7 +105,7 @@ impl<'a> Heads<'a> {
 }
 
 /// The spans, where keys weigh what `key_mask` says.
-pub(super) fn weighed(spans: &Spans, key_mask: &[f32]) -> Spans {
+pub(in crate::kernels) fn weighed(spans: &Spans, key_mask: &[f32]) -> Spans {
     let bias = key_mask.iter().enumerate().map(|(row, weight)| {
         let bias = spans.bias.as_ref().map_or(0.0, |bias| bias[row]);
         bias + weight.ln()

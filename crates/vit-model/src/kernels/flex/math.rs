@@ -44,7 +44,7 @@ macro_rules! vectorised {
         }
     };
 }
-pub(super) use vectorised;
+pub(in crate::kernels) use vectorised;
 
 /// `e^x` to a relative error of 2e-7 (the polynomial of Cephes' `expf`); 0 below -87.
 /// For `x` up to 88.

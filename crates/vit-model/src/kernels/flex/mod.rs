@@ -24,6 +24,9 @@ use burn::backend::{Flex, FloatDType};
 use burn::tensor::{Distribution, Shape};
 
 use super::{FusedOps, Kernels, Mask, RowSums, Spans, Then};
+pub(super) use attention::weighed;
+#[cfg(target_arch = "x86_64")]
+pub(super) use math::vectorised;
 use matrix::Matrix;
 
 impl FusedOps for Flex {
@@ -75,7 +78,7 @@ impl Kernels<Flex> for FlexKernels {
         spans: &Spans,
         num_heads: usize,
     ) -> (FlexTensor, FlexTensor) {
-        let spans = attention::weighed(spans, &vector(key_mask));
+        let spans = weighed(spans, &vector(key_mask));
         self.attention(qkv, &spans, num_heads)
     }
 
@@ -90,7 +93,7 @@ impl Kernels<Flex> for FlexKernels {
     ) -> [Option<FlexTensor>; 2] {
         let key_mask = vector(key_mask);
         if !of_mask {
-            let spans = attention::weighed(spans, &key_mask);
+            let spans = weighed(spans, &key_mask);
             let result =
                 of_qkv.then(|| self.attention_backward(qkv, forward, gradient, &spans, num_heads));
             return [result, None];
@@ -219,7 +222,7 @@ const PARALLEL_WORK: usize = 4_000_000;
 /// operations) is worth it, on those of the pool.
 ///
 /// Tasks are handed out one after another: start with the largest.
-fn parallel(tasks: usize, work: usize, task: impl Fn(usize) + Sync) {
+pub(super) fn parallel(tasks: usize, work: usize, task: impl Fn(usize) + Sync) {
     let threads = rayon::current_num_threads().min(tasks);
     if threads <= 1 || work < PARALLEL_WORK {
         return (0..tasks).for_each(task);
