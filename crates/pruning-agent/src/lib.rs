@@ -2,6 +2,7 @@
 #![doc = include_str!("../README.md")]
 
 mod acting_blocks;
+mod allocation;
 mod any_module;
 mod any_policy;
 mod budget;
@@ -9,6 +10,8 @@ mod choice;
 mod energy;
 mod entry;
 mod error;
+mod gates;
+mod image_features;
 mod keep_rate;
 mod matching;
 mod merging;
@@ -16,6 +19,7 @@ mod networks;
 mod policies;
 mod policy;
 mod registry;
+mod schedule_tree;
 mod scored;
 mod selection;
 mod similarity;
@@ -23,26 +27,31 @@ mod similarity;
 mod testing;
 
 pub use acting_blocks::{acting_blocks, all_but_the_last, check_blocks};
+pub use allocation::Exploration;
 pub use any_module::{AnyMapper, AnyVisitor};
 pub use any_policy::AnyPolicy;
 pub use budget::{counted_flops, kept_at_equal_counts, kept_at_equal_rates};
 pub use choice::{PolicyConfig, name_and_settings};
 pub use entry::{ADAPTIVE, BudgetUse, LAYERS, Meaning, PolicyEntry, PolicySettings, read_settings};
 pub use error::AgentError;
+pub use gates::Gates;
+pub use image_features::feature_count;
 pub use keep_rate::{KeepRate, keep_best, keep_top};
 pub use matching::{Pair, matched_pairs, matched_with};
 pub use merging::most_similar_kept;
 pub use networks::{
-    PairAgent, PairAgentConfig, PruningAgent, PruningAgentConfig, TokenPredictor,
+    Gate, GateConfig, PairAgent, PairAgentConfig, PruningAgent, PruningAgentConfig, TokenPredictor,
     TokenPredictorConfig,
 };
 pub use policies::{
-    Apt, AptSettings, Attentive, AttentiveSettings, ClsAttention, ClsAttentionSettings, Dense,
-    DenseSettings, DynamicVit, DynamicVitSettings, Evit, EvitSettings, Pairs, PairsSettings,
-    Pitome, PitomeSettings, Random, RandomSettings, Tome, TomeSchedule, TomeScheduleSettings,
-    TomeSettings, TomeThreshold, TomeThresholdSettings,
+    Allocate, AllocateSettings, Apt, AptSettings, Attentive, AttentiveSettings, ClsAttention,
+    ClsAttentionSettings, Dense, DenseSettings, DynamicVit, DynamicVitSettings, Evit, EvitSettings,
+    Pairs, PairsSettings, Pitome, PitomeSettings, Random, RandomAllocation,
+    RandomAllocationSettings, RandomSettings, Regression, RegressionSettings, Tome, TomeSchedule,
+    TomeScheduleSettings, TomeSettings, TomeThreshold, TomeThresholdSettings,
 };
 pub use policy::{Agents, Budgeting, Policy, PolicyModule, Removal};
 pub use registry::{policies, policy_entry, register_policy};
+pub use schedule_tree::{DecisionPoint, ScheduleTree};
 pub use scored::ScoredReducer;
 pub use selection::{Selection, SelectionNoise};

@@ -51,6 +51,11 @@ pub trait Policy: PolicyModule {
         Budgeting::Counts
     }
 
+    /// What it removes at a price of FLOPs, where that is its [`Budgeting`]: the higher the price, the more.
+    fn at_price(&self, price: f64) -> Selection {
+        Selection::Price { price }
+    }
+
     /// Its agents, if it learns.
     fn agents(&self) -> Option<&dyn Agents> {
         None
@@ -72,11 +77,13 @@ pub enum Budgeting {
     Counts,
     /// Each block has a least score, fitted on held-out images.
     Scores,
-    /// One least score is that of every block: it is fitted on held-out images.
+    /// One least score, from -1 to 1, is that of every block: it is fitted on held-out images.
     Level,
     /// A number of patches for each block, the same for every image: those with the most similar answers are searched on
     /// held-out images. Without a search, it keeps as many as [`Policy::kept_for`] says.
     Schedule,
+    /// One price of FLOPs decides image by image how much merges ([`Policy::at_price`]). It is fitted on held-out images.
+    Allocation,
     /// One price of computing gives every block its least score: the scores are logarithms of the same quantity in every
     /// block. The price is fitted on held-out images.
     Price,

@@ -5,14 +5,15 @@ use std::sync::{PoisonError, RwLock};
 use crate::AgentError;
 use crate::entry::{PolicyEntry, PolicySettings};
 use crate::policies::{
-    AptSettings, AttentiveSettings, ClsAttentionSettings, DenseSettings, DynamicVitSettings,
-    EvitSettings, PairsSettings, PitomeSettings, RandomSettings, TomeScheduleSettings,
-    TomeSettings, TomeThresholdSettings,
+    AllocateSettings, AptSettings, AttentiveSettings, ClsAttentionSettings, DenseSettings,
+    DynamicVitSettings, EvitSettings, PairsSettings, PitomeSettings, RandomAllocationSettings,
+    RandomSettings, RegressionSettings, TomeScheduleSettings, TomeSettings, TomeThresholdSettings,
 };
 
 /// The built-in policies, in the order in which they are shown.
 static BUILT_IN: &[PolicyEntry] = &[
     PolicyEntry::of::<DenseSettings>(),
+    PolicyEntry::of::<AllocateSettings>(),
     PolicyEntry::of::<PairsSettings>(),
     PolicyEntry::of::<TomeSettings>(),
     PolicyEntry::of::<PitomeSettings>(),
@@ -23,6 +24,8 @@ static BUILT_IN: &[PolicyEntry] = &[
     PolicyEntry::of::<EvitSettings>(),
     PolicyEntry::of::<ClsAttentionSettings>(),
     PolicyEntry::of::<DynamicVitSettings>(),
+    PolicyEntry::of::<RegressionSettings>(),
+    PolicyEntry::of::<RandomAllocationSettings>(),
     PolicyEntry::of::<RandomSettings>(),
 ];
 

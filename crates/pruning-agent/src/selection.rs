@@ -23,6 +23,16 @@ pub enum Selection {
         /// Per block, the least log-odds of staying that stay.
         scores: Vec<f64>,
     },
+    /// What is worth less than this: for policies that allocate compute to images.
+    Price {
+        /// Of all the dense model's FLOPs, in nats of divergence.
+        price: f64,
+    },
+    /// Schedules of merging that images get at random.
+    Schedules {
+        /// Per schedule, the share of the images that get it.
+        shares: Vec<f64>,
+    },
     /// As much as leaves so many patches in each image after each block.
     Kept {
         /// Per block.
@@ -103,7 +113,7 @@ impl Selection {
         };
         let all = || vec![true; sequences.num_rows()];
         match self {
-            Self::All => all(),
+            Self::All | Self::Price { .. } | Self::Schedules { .. } => all(),
             // The odds of removal are the scores' negative exponentials.
             Self::Threshold { threshold } => above((1.0 / threshold - 1.0).ln()).collect(),
             Self::LeastScores { scores } => match scores.get(index) {
@@ -267,6 +277,10 @@ mod tests {
                 scores: vec![0.25, -1.0],
             },
             Selection::Kept { kept: vec![9, 4] },
+            Selection::Price { price: 0.3 },
+            Selection::Schedules {
+                shares: vec![0.25, 0.75],
+            },
         ] {
             let text = serde_json::to_string(&selection).unwrap();
             let read: Selection = serde_json::from_str(&text).unwrap();

@@ -1,5 +1,6 @@
 //! The policies, one file each. To add one: its file, its lines here, and its line in the registry.
 
+mod allocate;
 mod apt;
 mod attentive;
 mod cls_attention;
@@ -9,10 +10,13 @@ mod evit;
 mod pairs;
 mod pitome;
 mod random;
+mod random_allocation;
+mod regression;
 mod tome;
 mod tome_schedule;
 mod tome_threshold;
 
+pub use allocate::{Allocate, AllocateSettings};
 pub use apt::{Apt, AptSettings};
 pub use attentive::{Attentive, AttentiveSettings};
 pub use cls_attention::{ClsAttention, ClsAttentionSettings};
@@ -22,6 +26,8 @@ pub use evit::{Evit, EvitSettings};
 pub use pairs::{Pairs, PairsSettings};
 pub use pitome::{Pitome, PitomeSettings};
 pub use random::{Random, RandomSettings};
+pub use random_allocation::{RandomAllocation, RandomAllocationSettings};
+pub use regression::{Regression, RegressionSettings};
 pub use tome::{Tome, TomeSettings};
 pub use tome_schedule::{TomeSchedule, TomeScheduleSettings};
 pub use tome_threshold::{TomeThreshold, TomeThresholdSettings};

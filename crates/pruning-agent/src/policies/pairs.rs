@@ -25,12 +25,15 @@ pub struct PairsSettings {
     pub layers: Option<Vec<usize>>,
     /// Images keep as many patches as they are worth.
     pub adaptive: bool,
+    /// Width of the agents' networks within.
+    pub width: Option<usize>,
 }
 
 impl Default for PairsSettings {
     fn default() -> Self {
         Self {
             layers: None,
+            width: None,
             adaptive: true,
         }
     }
@@ -46,6 +49,10 @@ impl PolicySettings for PairsSettings {
             meaning: "the blocks (0-based) in which pairs merge; all but the last where it is not said",
         },
         ADAPTIVE,
+        Meaning {
+            key: "width",
+            meaning: "width of the agents' networks within; a sixth of the model's where it is not said",
+        },
     ];
     const ALGORITHMS: &'static [&'static str] = &["first-order"];
     type Policy = Pairs;
@@ -55,7 +62,7 @@ impl PolicySettings for PairsSettings {
             None => all_but_the_last(model),
             said => acting_blocks(said.as_ref(), model)?,
         };
-        let width = (model.hidden_size / 6).max(1);
+        let width = self.width.unwrap_or(model.hidden_size / 6).max(1);
         let network = PairAgentConfig::new(model.hidden_size, width);
         Ok(Pairs {
             agents: blocks.iter().map(|_| network.init(device)).collect(),

@@ -84,7 +84,7 @@ impl Policy for Tome {
 
 impl Tome {
     /// The FLOPs of comparing every other patch with the rest, where `seen` tokens are.
-    pub(super) fn matching_flops(&self, model: &VitConfig, seen: usize) -> FlopsCount {
+    pub(crate) fn matching_flops(&self, model: &VitConfig, seen: usize) -> FlopsCount {
         let patches = seen - model.num_prefix_tokens();
         let (seekers, width) = (patches / 2, model.hidden_size / model.num_heads);
         2 * (seekers * (patches - seekers) * width) as FlopsCount
