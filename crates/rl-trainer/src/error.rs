@@ -109,6 +109,9 @@ pub enum TrainerError {
     /// burn-train stopped for a reason of its own.
     #[error("training stopped: {0}")]
     Training(String),
+    /// A model cannot be pruned as it was asked for.
+    #[error("cannot prune: {0}")]
+    Pruning(String),
     /// About the images.
     #[error(transparent)]
     Data(#[from] DataError),

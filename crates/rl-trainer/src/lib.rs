@@ -6,7 +6,7 @@ mod config;
 mod error;
 mod evaluate;
 mod log;
-mod prune;
+pub mod prune;
 mod run;
 pub mod sweep;
 mod train;
@@ -20,7 +20,7 @@ pub use evaluate::{
     ClassAccuracy, Evaluation, EvaluationSettings, LayerTokens, calibrate, calibrate_budgets,
     evaluate, evaluate_each,
 };
-pub use log::{Report, ReportMetric, duration};
+pub use log::{Curve, LoggedPicture, Report, ReportMetric, duration, log_pictures};
 pub use prune::{ScheduleSearch, TriedSchedule};
 pub use run::{RunFolder, fetch_checkpoint, locate_weights};
 pub use train::{

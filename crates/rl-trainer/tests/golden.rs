@@ -33,6 +33,7 @@ fn tolerance(device: &Device, precision: Precision) -> f64 {
         Precision::F32 => 1e-4,
         Precision::F16 => 5e-3,
         Precision::Bf16 => 4e-2,
+        Precision::Int8 => 1e-1,
     }
 }
 

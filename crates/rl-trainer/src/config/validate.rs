@@ -6,6 +6,7 @@ use std::ops::RangeInclusive;
 
 use apt_data::{DataError, DataSource};
 use apt_pruning_agent::{BudgetUse, LAYERS, check_blocks};
+use apt_vit_model::Precision;
 
 use super::{ExperimentConfig, Freeze};
 use crate::TrainerError;
@@ -88,6 +89,11 @@ impl ExperimentConfig {
         wrong.within("train.patience", train.patience.unwrap_or(1), 1..=MANY);
         wrong.within("train.eval_batch_size", train.eval_batch_size, BATCH);
         wrong.within("train.num_workers", train.num_workers, WORKERS);
+        if train.dtype == Precision::Int8 {
+            let expected =
+                "integers have no gradients: train in f32, bf16 or f16, and run the model in int8";
+            wrong.add("train.dtype", train.dtype.name(), expected);
+        }
         wrong.within("schedule.warmup_steps", schedule.warmup_steps, 0..=MANY);
         if let Some(Freeze::Blocks(blocks)) = train.freeze {
             let most = self.model.known_layers().unwrap_or(BLOCKS);

@@ -7,7 +7,8 @@ use apt_vit_model::{ExecutionMode, LayerTrace, RunSettings, TokenBatch};
 use burn::data::dataloader::DataLoader;
 use burn::prelude::*;
 
-use super::evaluation::{EvaluationSettings, evaluate, sides};
+use super::evaluation::{evaluate, sides};
+use super::settings::EvaluationSettings;
 use crate::TrainerError;
 use crate::algorithm::Recorder;
 use crate::prune::{ScheduleSearch, TriedSchedule};
@@ -60,7 +61,17 @@ pub fn calibrate(
             let selection = Selection::Kept { kept };
             tried(model, images, target, settings, device, selection)
         }
-        Budgeting::Level => by_level(model, images, target, settings, device, progress),
+        Budgeting::Level => {
+            // Scores are cosines.
+            let of = |number: f64| Selection::LeastScores {
+                scores: vec![number / MOST; model.policy.blocks().len()],
+            };
+            by_halving(model, images, target, settings, device, progress, of)
+        }
+        Budgeting::Allocation => {
+            let of = |price: f64| model.policy.at_price(price.exp());
+            by_halving(model, images, target, settings, device, progress, of)
+        }
         Budgeting::Price => by_price(model, images, target, settings, device, progress),
         Budgeting::Schedule => {
             let search = ScheduleSearch::default();
@@ -138,20 +149,6 @@ fn by_scores(
     tried(model, images, target, settings, device, selection)
 }
 
-/// The same least score in every block.
-fn by_level(
-    model: &PruningVit,
-    images: &ImageDataset,
-    target: f64,
-    settings: &EvaluationSettings,
-    device: &Device,
-    progress: impl FnMut(f64),
-) -> Result<Budget, TrainerError> {
-    let blocks = model.policy.blocks().len();
-    let of = |level| vec![level; blocks];
-    by_halving(model, images, target, settings, device, progress, of)
-}
-
 /// One price of a token's computing: in each block the least score is half the logarithm of what a token that
 /// goes there saves, plus a number that is the same for all blocks. Scores are logarithms of how far the model's answer
 /// moves, and its error grows with the square of that, so that a merge is worth it in every block alike.
@@ -166,16 +163,17 @@ fn by_price(
     let layers = model.config().num_layers;
     // Blocks that a token does not go through; two thirds of one lie after its attention.
     let saved = |layer: usize| (layers - 1 - layer) as f64 + 2.0 / 3.0;
-    let of = |price: f64| -> Vec<f64> {
+    let of = |price: f64| {
         let blocks = model.policy.blocks().iter();
-        blocks
-            .map(|&layer| price + 0.5 * saved(layer).ln())
-            .collect()
+        let scores = blocks.map(|&layer| price + 0.5 * saved(layer).ln());
+        Selection::LeastScores {
+            scores: scores.collect(),
+        }
     };
     by_halving(model, images, target, settings, device, progress, of)
 }
 
-/// The least scores that `of` gives for a number which meets the target: the higher the number, the less is computed.
+/// What `of` gives for a number which meets the target: the higher the number, the less is computed.
 fn by_halving(
     model: &PruningVit,
     images: &ImageDataset,
@@ -183,13 +181,13 @@ fn by_halving(
     settings: &EvaluationSettings,
     device: &Device,
     mut progress: impl FnMut(f64),
-    of: impl Fn(f64) -> Vec<f64>,
+    of: impl Fn(f64) -> Selection,
 ) -> Result<Budget, TrainerError> {
     // What cannot be computed at all is refused.
     model.kept_for(target)?;
     let embedded = embed(model, images, settings, device)?;
     let (mut low, mut high) = (-MOST, MOST);
-    let mut best: Option<(f64, Vec<f64>)> = None;
+    let mut best: Option<(f64, Selection)> = None;
     for _ in 0..STEPS {
         let price = (low + high) / 2.0;
         let share = share_of(model, &embedded, &of(price));
@@ -210,26 +208,24 @@ fn by_halving(
             break;
         }
     }
-    let (_, scores) = best.ok_or_else(|| TrainerError::Training("no price was tried".into()))?;
-    let selection = Selection::LeastScores { scores };
+    let (_, selection) = best.ok_or_else(|| TrainerError::Training("no price was tried".into()))?;
     tried(model, images, target, settings, device, selection)
 }
 
-/// The share of the dense FLOPs that is computed with these least scores.
-fn share_of(model: &PruningVit, embedded: &[TokenBatch], scores: &[f64]) -> f64 {
-    let selection = Selection::LeastScores {
-        scores: scores.to_vec(),
-    };
-    let reducer = model.policy.reducer(&selection, &[]);
-    let settings = RunSettings {
-        mode: ExecutionMode::Drop,
-        reducer: Some(&*reducer),
-    };
+/// The share of the dense FLOPs that is computed with this selection.
+fn share_of(model: &PruningVit, embedded: &[TokenBatch], selection: &Selection) -> f64 {
     let last = model.policy.blocks().last().map_or(0, |last| last + 1);
     let (mut sum, mut images) = (0.0, 0);
     for batch in embedded {
-        let trace = model.vit.run_blocks(batch.clone(), 0..last, settings).trace;
         let count = batch.sequences.batch();
+        // As in an evaluation, so that policies that draw random numbers draw the same ones.
+        let seeds: Vec<u64> = (images..images + count).map(|index| index as u64).collect();
+        let reducer = model.policy.reducer(selection, &seeds);
+        let settings = RunSettings {
+            mode: ExecutionMode::Drop,
+            reducer: Some(&*reducer),
+        };
+        let trace = model.vit.run_blocks(batch.clone(), 0..last, settings).trace;
         sum += (0..count)
             .map(|image| model.flops(&trace, image).1)
             .sum::<f64>();

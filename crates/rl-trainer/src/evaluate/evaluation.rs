@@ -2,63 +2,17 @@
 
 use std::time::Instant;
 
-use apt_data::{EvalLoader, EvalTransform, ImageDataset, Normalization};
-use apt_inference::{Fidelity, InferenceError, Model, NotFinite, PruningVit};
+use apt_data::{EvalLoader, ImageDataset};
+use apt_inference::{Fidelity, InferenceError, NotFinite, PruningVit};
 use apt_pruning_agent::Selection;
 use apt_vit_model::{ExecutionMode, ImageSize};
 use burn::data::dataloader::DataLoader;
 use burn::prelude::*;
 use serde::Serialize;
 
+use super::settings::EvaluationSettings;
 use crate::TrainerError;
 use crate::algorithm::losses::predictions;
-use crate::run::RunFolder;
-
-/// How to evaluate.
-#[derive(Clone, Debug)]
-pub struct EvaluationSettings {
-    /// How much goes.
-    pub selection: Selection,
-    /// Images of a forward pass.
-    pub batch_size: usize,
-    /// How the model's images are normalised.
-    pub normalization: Normalization,
-    /// How they are sized.
-    pub transform: EvalTransform,
-    /// Threads that load images.
-    pub workers: usize,
-    /// Compare the answers of every pass with those of the dense one, where there is one.
-    pub compare: bool,
-}
-
-impl EvaluationSettings {
-    /// As the run's own evaluations, with this selection removed.
-    pub fn of(run: &RunFolder, selection: Selection) -> Self {
-        Self {
-            selection,
-            batch_size: run.config.train.eval_batch_size,
-            normalization: run.description().normalization,
-            transform: run.description().transform,
-            workers: run.config.train.num_workers,
-            compare: false,
-        }
-    }
-}
-
-impl EvaluationSettings {
-    /// As a model wants its images, in batches of so many; its answers are compared with the dense ones.
-    pub fn for_model(model: &Model, selection: Selection, batch_size: usize) -> Self {
-        let description = model.description();
-        Self {
-            selection,
-            batch_size,
-            normalization: description.normalization,
-            transform: description.transform,
-            workers: 1,
-            compare: true,
-        }
-    }
-}
 
 /// Height and width, as loaders take them.
 pub(crate) fn sides(size: ImageSize) -> [u32; 2] {
@@ -101,6 +55,8 @@ pub struct LayerTokens {
 pub struct Evaluation {
     /// `dense`, `mask` or `drop`.
     pub mode: &'static str,
+    /// What its products were computed in.
+    pub dtype: &'static str,
     /// Images.
     pub images: usize,
     /// Images that were left out when the data set was loaded, because they cannot be read.
@@ -127,6 +83,27 @@ pub struct Evaluation {
     pub correct: Vec<bool>,
 }
 
+impl Evaluation {
+    /// How much more accurate it is than another one of the same images, in points, image by image; and how far that may be
+    /// off (95 %). None without labels.
+    pub fn accuracy_after(&self, other: &Self) -> Option<(f64, f64)> {
+        let images = self.correct.len();
+        if images == 0 || images != other.correct.len() {
+            return None;
+        }
+        let count = images as f64;
+        let pairs = self.correct.iter().zip(&other.correct);
+        let changes =
+            pairs.map(|(&own, &other)| f64::from(u8::from(own)) - f64::from(u8::from(other)));
+        let (sum, squares) = changes.fold((0.0, 0.0), |(sum, squares), change| {
+            (sum + change, squares + change * change)
+        });
+        let mean = sum / count;
+        let variance = squares / count - mean * mean;
+        Some((100.0 * mean, 196.0 * (variance / count).sqrt()))
+    }
+}
+
 fn is_zero(count: &usize) -> bool {
     *count == 0
 }
@@ -140,8 +117,10 @@ fn mode_name(mode: ExecutionMode) -> &'static str {
 }
 
 /// Sums over the images that one mode has seen.
-struct Tally {
+struct Tally<'a> {
+    model: &'a PruningVit,
     mode: ExecutionMode,
+    selection: &'a Selection,
     correct: Vec<usize>,
     right: Vec<bool>,
     fidelity: Option<Fidelity>,
@@ -174,7 +153,8 @@ pub fn evaluate(
 }
 
 /// Evaluates the model in each mode and with each selection, batch by batch in turn, so that their times
-/// can be compared. `progress` is told how many images are done.
+/// can be compared; before them the settings' reference, where there is one, dense and in each other mode. `progress` is told how many images
+/// are done.
 ///
 /// # Errors
 ///
@@ -200,22 +180,48 @@ pub fn evaluate_each(
     let mut per_class = vec![0; dataset.num_classes()];
     let blocks = model.policy.blocks().to_vec();
     let layers = blocks.len();
-    let is_dense = |mode| mode == ExecutionMode::Dense;
-    let has_dense = runs.iter().any(|&(mode, _)| is_dense(mode));
-    let compared = |mode| settings.compare && has_dense && !is_dense(mode);
-    let mut tallies: Vec<Tally> = runs
+    let reference = settings.reference.as_ref();
+    let own = runs.iter().map(|(mode, selection)| (*mode, selection));
+    let of_reference = own
+        .clone()
+        .filter(|&(mode, _)| mode != ExecutionMode::Dense);
+    let dense = std::iter::once((ExecutionMode::Dense, &Selection::All));
+    let of_reference = dense.chain(of_reference);
+    let passes: Vec<(&PruningVit, ExecutionMode, &Selection)> = reference
+        .into_iter()
+        .flat_map(|reference| {
+            of_reference
+                .clone()
+                .map(move |(mode, selection)| (reference, mode, selection))
+        })
+        .chain(own.map(|(mode, selection)| (model, mode, selection)))
+        .collect();
+    let is_dense = |&(_, mode, _): &(_, ExecutionMode, _)| mode == ExecutionMode::Dense;
+    let compared_with = passes
         .iter()
-        .map(|(mode, _)| Tally {
-            mode: *mode,
-            correct: vec![0; dataset.num_classes()],
-            right: vec![false; dataset.len()],
-            fidelity: compared(*mode).then(Fidelity::default),
-            left: vec![(0, 0); layers],
-            foreground: vec![[0; 2]; layers],
-            background: vec![[0; 2]; layers],
-            flops: 0,
-            share: 0.0,
-            seconds: 0.0,
+        .position(is_dense)
+        .filter(|_| settings.compare);
+    let mut tallies: Vec<Tally<'_>> = passes
+        .iter()
+        .enumerate()
+        .map(|(index, pass)| {
+            // Of dense passes, those of another precision are worth comparing.
+            let compared = index > 0 && reference.is_some() || !is_dense(pass);
+            let &(model, mode, selection) = pass;
+            Tally {
+                model,
+                mode,
+                selection,
+                correct: vec![0; dataset.num_classes()],
+                right: vec![false; dataset.len()],
+                fidelity: (compared && compared_with.is_some()).then(Fidelity::default),
+                left: vec![(0, 0); layers],
+                foreground: vec![[0; 2]; layers],
+                background: vec![[0; 2]; layers],
+                flops: 0,
+                share: 0.0,
+                seconds: 0.0,
+            }
         })
         .collect();
     let mut done = 0;
@@ -231,19 +237,20 @@ pub fn evaluate_each(
         }
         // The same images meet the same chance, whatever stands beside them.
         let seeds: Vec<u64> = batch.indices.iter().map(|&index| index as u64).collect();
-        let run = |(mode, selection): &(ExecutionMode, Selection)| {
-            model.run(batch.images.clone(), *mode, selection, &seeds)
+        let run = |tally: &Tally<'_>| {
+            let images = batch.images.clone();
+            tally.model.run(images, tally.mode, tally.selection, &seeds)
         };
         if done == 0 {
             // The first pass of each pays for allocations; it is not timed.
-            for each in runs {
-                run(each).logits.into_data();
+            for tally in &tallies {
+                run(tally).logits.into_data();
             }
         }
-        let mut answers: Vec<Tensor<2>> = Vec::with_capacity(runs.len());
-        for (tally, each) in tallies.iter_mut().zip(runs) {
+        let mut answers: Vec<Tensor<2>> = Vec::with_capacity(tallies.len());
+        for tally in &mut tallies {
             let start = Instant::now();
-            let output = run(each);
+            let output = run(tally);
             let predicted = predictions(&output.logits);
             tally.seconds += start.elapsed().as_secs_f64();
             check_finite(output.logits.clone(), &batch.indices, dataset)?;
@@ -278,11 +285,13 @@ pub fn evaluate_each(
             }
             answers.push(output.logits);
         }
-        compare(&mut tallies, answers)?;
+        if let Some(dense) = compared_with {
+            compare(&mut tallies, answers, dense)?;
+        }
         done += batch.targets.len();
         progress(done);
     }
-    let finish = |tally: Tally| finish(tally, model, dataset, &per_class, done);
+    let finish = |tally: Tally<'_>| finish(tally, dataset, &per_class, done);
     Ok(tallies.into_iter().map(finish).collect())
 }
 
@@ -307,37 +316,33 @@ fn check_finite(
     Ok(())
 }
 
-/// Compares the answers of each tally, `[batch, classes]`, with the dense ones.
-fn compare(tallies: &mut [Tally], answers: Vec<Tensor<2>>) -> Result<(), TrainerError> {
-    if tallies.iter().all(|tally| tally.fidelity.is_none()) {
-        return Ok(());
-    }
+/// Compares the answers of each tally, `[batch, classes]`, with those of one of them.
+fn compare(
+    tallies: &mut [Tally<'_>],
+    answers: Vec<Tensor<2>>,
+    dense: usize,
+) -> Result<(), TrainerError> {
     let classes = answers.first().map_or(0, |logits| logits.dims()[1]);
     let answers = answers.into_iter();
     let answers: Vec<Vec<f32>> = answers
         .map(|logits| logits.into_data().iter::<f32>().collect())
         .collect();
-    let mut all = tallies.iter().zip(&answers);
-    let dense = all.find(|(tally, _)| tally.mode == ExecutionMode::Dense);
-    let Some((_, dense)) = dense else {
-        return Ok(());
-    };
     for (tally, pruned) in tallies.iter_mut().zip(&answers) {
         if let Some(fidelity) = &mut tally.fidelity {
-            fidelity.add_logits(dense, pruned, classes)?;
+            fidelity.add_logits(&answers[dense], pruned, classes)?;
         }
     }
     Ok(())
 }
 
 fn finish(
-    tally: Tally,
-    model: &PruningVit,
+    tally: Tally<'_>,
     dataset: &ImageDataset,
     per_class: &[usize],
     images: usize,
 ) -> Evaluation {
     let share = |[part, whole]: [usize; 2]| (whole > 0).then(|| part as f64 / whole as f64);
+    let model = tally.model;
     let patches = model.config().num_patches() as f64;
     let prefix = model.config().num_prefix_tokens() as f64;
     let blocks = model.policy.blocks().to_vec();
@@ -365,6 +370,7 @@ fn finish(
     let is_labelled = dataset.is_labelled();
     Evaluation {
         mode: mode_name(tally.mode),
+        dtype: model.precision().name(),
         images,
         bad_images: dataset.bad().len(),
         accuracy: is_labelled.then(|| tally.correct.iter().sum::<usize>() as f64 / count),

@@ -2,9 +2,9 @@
 
 mod calibrate;
 mod evaluation;
+mod settings;
 
 pub use calibrate::{calibrate, calibrate_budgets};
 pub(crate) use evaluation::sides;
-pub use evaluation::{
-    ClassAccuracy, Evaluation, EvaluationSettings, LayerTokens, evaluate, evaluate_each,
-};
+pub use evaluation::{ClassAccuracy, Evaluation, LayerTokens, evaluate, evaluate_each};
+pub use settings::EvaluationSettings;

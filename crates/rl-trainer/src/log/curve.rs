@@ -3,15 +3,22 @@
 /// More points than a terminal has columns, in braille dots.
 const MOST: usize = 512;
 
-/// Points of a curve. When there are too many, neighbours become their mean.
-pub(crate) struct Curve {
+/// Points of a curve. Where there are too many, neighbours become their mean.
+pub struct Curve {
     points: Vec<(f64, f64)>,
     /// So many values make a point.
     stride: usize,
     waiting: Vec<(f64, f64)>,
 }
 
+impl Default for Curve {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Curve {
+    /// One without points.
     pub fn new() -> Self {
         Self {
             points: Vec::new(),
@@ -38,6 +45,7 @@ impl Curve {
         }
     }
 
+    /// Its points: step and value.
     pub fn points(&self) -> &[(f64, f64)] {
         &self.points
     }

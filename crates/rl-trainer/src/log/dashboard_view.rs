@@ -4,10 +4,8 @@ use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Style, Stylize};
 use ratatui::symbols::Marker;
-use ratatui::text::Line;
-use ratatui::widgets::{
-    Axis, Block, Chart, Clear, Dataset, Gauge, GraphType, LegendPosition, Paragraph, Wrap,
-};
+use ratatui::text::{Line, Span};
+use ratatui::widgets::{Axis, Block, Chart, Clear, Dataset, Gauge, GraphType, Paragraph, Wrap};
 
 use super::curve::Curve;
 use super::numbers::Numbers;
@@ -21,6 +19,9 @@ const QUIT: &str = "\
 [k] End at once: what was learned since the newest checkpoint is lost.
 
 [c] Go on with the training.";
+
+/// Lines of plots from which on there are two rows of them.
+const TWO_ROWS: u16 = 16;
 
 /// Is the dialog open that `q` opens?
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +40,19 @@ pub(crate) struct View {
     pruned: Curve,
     train_loss: Curve,
     valid_loss: Curve,
+    train_flops: Curve,
+    valid_flops: Curve,
+    reward: Curve,
+}
+
+/// A plot of the dashboard.
+struct Plot<'a> {
+    title: &'static str,
+    curves: Vec<(&'static str, &'a Curve)>,
+    /// What its axis spans at least.
+    least: f64,
+    /// May its values be below 0?
+    signed: bool,
 }
 
 impl View {
@@ -52,6 +66,9 @@ impl View {
             pruned: Curve::new(),
             train_loss: Curve::new(),
             valid_loss: Curve::new(),
+            train_flops: Curve::new(),
+            valid_flops: Curve::new(),
+            reward: Curve::new(),
         }
     }
 
@@ -62,8 +79,19 @@ impl View {
     /// A batch of training or of held-out images is done.
     pub fn batch_done(&mut self, items: usize) {
         self.numbers.update_split(items);
-        if let (true, Some(loss)) = (self.numbers.in_training, self.numbers.train.get("loss")) {
-            self.train_loss.push(self.step(), loss);
+        if !self.numbers.in_training {
+            return;
+        }
+        let (step, train) = (self.step(), &self.numbers.train);
+        let flops = train.get("flops_share").map(|share| share * 100.0);
+        for (curve, value) in [
+            (&mut self.train_loss, train.get("loss")),
+            (&mut self.train_flops, flops),
+            (&mut self.reward, train.mean_of_blocks("reward")),
+        ] {
+            if let Some(value) = value {
+                curve.push(step, value);
+            }
         }
     }
 
@@ -80,6 +108,7 @@ impl View {
         push(&mut self.dense, "dense_accuracy", 100.0);
         push(&mut self.pruned, "pruned_accuracy", 100.0);
         push(&mut self.valid_loss, "loss", 1.0);
+        push(&mut self.valid_flops, "flops_share", 100.0);
     }
 
     /// Draws all of it; `stopping`: is the training asked to stop?
@@ -93,14 +122,7 @@ impl View {
         ];
         let [title, charts, numbers, progress, keys] = Layout::vertical(parts).areas(frame.area());
         frame.render_widget(Line::from(self.title.as_str()).bold(), title);
-        let [accuracy, loss] = Layout::horizontal([Constraint::Fill(1); 2]).areas(charts);
-        let curves = [("dense", &self.dense), ("pruned", &self.pruned)];
-        self.chart(frame, accuracy, " held-out accuracy in % ", curves, 1.0);
-        let curves = [
-            ("training", &self.train_loss),
-            ("held out", &self.valid_loss),
-        ];
-        self.chart(frame, loss, " loss ", curves, 0.01);
+        self.draw_plots(frame, charts);
         let block = Block::bordered().title(" now ");
         frame.render_widget(Paragraph::new(self.lines()).block(block), numbers);
         let done = self.numbers.epochs_done() / self.numbers.total_epochs.max(1) as f64;
@@ -128,6 +150,44 @@ impl View {
         }
     }
 
+    /// What a person watches, the most important first.
+    fn plots(&self) -> Vec<Plot<'_>> {
+        let plot = |title, curves, least, signed| Plot {
+            title,
+            curves,
+            least,
+            signed,
+        };
+        let of_both = |train, valid| vec![("training", train), ("held out", valid)];
+        let accuracy = vec![("dense", &self.dense), ("pruned", &self.pruned)];
+        let loss = of_both(&self.train_loss, &self.valid_loss);
+        let flops = of_both(&self.train_flops, &self.valid_flops);
+        let mut plots = vec![
+            plot(" held-out accuracy in % ", accuracy, 1.0, false),
+            plot(" loss ", loss, 0.01, false),
+            plot(" FLOPs in % of the dense model's ", flops, 1.0, false),
+        ];
+        // Policies without agents earn nothing.
+        if !self.reward.points().is_empty() {
+            let reward = vec![("mean over blocks", &self.reward)];
+            plots.push(plot(" reward ", reward, 1e-9, true));
+        }
+        plots
+    }
+
+    /// Two rows of plots, one where there is room for no more.
+    fn draw_plots(&self, frame: &mut Frame<'_>, area: Rect) {
+        let plots = self.plots();
+        let rows = if area.height >= TWO_ROWS { 2 } else { 1 };
+        let areas = Layout::vertical(vec![Constraint::Fill(1); rows]).split(area);
+        for (row, plots) in areas.iter().zip(plots.chunks(2)) {
+            let places = Layout::horizontal(vec![Constraint::Fill(1); plots.len()]).split(*row);
+            for (place, plot) in places.iter().zip(plots) {
+                self.chart(frame, *place, plot);
+            }
+        }
+    }
+
     fn lines(&self) -> Vec<Line<'static>> {
         let (train, valid) = (&self.numbers.train, &self.numbers.valid);
         let line = |name: &str, of: &super::numbers::Values| {
@@ -146,42 +206,48 @@ impl View {
         ]
     }
 
-    fn chart(
-        &self,
-        frame: &mut Frame<'_>,
-        area: Rect,
-        title: &str,
-        curves: [(&str, &Curve); 2],
-        least_height: f64,
-    ) {
+    fn chart(&self, frame: &mut Frame<'_>, area: Rect, plot: &Plot<'_>) {
+        let curves = &plot.curves;
         let values = || curves.iter().flat_map(|(_, curve)| curve.points());
-        let block = Block::bordered().title(title.to_string());
+        // Also without colours the second curve has other dots.
+        let looks = [
+            (Color::Cyan, Marker::Braille, "⠶"),
+            (Color::Yellow, Marker::Dot, "•"),
+        ];
+        let mut title = vec![Span::raw(plot.title)];
+        for ((name, _), (color, _, dots)) in curves.iter().zip(looks) {
+            title.push(Span::styled(format!("{dots} {name} "), color));
+        }
+        let block = Block::bordered().title(Line::from(title));
         if values().next().is_none() {
             let nothing = Paragraph::new("nothing was measured yet").centered();
             return frame.render_widget(nothing.block(block), area);
         }
         let low = values().map(|point| point.1).fold(f64::INFINITY, f64::min);
-        let high = values().map(|point| point.1).fold(0.0, f64::max);
-        let margin = ((high - low) * 0.1).max(least_height / 2.0);
-        let heights = [(low - margin).max(0.0), high + margin];
+        let high = values()
+            .map(|point| point.1)
+            .fold(f64::NEG_INFINITY, f64::max);
+        let margin = ((high - low) * 0.1).max(plot.least / 2.0);
+        let floor = if plot.signed { f64::NEG_INFINITY } else { 0.0 };
+        let heights = [(low - margin).max(floor), high + margin];
         let first = values().map(|point| point.0).fold(f64::INFINITY, f64::min);
         let steps = [first.min(self.step() - 1.0).max(0.0), self.step().max(1.0)];
-        // Also without colours the second curve has other dots.
-        let looks = [(Color::Cyan, Marker::Braille), (Color::Yellow, Marker::Dot)];
-        let sets = curves.iter().zip(looks).map(|((name, curve), look)| {
+        let sets = curves.iter().zip(looks).map(|((_, curve), look)| {
             Dataset::default()
-                .name(*name)
                 .data(curve.points())
                 .graph_type(GraphType::Line)
                 .marker(look.1)
                 .style(Style::new().fg(look.0))
         });
-        let digits = if least_height < 1.0 { 2 } else { 1 };
-        let labels = heights.map(|height| format!("{height:.digits$}"));
+        let labels = heights.map(|height| match plot.least {
+            _ if plot.signed => format!("{height:.1e}"),
+            least if least < 1.0 => format!("{height:.2}"),
+            _ => format!("{height:.1}"),
+        });
         let ends = steps.map(|step| format!("{step:.0}"));
         let chart = Chart::new(sets.collect())
             .block(block)
-            .legend_position(Some(LegendPosition::BottomRight))
+            .legend_position(None)
             .x_axis(Axis::default().bounds(steps).labels(ends))
             .y_axis(Axis::default().bounds(heights).labels(labels));
         frame.render_widget(chart, area);
@@ -221,6 +287,7 @@ mod tests {
         for epoch in 1..=2 {
             view.numbers.start_split("train", 10);
             view.numbers.train.set("loss", 1.5);
+            view.numbers.train.set("flops_share", 0.52);
             view.batch_done(10);
             view.numbers.valid.set("dense_accuracy", 0.613);
             view.numbers.valid.set("pruned_accuracy", 0.587);
@@ -236,6 +303,7 @@ mod tests {
         for word in [
             "policy apt, FLOPs 50%",
             "accuracy in %",
+            "dense • pruned",
             "61.3%",
             "58.7%",
             "step 200 of 400",
@@ -244,6 +312,28 @@ mod tests {
             assert!(text.contains(word), "{word}: {text}");
         }
         assert!(!text.contains("NaN"), "{text}");
+    }
+
+    #[test]
+    fn flops_and_reward_have_plots_where_there_is_room() {
+        let mut view = view();
+        assert!(drawn(&view, 110, 30, false).contains("FLOPs in % of the dense"));
+        assert!(!drawn(&view, 110, 30, false).contains("reward"));
+        view.numbers.start_split("train", 10);
+        for reward in [-2e-6, 1e-6] {
+            view.numbers.train.set("reward/1", reward);
+            view.batch_done(5);
+        }
+        let text = drawn(&view, 110, 30, false);
+        assert!(
+            text.contains("reward") && text.contains("-2.3e-6"),
+            "{text}"
+        );
+        let small = drawn(&view, 80, 18, false);
+        assert!(
+            small.contains("accuracy") && !small.contains("reward"),
+            "{small}"
+        );
     }
 
     #[test]

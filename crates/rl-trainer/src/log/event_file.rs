@@ -1,8 +1,8 @@
-//! TensorBoard event files with scalars: length-prefixed, checksummed protobuf records.
+//! TensorBoard event files with scalars, images and texts: length-prefixed, checksummed protobuf records.
 //!
-//! The format is TensorFlow's `core/lib/io/record_writer.h` around `core/util/event.proto`. The
-//! crates that write it need a protobuf compiler at build time or an image library of their own;
-//! a scalar needs six fields.
+//! The format is TensorFlow's `core/lib/io/record_writer.h` around `core/util/event.proto`,
+//! `core/framework/summary.proto` and `tensor.proto`. The crates that write it need a protobuf compiler at
+//! build time or an image library of their own; what is written here needs a dozen fields.
 
 use std::collections::HashSet;
 use std::fs::{self, File};
@@ -12,14 +12,27 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 /// How TensorBoard knows its files.
 const START: &str = "events.out.tfevents.";
+/// TensorFlow's number of texts among the types of tensors.
+const DT_STRING: u64 = 7;
 
-/// Writes scalars where TensorBoard finds them.
+/// A picture for TensorBoard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LoggedPicture {
+    /// What TensorBoard calls it.
+    pub tag: String,
+    /// The picture as PNG.
+    pub png: Vec<u8>,
+    /// Width and height in pixels.
+    pub size: [u32; 2],
+}
+
+/// Writes numbers, pictures and texts where TensorBoard finds them.
 pub(crate) struct EventFile {
     file: BufWriter<File>,
 }
 
 impl EventFile {
-    /// Opens one event file in `folder`. Of the scalars that the files there have, those stay of which `stays` says so, by
+    /// Opens one event file in `folder`. Of what the files there have, that stays of which `stays` says so, by
     /// step and tag, each once; a record that was cut short goes.
     pub fn open(folder: &Path, stays: impl Fn(u64, &str) -> bool) -> std::io::Result<Self> {
         fs::create_dir_all(folder)?;
@@ -48,7 +61,7 @@ impl EventFile {
         for path in &old {
             let bytes = fs::read(path)?;
             for event in Records(&bytes) {
-                if let Some((step, tag)) = scalar_of(event)
+                if let Some((step, tag)) = step_and_tag(event)
                     && stays(step, &tag)
                     && seen.insert((step, tag))
                 {
@@ -70,11 +83,51 @@ impl EventFile {
         put_bytes(&mut summary_value, 1, tag.as_bytes());
         put_key(&mut summary_value, 2, 5);
         summary_value.extend((value as f32).to_le_bytes());
+        self.write_value(step, &summary_value)
+    }
+
+    /// Writes a picture at `step`.
+    pub fn picture(&mut self, step: u64, picture: &LoggedPicture) -> std::io::Result<()> {
+        let [width, height] = picture.size;
+        let mut image = Vec::new();
+        // Height, width, and that it has three channels.
+        for (field, number) in [(1, height), (2, width), (3, 3)] {
+            put_number(&mut image, field, u64::from(number));
+        }
+        put_bytes(&mut image, 4, &picture.png);
+        let mut summary_value = Vec::new();
+        put_bytes(&mut summary_value, 1, picture.tag.as_bytes());
+        put_bytes(&mut summary_value, 4, &image);
+        self.write_value(step, &summary_value)
+    }
+
+    /// Writes a text under `tag` at `step`; TensorBoard shows it as Markdown.
+    pub fn text(&mut self, step: u64, tag: &str, text: &str) -> std::io::Result<()> {
+        let mut plugin = Vec::new();
+        put_bytes(&mut plugin, 1, b"text");
+        let mut metadata = Vec::new();
+        put_bytes(&mut metadata, 1, &plugin);
+        let mut dimension = Vec::new();
+        put_number(&mut dimension, 1, 1);
+        let mut shape = Vec::new();
+        put_bytes(&mut shape, 2, &dimension);
+        let mut tensor = Vec::new();
+        put_number(&mut tensor, 1, DT_STRING);
+        put_bytes(&mut tensor, 2, &shape);
+        put_bytes(&mut tensor, 8, text.as_bytes());
+        let mut summary_value = Vec::new();
+        put_bytes(&mut summary_value, 1, tag.as_bytes());
+        put_bytes(&mut summary_value, 8, &tensor);
+        put_bytes(&mut summary_value, 9, &metadata);
+        self.write_value(step, &summary_value)
+    }
+
+    /// An event whose summary has one value.
+    fn write_value(&mut self, step: u64, value: &[u8]) -> std::io::Result<()> {
         let mut summary = Vec::new();
-        put_bytes(&mut summary, 1, &summary_value);
+        put_bytes(&mut summary, 1, value);
         let mut event = wall_time();
-        put_key(&mut event, 2, 0);
-        put_varint(&mut event, step);
+        put_number(&mut event, 2, step);
         put_bytes(&mut event, 5, &summary);
         self.write_record(&event)
     }
@@ -130,8 +183,8 @@ impl<'a> Iterator for Records<'a> {
     }
 }
 
-/// The step and the tag of an event that holds a scalar.
-fn scalar_of(event: &[u8]) -> Option<(u64, String)> {
+/// The step and the tag of an event that holds a value.
+fn step_and_tag(event: &[u8]) -> Option<(u64, String)> {
     let fields = |bytes| Fields(bytes).collect::<Vec<_>>();
     let bytes_of = |fields: &[(u64, Field<'_>)], number: u64| {
         fields.iter().find_map(|field| match field {
@@ -202,6 +255,11 @@ fn put_key(buffer: &mut Vec<u8>, field: u64, wire_type: u64) {
     put_varint(buffer, field << 3 | wire_type);
 }
 
+fn put_number(buffer: &mut Vec<u8>, field: u64, number: u64) {
+    put_key(buffer, field, 0);
+    put_varint(buffer, number);
+}
+
 fn put_bytes(buffer: &mut Vec<u8>, field: u64, bytes: &[u8]) {
     put_key(buffer, field, 2);
     put_varint(buffer, bytes.len() as u64);
@@ -251,6 +309,35 @@ mod tests {
     }
 
     #[test]
+    fn pictures_and_texts_stay_in_a_file_that_goes_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut file = EventFile::open(folder.path(), |_, _| true).unwrap();
+        let picture = LoggedPicture {
+            tag: "kept patches/0-circle".into(),
+            png: vec![1, 2, 3],
+            size: [4, 5],
+        };
+        file.picture(7, &picture).unwrap();
+        file.text(0, "config", "seed = 1").unwrap();
+        file.flush().unwrap();
+        drop(file);
+        EventFile::open(folder.path(), |_, tag| tag != "config").unwrap();
+        let path = fs::read_dir(&folder)
+            .unwrap()
+            .next()
+            .unwrap()
+            .unwrap()
+            .path();
+        let bytes = fs::read(path).unwrap();
+        let found: Vec<_> = Records(&bytes).filter_map(step_and_tag).collect();
+        assert_eq!(found, [(7, picture.tag.clone())]);
+        let event = Records(&bytes).nth(1).unwrap();
+        // Summary.Image: height 5, width 4, 3 channels, the bytes.
+        let image = [&[0x08, 5, 0x10, 4, 0x18, 3, 0x22, 3][..], &picture.png].concat();
+        assert!(event.ends_with(&image), "{event:?}");
+    }
+
+    #[test]
     fn a_file_that_goes_on_has_each_step_once() {
         let folder = tempfile::tempdir().unwrap();
         let write = |file: &mut EventFile, steps: std::ops::Range<u64>| {
@@ -273,7 +360,7 @@ mod tests {
         let mut file = EventFile::open(folder.path(), |step, _| step <= 150).unwrap();
         write(&mut file, 151..300);
         let bytes = fs::read(only()).unwrap();
-        let found: Vec<_> = Records(&bytes).filter_map(scalar_of).collect();
+        let found: Vec<_> = Records(&bytes).filter_map(step_and_tag).collect();
         let expected: Vec<_> = (0..300)
             .map(|step| (step, "train/loss".to_string()))
             .collect();
@@ -282,6 +369,6 @@ mod tests {
         fs::copy(only(), folder.path().join(format!("{START}1.aptvit"))).unwrap();
         EventFile::open(folder.path(), |_, _| true).unwrap();
         let bytes = fs::read(only()).unwrap();
-        assert_eq!(Records(&bytes).filter_map(scalar_of).count(), 300);
+        assert_eq!(Records(&bytes).filter_map(step_and_tag).count(), 300);
     }
 }

@@ -11,11 +11,15 @@ use burn::train::metric::store::{EpochSummary, MetricsUpdate, Split};
 use burn::train::metric::{MetricDefinition, MetricId, NumericEntry};
 use serde_json::{Map, Value, json};
 
-use super::event_file::EventFile;
+use super::event_file::{EventFile, LoggedPicture};
 use crate::TrainerError;
 
 /// How TensorBoard's tags of a batch begin.
 const OF_BATCHES: &str = "train/";
+/// TensorBoard's tag of the config, at step 0.
+const CONFIG: &str = "config";
+/// How TensorBoard's tags of pictures begin.
+const PICTURES: &str = "kept patches/";
 /// A line's seconds since the run began, summed over its sessions.
 const SECONDS: &str = "seconds";
 /// The file with a line for each batch and each epoch.
@@ -92,12 +96,18 @@ impl RunLog {
         // Averages of an epoch stand at its last step.
         let stays = |step: u64, tag: &str| {
             step <= steps_done
+                && tag != CONFIG
                 && (tag.starts_with(OF_BATCHES) || step.is_multiple_of(steps_per_epoch.max(1)))
         };
+        let opened = EventFile::open(&events, stays).and_then(|mut file| {
+            // As Markdown shows code.
+            let config = std::fs::read_to_string(folder.join("config.toml")).unwrap_or_default();
+            file.text(0, CONFIG, &format!("```toml\n{config}\n```"))?;
+            Ok(file)
+        });
         Ok(Self {
             lines: BufWriter::new(file.map_err(TrainerError::io(&path, "append to"))?),
-            events: EventFile::open(&events, stays)
-                .map_err(TrainerError::io(&events, "write in"))?,
+            events: opened.map_err(TrainerError::io(&events, "write in"))?,
             names: HashMap::new(),
             averages: HashMap::new(),
             of_step: BTreeMap::new(),
@@ -202,6 +212,29 @@ impl RunLog {
         let saved = self.checkpoints.save_scores(epoch, scores);
         saved.map_err(|error| std::io::Error::other(error.to_string()))
     }
+}
+
+/// Adds pictures of kept patches to what TensorBoard shows of a run, in place of those that were there. The training has
+/// to be at its end.
+///
+/// # Errors
+///
+/// Where the event file cannot be written.
+pub fn log_pictures(
+    folder: &Path,
+    step: u64,
+    pictures: impl IntoIterator<Item = LoggedPicture>,
+) -> Result<(), TrainerError> {
+    let events = folder.join("tensorboard");
+    let written =
+        EventFile::open(&events, |_, tag| !tag.starts_with(PICTURES)).and_then(|mut file| {
+            for picture in pictures {
+                let tag = format!("{PICTURES}{}", picture.tag);
+                file.picture(step, &LoggedPicture { tag, ..picture })?;
+            }
+            file.flush()
+        });
+    written.map_err(TrainerError::io(&events, "write in"))
 }
 
 impl MetricLogger for RunLog {

@@ -10,8 +10,11 @@ mod plain_renderer;
 mod report;
 pub(crate) mod screen;
 
+pub use curve::Curve;
 pub(crate) use dashboard::Dashboard;
+pub use event_file::LoggedPicture;
 pub(crate) use metric_log::RunLog;
+pub use metric_log::log_pictures;
 pub use numbers::duration;
 pub(crate) use plain_renderer::PlainRenderer;
 pub use report::{Report, ReportMetric};

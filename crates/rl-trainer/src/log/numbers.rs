@@ -16,6 +16,18 @@ impl Values {
         self.0.get(name).copied()
     }
 
+    /// The mean of the metrics `name/BLOCK`.
+    pub fn mean_of_blocks(&self, name: &str) -> Option<f64> {
+        let own = self.0.iter().filter(|(metric, _)| {
+            let block = metric
+                .strip_prefix(name)
+                .and_then(|rest| rest.strip_prefix('/'));
+            block.is_some_and(|block| block.parse::<usize>().is_ok())
+        });
+        let values: Vec<f64> = own.map(|(_, value)| *value).collect();
+        (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
+    }
+
     /// Keeps a number.
     pub fn set(&mut self, name: &str, value: f64) {
         if value.is_finite() {
@@ -188,6 +200,21 @@ mod tests {
         values.set("pruned_accuracy", 0.5);
         values.set("pruned_accuracy", f64::NAN);
         assert_eq!(values.percent("pruned_accuracy").trim(), "50.0%");
+    }
+
+    #[test]
+    fn the_blocks_of_a_metric_have_a_mean_and_no_other_metric_counts() {
+        let mut values = Values::default();
+        assert_eq!(values.mean_of_blocks("reward"), None);
+        for (name, value) in [
+            ("reward/1", 0.5),
+            ("reward/10", -0.1),
+            ("rewards/2", 9.0),
+            ("reward/x", 9.0),
+        ] {
+            values.set(name, value);
+        }
+        assert_eq!(values.mean_of_blocks("reward"), Some(0.2));
     }
 
     #[test]

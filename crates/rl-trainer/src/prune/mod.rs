@@ -1,6 +1,27 @@
-//! How a frozen model is pruned: fitted on images, without labels.
+//! How a frozen model is pruned: learned and fitted on images, without labels.
 
+mod by_gates;
+mod candidate;
+mod classroom;
+mod expected_reward;
+mod exploration;
+mod fitting;
+mod job;
+mod learning;
+mod pruning;
+mod regression;
+mod report;
+mod request;
 mod schedule_search;
 mod schedules;
+mod sensitivity;
 
+pub use classroom::Classroom;
+pub use exploration::{Explored, explore};
+pub use fitting::{Allocated, allocate_at, fit_price, frequencies, oracle};
+pub use learning::{LearningSettings, Taught, learn};
+pub use pruning::prune;
+pub use report::{PruneReport, PruneRow};
+pub use request::{AUTO, PruneOptions, PruneProgress};
 pub use schedule_search::{ScheduleSearch, TriedSchedule};
+pub use sensitivity::{FrozenModel, SensitivitySettings, learn_sensitivity};

@@ -1,0 +1,254 @@
+//! What it is worth to look at an image before deciding how much of it to merge.
+//!
+//! Explores a frozen model on images to learn from and on images to measure on, teaches gates with several seeds, and
+//! compares on the same images: `allocate` (the exact expected reward), `regression`, the same schedules dealt at random, and
+//! the oracle, beside ToMe. Prices are fitted on held-out images to learn from.
+//!
+//! `cargo run --release -p apt-rl-trainer --example allocation -- WEIGHTS TRAIN TEST 0.7,0.5,0.42 SEEDS MINUTES`
+
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use apt_data::{DataSource, ImageDataset, Progress};
+use apt_inference::{Choice, Model, PruningVit};
+use apt_pruning_agent::{Gates, PolicyConfig, Selection};
+use apt_rl_trainer::prune::{
+    Allocated, Classroom, Explored, LearningSettings, allocate_at, explore, fit_price, frequencies,
+    learn, oracle,
+};
+use apt_rl_trainer::{EvaluationSettings, evaluate_each};
+use apt_vit_model::ExecutionMode;
+use burn::prelude::*;
+use rand::rngs::ChaCha8Rng;
+use rand::seq::SliceRandom;
+use rand::{RngExt, SeedableRng};
+
+type Failure = Box<dyn std::error::Error>;
+
+/// Per image: KL(dense || pruned) in nats, and is the answer the dense one?
+type Outcome = Vec<(f64, bool)>;
+
+fn main() -> Result<(), Failure> {
+    let args: Vec<String> = std::env::args().collect();
+    let [_, weights, train, test, targets, seeds, minutes] = &args[..] else {
+        return Err("expected WEIGHTS TRAIN TEST SHARES SEEDS MINUTES".into());
+    };
+    let targets: Vec<f64> = targets
+        .split(',')
+        .map(str::parse)
+        .collect::<Result<_, _>>()?;
+    let (seeds, minutes): (u64, f64) = (seeds.parse()?, minutes.parse()?);
+    let device = Device::default();
+    let (model, description) =
+        Model::open_unpacked(Path::new(weights), Choice::default(), &device)?;
+    let model = model.prepack();
+    let settings = EvaluationSettings {
+        selection: Selection::All,
+        batch_size: 32,
+        normalization: description.normalization,
+        transform: description.transform,
+        workers: 1,
+        compare: true,
+        reference: None,
+    };
+    let gates = Gates::init(model.config(), &device)?;
+    let limit = Duration::from_secs_f64(60.0 * minutes / 2.0);
+    let explored = |images: &ImageDataset, name: &str| -> Result<Explored, Failure> {
+        let begun = Instant::now();
+        let shown = AtomicUsize::new(0);
+        let go_on = |done: usize| {
+            if done >= shown.load(Ordering::Relaxed) + 64 {
+                shown.store(done, Ordering::Relaxed);
+                eprintln!(
+                    "{name}: {done} of {}, {:.0?}",
+                    images.len(),
+                    begun.elapsed()
+                );
+            }
+            begun.elapsed() < limit
+        };
+        Ok(explore(
+            &model,
+            gates.tree(),
+            images,
+            &settings,
+            &device,
+            &go_on,
+        )?)
+    };
+    let train = DataSource::load_to_learn(Path::new(train), Progress::Hidden)?;
+    let (test, _) =
+        DataSource::load_to_measure(Path::new(test), Default::default(), Progress::Hidden)?;
+    let mut rng = ChaCha8Rng::seed_from_u64(0);
+    let mut order: Vec<usize> = (0..train.len()).collect();
+    order.shuffle(&mut rng);
+    let all = explored(&train.subset(&order).take(2000), "to learn from")?;
+    let mut order: Vec<usize> = (0..test.len()).collect();
+    order.shuffle(&mut rng);
+    let test = test.subset(&order);
+    let tested = explored(&test, "to measure on")?;
+    let test = test.take(tested.images);
+    let (held, rest): (Vec<usize>, Vec<usize>) = (0..all.images).partition(|image| image % 5 == 4);
+    let (train, held) = (all.subset(&rest), all.subset(&held));
+    println!(
+        "learned from {} images, prices fitted on {}, measured on {}",
+        train.images, held.images, tested.images
+    );
+
+    let mut taught = Vec::new();
+    for seed in 0..seeds {
+        let settings = LearningSettings {
+            seed,
+            ..Default::default()
+        };
+        let config = model.config();
+        taught.push(learn(
+            config,
+            &train,
+            &held,
+            &targets,
+            &settings,
+            &device,
+            |_| true,
+        )?);
+        eprintln!("taught with seed {seed}");
+    }
+    let tome = tome(&model, &test, &targets, &settings, &device)?;
+    for (target, tome) in targets.iter().zip(&tome) {
+        println!(
+            "\nFLOPs share {target}: policy, share, KL, equal answers; minus ToMe's [95 % of resampled images]"
+        );
+        let row = |name: &str, share: f64, outcome: &Outcome| {
+            let [kl, equal] = means(outcome);
+            let [low, high] = interval(outcome, &tome.1);
+            println!(
+                "{name}\t{share:.4}\t{kl:.4}\t{equal:.4}\tKL [{:.4}, {:.4}]\tequal [{:.4}, {:.4}]",
+                low[0], high[0], low[1], high[1]
+            );
+        };
+        row("tome", tome.0, &tome.1);
+        let found = oracle(gates.shares(), &tested, *target);
+        row("oracle", found.flops_share, &outcome(&tested, &found));
+        for (seed, taught) in taught.iter().enumerate() {
+            let measured = |gates: &Gates| {
+                let fitted = fit_price(gates, &Classroom::new(gates, &held), &held, *target);
+                let found = allocate_at(
+                    gates,
+                    &Classroom::new(gates, &tested),
+                    &tested,
+                    fitted.price,
+                );
+                (fitted, found)
+            };
+            let (fitted, found) = measured(&taught.reward);
+            row(
+                &format!("allocate {seed}"),
+                found.flops_share,
+                &outcome(&tested, &found),
+            );
+            let shares = frequencies(&fitted.schedules, gates.shares().len());
+            let dealt = shares
+                .iter()
+                .zip(gates.shares())
+                .map(|(often, share)| often * share)
+                .sum();
+            row(&format!("random {seed}"), dealt, &mixed(&tested, &shares));
+            let (_, found) = measured(&taught.regression);
+            row(
+                &format!("regression {seed}"),
+                found.flops_share,
+                &outcome(&tested, &found),
+            );
+        }
+    }
+    Ok(())
+}
+
+/// ToMe's share and outcome for each target.
+fn tome(
+    model: &PruningVit,
+    images: &ImageDataset,
+    targets: &[f64],
+    settings: &EvaluationSettings,
+    device: &Device,
+) -> Result<Vec<(f64, Outcome)>, Failure> {
+    let model = model.clone().with_policy(&PolicyConfig::named("tome")?)?;
+    let mut runs = vec![(ExecutionMode::Dense, Selection::All)];
+    for &target in targets {
+        let kept = model.kept_for(target)?;
+        runs.push((ExecutionMode::Drop, Selection::Kept { kept }));
+    }
+    let found = evaluate_each(&model, images, &runs, settings, device, |_| ())?;
+    let outcomes = found.into_iter().skip(1).filter_map(|found| {
+        let fidelity = found.fidelity?;
+        let equal = fidelity.equal_of_images().iter().copied();
+        let outcome = fidelity.kl_of_images().iter().copied().zip(equal);
+        Some((found.flops_share, outcome.collect()))
+    });
+    Ok(outcomes.collect())
+}
+
+fn outcome(explored: &Explored, allocated: &Allocated) -> Outcome {
+    let count = explored.distances.len() / explored.images;
+    let places = allocated.schedules.iter().enumerate();
+    let places = places.map(|(image, schedule)| image * count + schedule);
+    places
+        .map(|place| (f64::from(explored.distances[place]), explored.equal[place]))
+        .collect()
+}
+
+/// One schedule drawn for each image.
+fn mixed(explored: &Explored, shares: &[f64]) -> Outcome {
+    let mut rng = ChaCha8Rng::seed_from_u64(1);
+    let schedules = (0..explored.images).map(|_| {
+        let mut rest = rng.random_range(0.0..1.0);
+        let drawn = shares.iter().position(|share| {
+            rest -= share;
+            rest < 0.0
+        });
+        drawn.unwrap_or(0)
+    });
+    let count = shares.len();
+    let places = schedules.enumerate();
+    places
+        .map(|(image, schedule)| image * count + schedule)
+        .map(|place| (f64::from(explored.distances[place]), explored.equal[place]))
+        .collect()
+}
+
+fn means(outcome: &Outcome) -> [f64; 2] {
+    let count = outcome.len() as f64;
+    let kl: f64 = outcome.iter().map(|(kl, _)| kl).sum();
+    let equal = outcome.iter().filter(|(_, equal)| *equal).count();
+    [kl / count, equal as f64 / count]
+}
+
+/// Where 95 of 100 differences of the means lie when images are drawn again, with replacement.
+fn interval(ours: &Outcome, theirs: &Outcome) -> [[f64; 2]; 2] {
+    const DRAWS: usize = 2000;
+    let mut rng = ChaCha8Rng::seed_from_u64(0);
+    let count = ours.len().min(theirs.len());
+    let number = |equal: bool| f64::from(u8::from(equal));
+    let mut draws: [Vec<f64>; 2] = [Vec::new(), Vec::new()];
+    for _ in 0..DRAWS {
+        let mut sums = [0.0; 2];
+        for _ in 0..count {
+            let image = rng.random_range(0..count);
+            let ((kl, equal), (other, also)) = (ours[image], theirs[image]);
+            sums[0] += kl - other;
+            sums[1] += number(equal) - number(also);
+        }
+        for (draws, sum) in draws.iter_mut().zip(sums) {
+            draws.push(sum / count as f64);
+        }
+    }
+    let at = |share: f64| {
+        let place = (DRAWS as f64 * share) as usize;
+        [draws[0].clone(), draws[1].clone()].map(|mut draws| {
+            draws.sort_by(f64::total_cmp);
+            draws[place]
+        })
+    };
+    [at(0.025), at(0.975)]
+}

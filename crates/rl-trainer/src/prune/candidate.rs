@@ -1,0 +1,68 @@
+//! Policies that could be chosen.
+
+use apt_inference::Budget;
+use apt_pruning_agent::{AgentError, AnyPolicy, PairsSettings, PolicyConfig, PolicySettings};
+use serde_json::Map;
+
+/// A policy that is fitted to the budgets.
+pub(crate) struct Candidate {
+    /// Which it is.
+    pub config: PolicyConfig,
+    /// With its weights.
+    pub policy: AnyPolicy,
+    /// One for each target.
+    pub budgets: Vec<Budget>,
+    /// KL(dense || pruned) on held-out images, per budget; none where nobody asks.
+    pub kl: Vec<f64>,
+}
+
+/// Do its gates learn from explored images?
+pub(crate) fn is_taught(name: &str) -> bool {
+    ["allocate", "regression", "random-allocation"].contains(&name)
+}
+
+/// The policy of a name, for a model of this width that is frozen.
+///
+/// # Errors
+///
+/// Where there is no such policy.
+pub(crate) fn config_for(name: &str, hidden_size: usize) -> Result<PolicyConfig, AgentError> {
+    let mut settings = Map::new();
+    if name == PairsSettings::NAME {
+        // Agents four times as wide learn no more of some thousands of images, and their FLOPs count.
+        let width = (hidden_size / 24).max(4);
+        settings.insert("width".into(), width.into());
+    }
+    PolicyConfig::with_settings(name, settings)
+}
+
+/// Do its agents learn on the frozen model how far the answer moves?
+pub(crate) fn learns(policy: &PolicyConfig) -> bool {
+    policy.entry().algorithms.contains(&"first-order")
+}
+
+/// The candidate of the least divergence over all budgets (the geometric mean), and why it is the best.
+pub(crate) fn best(candidates: Vec<Candidate>, learned_from: usize) -> Option<(Candidate, String)> {
+    let logarithm = |candidate: &Candidate| {
+        let sum: f64 = candidate.kl.iter().map(|kl| (kl + 1e-6).ln()).sum();
+        sum / candidate.kl.len().max(1) as f64
+    };
+    let mut ranked = candidates;
+    ranked.sort_by(|a, b| logarithm(a).total_cmp(&logarithm(b)));
+    let shown = ranked.iter().map(|candidate| {
+        let kl = candidate.kl.iter().map(|kl| format!("{kl:.4}"));
+        let kl: Vec<String> = kl.collect();
+        format!("{} {}", candidate.config.name(), kl.join(" / "))
+    });
+    let shown: Vec<String> = shown.collect();
+    let chosen = (!ranked.is_empty()).then(|| ranked.remove(0))?;
+    let why = match (ranked.is_empty(), learned_from) {
+        (false, _) => format!(
+            "least KL(dense || pruned) on held-out images: {}",
+            shown.join(", ")
+        ),
+        (true, 0) => "it was asked for; nothing is learned".into(),
+        (true, images) => format!("it was asked for, and learned from {images} images"),
+    };
+    Some((chosen, why))
+}

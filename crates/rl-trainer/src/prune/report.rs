@@ -1,0 +1,63 @@
+//! What came of a pruning.
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use crate::evaluate::Evaluation;
+
+/// A row of the table at the end.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct PruneRow {
+    /// `dense`, or the policy's name.
+    pub policy: String,
+    /// The share that was asked for.
+    pub target_flops: Option<f64>,
+    /// Counted, mean over the images.
+    pub flops_share: f64,
+    /// KL(dense || pruned) in nats, mean over the images.
+    pub kl: Option<f64>,
+    /// Share of the images whose answer is the dense one.
+    pub equal_answers: Option<f64>,
+    /// Timed.
+    pub images_per_s: f64,
+}
+
+/// What came of it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct PruneReport {
+    /// The folder.
+    pub folder: PathBuf,
+    /// The policy's name.
+    pub policy: String,
+    /// Why it is this one.
+    pub why: String,
+    /// Images that were learned from; none where nothing was learned.
+    pub learned_from: usize,
+    /// Images that budgets were fitted on.
+    pub held_out: usize,
+    /// Seconds in all.
+    pub seconds: f64,
+    /// On held-out images.
+    pub rows: Vec<PruneRow>,
+}
+
+/// KL(dense || pruned) in nats, where answers were compared.
+pub(crate) fn kl_of(found: &Evaluation) -> Option<f64> {
+    found.fidelity.as_ref().and_then(|fidelity| fidelity.kl())
+}
+
+/// The row of a policy.
+pub(crate) fn row(policy: &str, target_flops: Option<f64>, found: &Evaluation) -> PruneRow {
+    PruneRow {
+        policy: policy.into(),
+        target_flops,
+        flops_share: found.flops_share,
+        kl: kl_of(found),
+        equal_answers: found
+            .fidelity
+            .as_ref()
+            .and_then(|fidelity| fidelity.equal_answers()),
+        images_per_s: found.images_per_s,
+    }
+}
