@@ -1,0 +1,230 @@
+//! The thread that computes: it takes what is ready, as much as a batch's FLOPs allow, and waits for no timer.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+use apt_inference::{NotFinite, Reduced};
+use apt_pruning_agent::Selection;
+use burn::tensor::{Tensor, TensorData};
+
+use crate::budget::Budget;
+use crate::engine::Shared;
+use crate::fidelity::Sample;
+use crate::job::{JobError, Prepared, Reply, Task};
+use crate::prepare::bury;
+use crate::queue::Queued;
+
+/// How often a lowered budget is looked at again while nothing arrives.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// What is to be done next.
+enum Next {
+    Batch(Vec<(Arc<Budget>, Prepared)>),
+    Sample(Sample),
+    End,
+}
+
+/// Computes until the engine closes and all is answered.
+pub(crate) fn run(shared: &Shared) {
+    let mut pruned = 0;
+    loop {
+        match next(shared) {
+            Next::Batch(batch) => {
+                for (budget, images) in grouped(batch) {
+                    answer(shared, &budget, images, &mut pruned);
+                }
+                let mut line = shared.line();
+                line.busy_until = Instant::now();
+                line.computing = 0;
+                shared.show(&line);
+            }
+            Next::Sample(sample) => compare(shared, &sample),
+            Next::End => return,
+        }
+    }
+}
+
+fn next(shared: &Shared) -> Next {
+    let mut line = shared.line();
+    loop {
+        let dead = line.ready.take_dead();
+        if !dead.is_empty() {
+            // Those that decode took them for the next batch.
+            shared.to_prepare.notify_all();
+        }
+        for image in dead {
+            bury(shared, image.ticket);
+        }
+        let now = Instant::now();
+        line.follow_load(now);
+        let shares = crate::Priority::ALL.map(|priority| line.share(priority));
+        let share = |image: &Prepared| {
+            let fixed = image.fixed_share();
+            fixed.unwrap_or(shares[image.priority().index()])
+        };
+        let levels = line.elastic.map(|elastic| elastic.level());
+        let most = line.batch();
+        let images = line.ready.fill(most, share);
+        if !images.is_empty() {
+            let seconds = images.iter().map(|image| line.speed.seconds(share(image)));
+            let seconds: f64 = seconds.sum();
+            line.busy_until = now + Duration::from_secs_f64(seconds);
+            line.computing = images.len();
+            shared.show(&line);
+            drop(line);
+            shared.to_prepare.notify_all();
+            let of_load = |image: &Prepared| {
+                let level = levels[image.priority().index()];
+                Arc::clone(&shared.budgets.levels()[level])
+            };
+            let with_budget = images.into_iter().map(|image| {
+                let named = image.ticket.wish.budget.clone();
+                (named.unwrap_or_else(|| of_load(&image)), image)
+            });
+            return Next::Batch(with_budget.collect());
+        }
+        shared.show(&line);
+        if line.is_idle() {
+            if line.is_closing {
+                return Next::End;
+            }
+            if let Some(sample) = line.samples.pop_front() {
+                return Next::Sample(sample);
+            }
+        }
+        line = if line.is_lowered() {
+            let woken = shared.to_compute.wait_timeout(line, LOOK);
+            woken.unwrap_or_else(PoisonError::into_inner).0
+        } else {
+            let woken = shared.to_compute.wait(line);
+            woken.unwrap_or_else(PoisonError::into_inner)
+        };
+    }
+}
+
+/// The images of one budget and one task run together: a device that decides by itself wants images of equal counts,
+/// and on the CPU a batch runs in parts in any case.
+fn grouped(batch: Vec<(Arc<Budget>, Prepared)>) -> Vec<(Arc<Budget>, Vec<Prepared>)> {
+    let mut groups: Vec<(Arc<Budget>, Vec<Prepared>)> = Vec::new();
+    for (budget, image) in batch {
+        let task = image.ticket.wish.task;
+        let same = groups.iter_mut().find(|(other, images)| {
+            *other == budget && images.iter().all(|image| image.ticket.wish.task == task)
+        });
+        match same {
+            Some((_, images)) => images.push(image),
+            None => groups.push((budget, vec![image])),
+        }
+    }
+    groups
+}
+
+/// Computes images and sends the replies.
+fn answer(shared: &Shared, budget: &Budget, images: Vec<Prepared>, pruned: &mut u64) {
+    let started = Instant::now();
+    let task = images
+        .first()
+        .map_or(Task::Classify, |image| image.ticket.wish.task);
+    let values: Vec<&[f32]> = images.iter().map(|image| image.values.as_slice()).collect();
+    let pass = || pass(shared, &values, task, &budget.selection);
+    // A panic costs this batch, not the server.
+    let found = catch_unwind(AssertUnwindSafe(pass));
+    let computed = started.elapsed();
+    let (metrics, batch) = (&shared.metrics, images.len());
+    let Ok((outputs, reduced)) = found else {
+        metrics.failed.increment(batch as u64);
+        for image in images {
+            image.ticket.answer(Err(JobError::Failed));
+        }
+        return;
+    };
+    metrics.compute.record(computed.as_secs_f64());
+    metrics.batch.record(batch as f64);
+    metrics.images.increment(batch as u64);
+    metrics
+        .flops
+        .increment(reduced.iter().map(|image| image.flops).sum());
+    let mut samples = Vec::new();
+    for ((image, values), reduced) in images.into_iter().zip(outputs).zip(reduced) {
+        if let Err(error) = NotFinite::check(task.output(), &values) {
+            metrics.failed.increment(1);
+            image.ticket.answer(Err(error.into()));
+            continue;
+        }
+        if task == Task::Classify && !budget.is_dense() {
+            if pruned.is_multiple_of(shared.settings.sample_every) {
+                samples.push(Sample {
+                    values: image.values,
+                    logits: values.clone(),
+                });
+            }
+            *pruned += 1;
+        }
+        let waited = started.saturating_duration_since(image.ticket.enqueued);
+        let queued = waited.saturating_sub(image.took);
+        metrics.queue.record(queued.as_secs_f64());
+        image.ticket.answer(Ok(Reply {
+            values,
+            reduced,
+            share: budget.share,
+            seen: image.seen,
+            queued,
+            prepared: image.took,
+            computed,
+            batch,
+        }));
+    }
+    let mut line = shared.line();
+    if task == Task::Classify {
+        let seconds = computed.as_secs_f64() / batch as f64;
+        line.speed.measure(budget.cost(), seconds, batch);
+    }
+    line.answers.add(Instant::now(), batch);
+    for sample in samples {
+        line.keep_sample(sample);
+    }
+}
+
+/// The outputs of each image, and what was removed of it.
+fn pass(
+    shared: &Shared,
+    images: &[&[f32]],
+    task: Task,
+    selection: &Selection,
+) -> (Vec<Vec<f32>>, Vec<Reduced>) {
+    let model = &shared.model;
+    let size = model.description().model.image_size;
+    let data = TensorData::new(images.concat(), [images.len(), 3, size.height, size.width]);
+    let tensor = Tensor::from_data(data, &model.device());
+    let (outputs, trace) = match task {
+        Task::Classify => {
+            let output = model.forward_with(tensor, selection);
+            (output.logits, output.trace)
+        }
+        Task::Embed => model.features(tensor, selection),
+    };
+    let [_, width] = outputs.dims();
+    let outputs: Vec<f32> = outputs.into_data().iter::<f32>().collect();
+    let outputs = outputs.chunks_exact(width).map(<[f32]>::to_vec).collect();
+    (outputs, model.reductions(&trace, images.len()))
+}
+
+/// Computes an answer again, dense, and says how near the pruned one was.
+fn compare(shared: &Shared, sample: &Sample) {
+    let dense = || pass(shared, &[&sample.values], Task::Classify, &Selection::All);
+    let Ok((logits, _)) = catch_unwind(AssertUnwindSafe(dense)) else {
+        return;
+    };
+    let mut line = shared.line();
+    for logits in logits {
+        line.fidelity.add(&logits, &sample.logits);
+        shared.metrics.samples.increment(1);
+    }
+    if let (Some(divergence), Some(agreement)) =
+        (line.fidelity.divergence(), line.fidelity.agreement())
+    {
+        shared.metrics.divergence.set(divergence);
+        shared.metrics.agreement.set(agreement);
+    }
+}
