@@ -1,0 +1,313 @@
+//! Lines and points as an inline SVG, with a legend of text beside it.
+//!
+//! A drawing has the colours of [`COLORS`] and of the axes; the page's style gives each its own for a bright and a dark page.
+
+use std::ops::Range;
+
+use maud::{Markup, PreEscaped, html};
+use plotters::prelude::*;
+
+/// Height and width are those of a phone: there, letters keep their size.
+const SIZE: (u32, u32) = (440, 270);
+/// Okabe and Ito's colours, which the colour-blind tell apart. The style knows them as `--c0`, `--c1`, ...
+pub const COLORS: [RGBColor; 8] = [
+    RGBColor(0, 114, 178),
+    RGBColor(213, 94, 0),
+    RGBColor(0, 158, 115),
+    RGBColor(204, 121, 167),
+    RGBColor(230, 159, 0),
+    RGBColor(86, 180, 233),
+    RGBColor(110, 110, 110),
+    RGBColor(136, 34, 85),
+];
+const GRID: RGBColor = RGBColor(232, 232, 232);
+const AXIS: RGBColor = RGBColor(90, 90, 90);
+
+/// A line, or points alone.
+#[derive(Clone, Debug)]
+pub struct Series {
+    /// What the legend calls it.
+    pub name: String,
+    /// Its points.
+    pub points: Vec<(f64, f64)>,
+    /// Are points marked, as well as joined?
+    pub marked: bool,
+    /// Are points joined?
+    pub joined: bool,
+}
+
+impl Series {
+    /// A line without marks.
+    pub fn line(name: impl Into<String>, points: Vec<(f64, f64)>) -> Self {
+        Self {
+            name: name.into(),
+            points,
+            marked: false,
+            joined: true,
+        }
+    }
+
+    /// A line with a mark on every point.
+    pub fn marked(name: impl Into<String>, points: Vec<(f64, f64)>) -> Self {
+        Self {
+            marked: true,
+            ..Self::line(name, points)
+        }
+    }
+}
+
+/// A chart.
+#[derive(Clone, Debug)]
+pub struct Chart {
+    /// What it shows, above it.
+    pub title: String,
+    /// Below its axis.
+    pub x: &'static str,
+    /// The lines, in the order of the colours.
+    pub series: Vec<Series>,
+    /// Below it: what to know to read it.
+    pub note: Option<String>,
+    /// Are its values percentages? Then no axis goes far beyond 100, and none magnifies noise.
+    pub percent: bool,
+}
+
+/// Points that an axis of percentages spans at least.
+const LEAST: f64 = 5.0;
+
+impl Chart {
+    /// A chart over the steps of a training, of those series that have points; none where no one has.
+    pub fn over_steps(title: &str, series: Vec<Series>) -> Option<Self> {
+        let chart = Self {
+            title: title.into(),
+            x: "optimiser step",
+            series,
+            note: None,
+            percent: title.contains('%'),
+        };
+        chart.drawable()
+    }
+
+    /// A chart of points, some of them joined.
+    pub fn of_points(
+        title: impl Into<String>,
+        x: &'static str,
+        series: Vec<Series>,
+    ) -> Option<Self> {
+        let title = title.into();
+        let chart = Self {
+            x,
+            series,
+            note: None,
+            percent: title.contains('%'),
+            title,
+        };
+        chart.drawable()
+    }
+
+    /// Without what has no points.
+    fn drawable(mut self) -> Option<Self> {
+        let is_finite = |(x, y): &(f64, f64)| x.is_finite() && y.is_finite();
+        for series in &mut self.series {
+            series.points.retain(is_finite);
+        }
+        self.series.retain(|series| !series.points.is_empty());
+        (!self.series.is_empty()).then_some(self)
+    }
+
+    /// The same, with a line of text below it.
+    pub fn with_note(self, note: impl Into<String>) -> Self {
+        Self {
+            note: Some(note.into()),
+            ..self
+        }
+    }
+
+    /// As a figure: title, drawing, legend.
+    pub fn figure(&self) -> Markup {
+        let names: Vec<&str> = self
+            .series
+            .iter()
+            .map(|series| series.name.as_str())
+            .collect();
+        let what = format!("{}, by {}: {}", self.title, self.x, names.join(", "));
+        html! {
+            figure.chart {
+                figcaption { (self.title) }
+                @match draw(self) {
+                    Ok(svg) => div role="img" aria-label=(what) { (PreEscaped(svg)) },
+                    Err(error) => p.dim { "This chart could not be drawn: " (error) },
+                }
+                ul.legend {
+                    @for (index, name) in names.iter().enumerate() {
+                        li { span.swatch style={ "background:var(--c" (index % COLORS.len()) ")" } {} (name) }
+                    }
+                }
+                @if let Some(note) = &self.note { p.note { (note) } }
+            }
+        }
+    }
+}
+
+fn draw(chart: &Chart) -> Result<String, Box<dyn std::error::Error>> {
+    let all = || chart.series.iter().flat_map(|series| &series.points);
+    let is_over_steps = chart.series.iter().any(|series| !series.marked);
+    let beside = if is_over_steps { 0.0 } else { 0.05 };
+    let xs = axis(all().map(|point| point.0), beside, 0.0);
+    let mut ys = axis(
+        all().map(|point| point.1),
+        0.06,
+        if chart.percent { LEAST } else { 0.0 },
+    );
+    let most = all().map(|point| point.1).fold(0.0, f64::max);
+    if chart.percent && most <= 100.0 && ys.end > 100.0 {
+        // A mark at 100 is not cut.
+        let end = 100.0 + 0.03 * (ys.end - ys.start);
+        ys = ys.start - (ys.end - end).min(ys.start.max(0.0))..end;
+    }
+    let mut svg = String::new();
+    {
+        let root = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
+        let mut canvas = ChartBuilder::on(&root)
+            .margin_top(8)
+            .margin_right(14)
+            .x_label_area_size(42)
+            .y_label_area_size(52)
+            .build_cartesian_2d(xs.clone(), ys.clone())?;
+        canvas
+            .configure_mesh()
+            .light_line_style(TRANSPARENT)
+            .bold_line_style(GRID)
+            .axis_style(AXIS)
+            .x_labels(5)
+            .y_labels(6)
+            .label_style(text(12.0))
+            .axis_desc_style(text(12.0))
+            .x_desc(chart.x)
+            .x_label_formatter(&tick(&xs))
+            .y_label_formatter(&tick(&ys))
+            .draw()?;
+        for (series, color) in chart.series.iter().zip(COLORS.iter().cycle()) {
+            if series.joined && series.points.len() > 1 {
+                let points = series.points.iter().copied();
+                canvas.draw_series(LineSeries::new(points, color.stroke_width(2)))?;
+            }
+            if series.marked || series.points.len() == 1 {
+                let points = series.points.iter();
+                let points: Vec<(f64, f64)> = points.copied().collect();
+                let radius = if is_over_steps || points.len() > 6 {
+                    3
+                } else {
+                    5
+                };
+                let rim = points
+                    .iter()
+                    .map(|&at| Circle::new(at, radius + 1, WHITE.filled()));
+                canvas.draw_series(rim)?;
+                canvas.draw_series(
+                    points
+                        .iter()
+                        .map(|&at| Circle::new(at, radius, color.filled())),
+                )?;
+            }
+        }
+        root.present()?;
+    }
+    Ok(svg)
+}
+
+fn text(size: f64) -> TextStyle<'static> {
+    // The SVG backend divides by as much.
+    TextStyle::from(("sans-serif", 1.24 * size).into_font()).color(&BLACK)
+}
+
+/// From the smallest to the largest with room on both sides, and as long as `least`.
+fn axis(values: impl Iterator<Item = f64>, room: f64, least: f64) -> Range<f64> {
+    let wider = |r: (f64, f64), value: f64| (r.0.min(value), r.1.max(value));
+    let (start, end) = values.fold((f64::INFINITY, f64::NEG_INFINITY), wider);
+    let span = end - start;
+    if span <= start.abs() * 1e-9 && least == 0.0 {
+        // One value has its own scale, also where that is 0.
+        let half = if start == 0.0 { 0.5 } else { 0.1 * start.abs() };
+        return start - half..end + half;
+    }
+    let beside = (room * span).max(0.5 * (least - span));
+    start - beside..end + beside
+}
+
+/// As many digits as an axis of this length needs.
+fn tick(range: &Range<f64>) -> impl Fn(&f64) -> String + use<> {
+    let span = range.end - range.start;
+    let most = range.start.abs().max(range.end.abs());
+    move |&value| {
+        if most < 1e-3 {
+            return if value == 0.0 {
+                "0".into()
+            } else {
+                format!("{value:.0e}")
+            };
+        }
+        if most >= 1e5 {
+            return format!("{}k", value / 1e3);
+        }
+        let digits = (1.0 - span.log10()).ceil().clamp(0.0, 4.0) as usize;
+        format!("{value:.digits$}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chart(series: Vec<Series>) -> Option<Chart> {
+        Chart::over_steps("loss", series)
+    }
+
+    #[test]
+    fn a_chart_draws_every_series_and_no_nonsense() {
+        let points = vec![(0.0, 1.0), (1.0, f64::NAN), (2.0, 0.5)];
+        let drawn = chart(vec![
+            Series::line("training", points),
+            Series::marked("held out", vec![(2.0, 0.7)]),
+            Series::line("nothing", Vec::new()),
+        ]);
+        let text = drawn.unwrap().figure().into_string();
+        assert!(
+            text.contains("<polyline") && text.contains("<circle"),
+            "{text}"
+        );
+        assert!(!text.contains("NaN") && !text.contains("nothing"), "{text}");
+        assert!(chart(vec![Series::line("nothing", Vec::new())]).is_none());
+    }
+
+    #[test]
+    fn percentages_are_not_magnified_and_end_at_a_hundred() {
+        let points = vec![(1.0, 98.5), (2.0, 98.6)];
+        let drawn = Chart::of_points(
+            "Accuracy (%)",
+            "FLOPs",
+            vec![Series::marked("dense", points)],
+        );
+        let text = drawn.unwrap().figure().into_string();
+        assert!(
+            text.contains("\n96.0\n") && !text.contains("\n101.0\n"),
+            "{text}"
+        );
+        let range = axis([98.5, 98.6].into_iter(), 0.06, LEAST);
+        assert!((range.end - range.start - LEAST).abs() < 1e-9, "{range:?}");
+    }
+
+    #[test]
+    fn names_in_a_chart_are_text() {
+        let drawn = chart(vec![Series::line("<script>", vec![(0.0, 0.0)])]);
+        let text = drawn.unwrap().figure().into_string();
+        assert!(!text.contains("<script>"), "{text}");
+    }
+
+    #[test]
+    fn equal_values_have_a_scale() {
+        for value in [0.0, 0.5, -3.0, 1e-9] {
+            let range = axis([value, value].into_iter(), 0.05, 0.0);
+            assert!(range.start < value && range.end > value, "{range:?}");
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! A JSON file of the folder, of which any part may be missing.
+
+use std::path::Path;
+
+use apt_data::read_text;
+use apt_inference::verify;
+use serde_json::Value;
+
+use crate::number::{Number, Style};
+
+/// A JSON file, as it was read; empty where it is missing.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Document {
+    /// Its name in the folder.
+    pub file: String,
+    /// What it says.
+    pub value: Value,
+}
+
+/// What to do about a file that differs from its checksum; it is read nevertheless.
+pub const DIFFERS: &str = "its numbers are shown as they stand in it";
+
+impl Document {
+    /// Reads `file` of `folder`. What is wrong with it goes to `problems`; a missing file is no problem here.
+    pub fn read(folder: &Path, file: &str, problems: &mut Vec<String>) -> Self {
+        let empty = Self {
+            file: file.into(),
+            value: Value::Null,
+        };
+        let path = folder.join(file);
+        if !path.exists() {
+            return empty;
+        }
+        let text = match read_text(&path) {
+            Ok(text) => text,
+            Err(error) => {
+                problems.push(format!("{file} cannot be read: {error}"));
+                return empty;
+            }
+        };
+        if let Err(error) = verify(&path, DIFFERS) {
+            problems.push(error.to_string());
+        }
+        match serde_json::from_str(&text) {
+            Ok(value) => Self { value, ..empty },
+            Err(error) => {
+                problems.push(format!("{file} is damaged: {error}"));
+                empty
+            }
+        }
+    }
+
+    /// Is it there and readable?
+    pub fn is_there(&self) -> bool {
+        !self.value.is_null()
+    }
+
+    /// The number at this JSON pointer.
+    pub fn number(&self, pointer: &str, style: Style) -> Option<Number> {
+        let value = self.value.pointer(pointer)?.as_f64()?;
+        Some(Number {
+            value,
+            from: Some(format!("{}#{pointer}", self.file)),
+            style,
+        })
+    }
+
+    /// The text at this JSON pointer.
+    pub fn text(&self, pointer: &str) -> Option<&str> {
+        self.value.pointer(pointer)?.as_str()
+    }
+
+    /// The items of the array at this JSON pointer; none where there is no array.
+    pub fn items(&self, pointer: &str) -> &[Value] {
+        let items = self.value.pointer(pointer).and_then(Value::as_array);
+        items.map_or(&[], Vec::as_slice)
+    }
+}

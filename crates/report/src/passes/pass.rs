@@ -1,0 +1,269 @@
+//! The passes: every batch of images runs dense, with the policy, and with its peer.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use apt_data::{ImageDataset, RgbImage};
+use apt_inference::{Model, NotFinite, kl_divergence, probabilities};
+use apt_pruning_agent::{PolicyConfig, Selection};
+use burn::prelude::*;
+
+use super::images::test_images;
+use super::measured::{Measured, Tally, Way};
+use super::seen::{Seen, Verdict};
+use crate::ReportError;
+use crate::folder::{Folder, Kind};
+
+/// Images of a forward pass.
+const BATCH: usize = 16;
+/// Budgets that are measured, at most.
+const BUDGETS: usize = 4;
+/// Chooses the images.
+const SEED: u64 = 0;
+
+/// How much is looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PassSettings {
+    /// Images at most; with none of them nothing is run.
+    pub images: usize,
+    /// No further batch begins after so long.
+    pub time_limit: Option<Duration>,
+    /// Other images than the folder's own.
+    pub data: Option<PathBuf>,
+}
+
+/// What a model says of images, dense and pruned.
+#[derive(Clone, Debug)]
+pub struct Passes {
+    /// Where the images are.
+    pub from: String,
+    /// How many there are; those that were looked at are drawn from them at random.
+    pub of: usize,
+    /// Have they labels?
+    pub labelled: bool,
+    /// The classes, in the order of the logits.
+    pub class_names: Vec<String>,
+    /// Rows and columns of patches.
+    pub grid: [usize; 2],
+    /// Tokens of an image before any is removed.
+    pub tokens: usize,
+    /// What was said of each image.
+    pub seen: Vec<Seen>,
+    /// Every way in which the model was run: dense, its policy at each budget, and a peer at each budget.
+    pub measured: Vec<Measured>,
+    /// Images of a forward pass.
+    pub batch: usize,
+    pub(super) dataset: ImageDataset,
+    pub(super) model: Model,
+}
+
+impl Passes {
+    /// What a class is called, in short: of several names with commas between them, the first one.
+    pub fn class(&self, index: usize) -> &str {
+        let name = self.class_names.get(index).map_or("?", String::as_str);
+        name.split(", ").next().unwrap_or(name)
+    }
+}
+
+/// One way to run the model.
+struct Run {
+    way: Way,
+    target: Option<f64>,
+    model: Model,
+    tally: Tally,
+}
+
+impl Run {
+    fn new(way: Way, target: Option<f64>, model: Model) -> Self {
+        Self {
+            way,
+            target,
+            model,
+            tally: Tally::default(),
+        }
+    }
+}
+
+/// Runs the folder's model on some of its test images, on `device`. `progress` is told how many of how many are done.
+///
+/// # Errors
+///
+/// Where there is no model or there are no images; the message is a sentence for the page.
+pub fn pass(
+    folder: &Folder,
+    settings: &PassSettings,
+    device: &Device,
+    progress: &dyn Fn(usize, usize),
+) -> Result<Passes, ReportError> {
+    if folder.kind == Kind::Sweep {
+        return Err(ReportError::folder(
+            &folder.path,
+            "a sweep's runs have models of their own; a report of one of them looks at images",
+        ));
+    }
+    let model = Model::open(&folder.path, device)?;
+    let (images, from) = test_images(folder, &model, settings.data.as_deref())?;
+    let of = images.len();
+    if of == 0 {
+        return Err(ReportError::folder(
+            &folder.path,
+            "there are no test images",
+        ));
+    }
+    let count = settings.images.min(of);
+    let dataset = if count < of {
+        images.hold_out(count, SEED).1
+    } else {
+        images
+    };
+    let mut runs = ways(&model);
+    let mut seen = Vec::with_capacity(count);
+    let begun = Instant::now();
+    let mut start = 0;
+    while start < count {
+        if start > 0
+            && settings
+                .time_limit
+                .is_some_and(|limit| begun.elapsed() > limit)
+        {
+            break;
+        }
+        let end = (start + BATCH).min(count);
+        let batch: Vec<RgbImage> = (start..end)
+            .map(|index| dataset.image(index))
+            .collect::<Result<_, _>>()?;
+        seen.extend(run_batch(&mut runs, &model, &batch, start, &dataset)?);
+        start = end;
+        progress(start, count);
+    }
+    let labelled = dataset.is_labelled();
+    let measured = runs
+        .iter()
+        .map(|run| run.tally.measured(run.way, run.target, labelled));
+    let config = model.pruning().config();
+    Ok(Passes {
+        from,
+        of,
+        labelled,
+        class_names: model.class_names().to_vec(),
+        grid: config.grid(),
+        tokens: config.num_tokens(),
+        measured: measured.collect(),
+        batch: BATCH,
+        seen,
+        dataset,
+        model,
+    })
+}
+
+/// Dense first, then the policy as it usually prunes, then at its other budgets, then the peer.
+fn ways(model: &Model) -> Vec<Run> {
+    let mut dense = model.clone();
+    dense.select(Selection::All);
+    let description = model.description();
+    let mut targets: Vec<Option<f64>> = vec![description.flops.first().copied()];
+    let calibrated = model.budgets().of(model.checkpoint()).0;
+    let others = description.flops.iter().copied();
+    let others = others.chain(calibrated.iter().map(|budget| budget.target_flops));
+    for target in others.map(Some) {
+        if !targets.contains(&target) && targets.len() < BUDGETS {
+            targets.push(target);
+        }
+    }
+    let mut runs = vec![Run::new(Way::Dense, None, dense)];
+    let name = description.policy.name();
+    if name == "dense" {
+        return runs;
+    }
+    for target in targets.iter().copied() {
+        let mut own = model.clone();
+        match target {
+            // As it was opened.
+            None => runs.push(Run::new(Way::Own, None, own)),
+            Some(share) => {
+                if own.prune_to(share).is_ok() {
+                    runs.push(Run::new(Way::Own, target, own));
+                }
+            }
+        }
+    }
+    if name != "tome" {
+        for share in targets.into_iter().flatten() {
+            let Ok(policy) = PolicyConfig::named("tome") else {
+                continue;
+            };
+            if let Ok(mut tome) = model.clone().with_policy(policy)
+                && tome.prune_to(share).is_ok()
+            {
+                runs.push(Run::new(Way::Tome, Some(share), tome));
+            }
+        }
+    }
+    runs
+}
+
+fn run_batch(
+    runs: &mut [Run],
+    model: &Model,
+    batch: &[RgbImage],
+    first: usize,
+    dataset: &ImageDataset,
+) -> Result<Vec<Seen>, ReportError> {
+    let images = model.preprocess(batch);
+    let labelled = dataset.is_labelled();
+    let label = |place: usize| labelled.then(|| dataset.label(first + place));
+    let mut dense: Vec<Vec<f32>> = Vec::new();
+    let mut seen: Vec<Seen> = Vec::new();
+    for (turn, run) in runs.iter_mut().enumerate() {
+        if first == 0 {
+            // The first pass of each pays for allocations; it is not timed.
+            run.model
+                .forward_with(images.clone(), run.model.selection())
+                .logits
+                .into_data();
+        }
+        let begun = Instant::now();
+        let output = run
+            .model
+            .forward_with(images.clone(), run.model.selection());
+        let [_, classes] = output.logits.dims();
+        let logits: Vec<f32> = output.logits.into_data().iter::<f32>().collect();
+        run.tally.seconds += begun.elapsed().as_secs_f64();
+        run.tally.timed += batch.len();
+        let reduced = run.model.reductions(&output.trace, batch.len());
+        for (place, (logits, reduced)) in logits.chunks_exact(classes).zip(reduced).enumerate() {
+            NotFinite::check("logits", logits).map_err(|reason| {
+                let image = dataset.name(first + place);
+                apt_inference::InferenceError::NotFinite { image, reason }
+            })?;
+            if run.way == Way::Dense {
+                dense.push(logits.to_vec());
+            }
+            let kl = kl_divergence(&dense[place], logits)?;
+            let [before, now] =
+                [&dense[place], logits].map(|logits| Verdict::of(&probabilities(logits)));
+            run.tally.images += 1;
+            run.tally.right += usize::from(label(place) == Some(now.class));
+            run.tally.equal += usize::from(before.class == now.class);
+            run.tally.kl += kl;
+            run.tally.flops += reduced.flops_share;
+            let found = Seen {
+                index: first + place,
+                name: dataset.name(first + place),
+                label: label(place),
+                dense: before,
+                pruned: now,
+                kl,
+                flops_share: reduced.flops_share,
+                layers: reduced.layers,
+            };
+            // The dense pass comes first; the policy as it usually prunes takes its place.
+            match (turn, run.way) {
+                (0, _) => seen.push(found),
+                (1, Way::Own) => seen[place] = found,
+                _ => (),
+            }
+        }
+    }
+    Ok(seen)
+}

@@ -1,0 +1,120 @@
+//! How the training went, step by step.
+
+use maud::{Markup, html};
+
+use super::Section;
+use crate::chart::{Chart, Series};
+use crate::metrics::Metrics;
+use crate::number::{Style, or_dash};
+use crate::subject::Subject;
+
+/// Columns of the table of epochs: the metric, what it is called, how it is written.
+const COLUMNS: [(&str, &str, Style); 4] = [
+    ("loss", "loss", Style::Shortest),
+    ("dense_accuracy", "dense", Style::Percent),
+    ("pruned_accuracy", "pruned", Style::Percent),
+    ("flops_share", "FLOPs share", Style::Percent),
+];
+
+pub(super) fn curves(subject: &Subject) -> Option<Section> {
+    let metrics = &subject.folder.metrics;
+    let charts = charts(metrics);
+    if charts.is_empty() {
+        return None;
+    }
+    let body = html! {
+        p.note { "Lines without marks are of training batches, neighbours averaged; marks are of held-out images after each epoch." }
+        div.charts { @for chart in &charts { (chart.figure()) } }
+        (epochs(metrics))
+    };
+    Some(Section::new("curves", "How the training went", body))
+}
+
+/// Those of which something was logged.
+fn charts(metrics: &Metrics) -> Vec<Chart> {
+    let percent = |points: Vec<(f64, f64)>| -> Vec<(f64, f64)> {
+        points
+            .into_iter()
+            .map(|(step, value)| (step, 100.0 * value))
+            .collect()
+    };
+    let held_out = |name: &str| percent(metrics.of_epochs("valid", name));
+    let batches = |name: &str| metrics.of_batches(name);
+    let of_blocks = |name: &str, points: &dyn Fn(&str) -> Vec<(f64, f64)>| -> Vec<Series> {
+        let blocks = metrics.blocks(name).into_iter();
+        let series = blocks.map(|block| {
+            Series::line(format!("block {block}"), points(&format!("{name}/{block}")))
+        });
+        few(series.collect())
+    };
+    let accuracy = vec![
+        Series::marked("dense", held_out("dense_accuracy")),
+        Series::marked("pruned", held_out("pruned_accuracy")),
+    ];
+    let loss = vec![
+        Series::line("training", batches("loss")),
+        Series::marked("held out", metrics.of_epochs("valid", "loss")),
+    ];
+    let flops = vec![
+        Series::line("training", percent(batches("flops_share"))),
+        Series::marked("held out", held_out("flops_share")),
+    ];
+    // Training alternates between dense and pruned passes; held-out images show what the policy leaves.
+    let keep = of_blocks("keep_rate", &held_out);
+    let keep = keep.into_iter().map(|series| Series {
+        marked: true,
+        ..series
+    });
+    let one = |name: &str, title: &str| vec![Series::line(title, batches(name))];
+    let charts = [
+        Chart::over_steps("Accuracy on held-out images (%)", accuracy),
+        Chart::over_steps("Loss", loss),
+        Chart::over_steps("FLOPs share (% of the dense model's)", flops),
+        Chart::over_steps("Keep rate after each block of the policy (%)", keep.collect())
+            .map(|chart| chart.with_note("Kept patches by all patches of the image.")),
+        Chart::over_steps("Reward of the policy, by block", of_blocks("reward", &batches))
+            .map(|chart| chart.with_note("What a decision earned, by the policy's algorithm; above 0 is better than not deciding so.")),
+        Chart::over_steps("Loss of the policy, by block", of_blocks("agent_loss", &batches)),
+        Chart::over_steps("Learning rate", one("learning_rate", "learning rate")),
+        Chart::over_steps("Throughput of training (images/s)", one("images_per_s", "training")),
+    ];
+    charts.into_iter().flatten().collect()
+}
+
+/// As many as there are colours: of more, those that are evenly apart.
+fn few(series: Vec<Series>) -> Vec<Series> {
+    const MOST: usize = 8;
+    let count = series.len();
+    if count <= MOST {
+        return series;
+    }
+    let chosen: Vec<usize> = (0..MOST)
+        .map(|place| place * (count - 1) / (MOST - 1))
+        .collect();
+    let all = series.into_iter().enumerate();
+    all.filter(|(index, _)| chosen.contains(index))
+        .map(|(_, series)| series)
+        .collect()
+}
+
+/// The numbers of each epoch.
+fn epochs(metrics: &Metrics) -> Markup {
+    let epochs = metrics.epochs("valid");
+    html! {
+        @if !epochs.is_empty() {
+            details {
+                summary { "The numbers of each epoch, on held-out images" }
+                div.scroll { table {
+                    thead { tr {
+                        th { "step" }
+                        @for (_, title, _) in COLUMNS { th { (title) } }
+                    } }
+                    tbody { @for line in epochs { tr {
+                        td { (or_dash(line.number("step", Style::Whole))) }
+                        @for (name, _, style) in COLUMNS { td { (or_dash(line.number(name, style))) } }
+                    } } }
+                } }
+            }
+        }
+    }
+}

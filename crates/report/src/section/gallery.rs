@@ -1,0 +1,74 @@
+//! Images with what became of their patches, block by block.
+
+use std::collections::BTreeSet;
+
+use maud::{Markup, html};
+
+use super::Section;
+use crate::drawings::{Drawings, key};
+use crate::number::{Number, Style};
+use crate::passes::{Passes, Seen};
+use crate::subject::Subject;
+
+const IMAGES: usize = 6;
+/// Panels of an image.
+const PANELS: usize = 6;
+
+pub(super) fn gallery(subject: &Subject, drawings: &mut Drawings<'_>) -> Option<Section> {
+    let passes = subject.seen()?;
+    if passes.seen.iter().all(|seen| seen.layers.is_empty()) {
+        return None;
+    }
+    let chosen = chosen(passes);
+    let body = html! {
+        p { "Images drawn at random, not by how well they went" @if passes.labelled { ", one of each class" } ". From left to right they go deeper into the model." }
+        (key())
+        // Where there is one panel beside the image, several images stand side by side.
+        div.gallery.small[passes.seen[0].layers.len() < 3] { @for seen in chosen { (entry(passes, seen, drawings, PANELS)) } }
+    };
+    Some(Section::new("gallery", "What the policy keeps", body))
+}
+
+/// The first of each class, and more where there are few classes.
+fn chosen(passes: &Passes) -> Vec<&Seen> {
+    let mut classes = BTreeSet::new();
+    let class = |seen: &Seen| seen.label.unwrap_or(seen.dense.class);
+    let (first, rest): (Vec<&Seen>, Vec<&Seen>) = passes
+        .seen
+        .iter()
+        .partition(|seen| classes.insert(class(seen)));
+    first.into_iter().chain(rest).take(IMAGES).collect()
+}
+
+/// An image, what was said of it, and what became of its patches.
+pub(super) fn entry(
+    passes: &Passes,
+    seen: &Seen,
+    drawings: &mut Drawings<'_>,
+    panels: usize,
+) -> Markup {
+    html! {
+        div {
+            p.says { (says(passes, seen)) }
+            (drawings.strip(seen, panels))
+        }
+    }
+}
+
+/// What was said of an image.
+fn says(passes: &Passes, seen: &Seen) -> Markup {
+    let class = |class: usize| passes.class(class);
+    let percent = |value: f64| Number::computed(value, Style::Percent);
+    let colour = |is_right: Option<bool>| match is_right {
+        Some(true) => "good",
+        Some(false) => "bad",
+        None => "",
+    };
+    html! {
+        @if let Some(label) = seen.label { b { (class(label)) } ". " }
+        "Pruned: " span class=(colour(seen.pruned_is_right())) { (class(seen.pruned.class)) } ", " (percent(seen.pruned.probability))
+        "; dense: " span class=(colour(seen.dense_is_right())) { (class(seen.dense.class)) } ", " (percent(seen.dense.probability))
+        "; FLOPs " (percent(seen.flops_share)) ". "
+        span.dim { (seen.name) }
+    }
+}

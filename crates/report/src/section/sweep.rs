@@ -1,0 +1,149 @@
+//! What a sweep of policies found.
+
+use apt_rl_trainer::sweep::{
+    Against, Cell, Comparison, DENSE, Group, Mean, compare, groups, mean, plot_svg,
+};
+use maud::{Markup, PreEscaped, html};
+
+use super::Section;
+use crate::number::{Number, Style};
+use crate::subject::Subject;
+
+pub(super) fn sweep(subject: &Subject) -> Option<Section> {
+    let cells = &subject.folder.cells;
+    if cells.is_empty() {
+        return None;
+    }
+    let groups = groups(cells);
+    let body = html! {
+        p.note { "Every policy was trained from one start. Means over seeds ± 95% t-interval; FLOPs are counted, the policy's own included; \
+                  times are measured against the same weights run dense, in turns." }
+        (results(&groups))
+        @for against in [Against::Flops, Against::Time] { (plot(cells, against)) }
+        (comparisons(&groups))
+    };
+    Some(Section::new("sweep", "The policies side by side", body))
+}
+
+/// A cell of each training: its budgets share one.
+pub(super) fn trainings(cells: &[Cell]) -> impl Iterator<Item = &Cell> {
+    let first = |index: usize, cell: &Cell| {
+        let before = &cells[..index];
+        !before.iter().any(|other| {
+            (&other.policy, other.seed, other.train_seconds)
+                == (&cell.policy, cell.seed, cell.train_seconds)
+        })
+    };
+    let cells = cells.iter().enumerate();
+    cells
+        .filter(move |(index, cell)| first(*index, cell))
+        .map(|(_, cell)| cell)
+}
+
+fn results(groups: &[Group<'_>]) -> Markup {
+    let best = |group: &Group<'_>| {
+        let same = groups
+            .iter()
+            .filter(|other| other.target_flops == group.target_flops);
+        let most = same.map(|other| accuracy(other).mean).fold(0.0, f64::max);
+        group.policy != DENSE && accuracy(group).mean == most
+    };
+    html! {
+        div.scroll { table {
+            thead { tr {
+                th { "policy" } th { "budget" } th { "seeds" } th { "accuracy" } th { "the same weights dense" } th { "FLOPs share" } th { "times as fast" }
+            } }
+            tbody { @for group in groups { tr {
+                th scope="row" { (group.policy) }
+                td { (from_cell(group, group.target_flops, "target_flops", Style::Percent)) }
+                td { (group.cells.len()) }
+                td.best[best(group)] { (with_interval(group, &accuracy(group), "accuracy", Style::Percent)) }
+                td { (with_interval(group, &mean(&group.values(|cell| cell.dense_accuracy)), "dense_accuracy", Style::Percent)) }
+                td { (with_interval(group, &mean(&group.values(|cell| cell.flops_share)), "flops_share", Style::Percent)) }
+                td { (mean_alone(&mean(&group.values(Cell::speed_up)), Style::Digits(2))) }
+            } } }
+        } }
+        p.note { "Bold: the most accurate at its budget." }
+    }
+}
+
+fn accuracy(group: &Group<'_>) -> Mean {
+    mean(&group.values(|cell| cell.accuracy))
+}
+
+/// A number that one cell's file says.
+fn from_cell(group: &Group<'_>, value: f64, key: &str, style: Style) -> Number {
+    let cell = group.cells[0];
+    let file = format!(
+        "cells/{}-{}-{}.json",
+        cell.policy, cell.target_flops, cell.seed
+    );
+    Number {
+        value,
+        from: Some(format!("{file}#/{key}")),
+        style,
+    }
+}
+
+/// A mean; of one seed, what its file says.
+fn with_interval(group: &Group<'_>, found: &Mean, key: &str, style: Style) -> Markup {
+    match group.cells.as_slice() {
+        [_] => html! { (from_cell(group, found.mean, key, style)) },
+        _ => mean_alone(found, style),
+    }
+}
+
+fn mean_alone(found: &Mean, style: Style) -> Markup {
+    html! {
+        (Number::computed(found.mean, style))
+        @if let Some(half) = found.half_width { " ± " (Number::computed(half, style)) }
+    }
+}
+
+fn plot(cells: &[Cell], against: Against) -> Markup {
+    let title = match against {
+        Against::Flops => "Accuracy against counted FLOPs",
+        Against::Time => "Accuracy against measured time",
+    };
+    html! {
+        figure.chart.large role="img" aria-label=(title) {
+            @match plot_svg(cells, against) {
+                Ok(svg) => (PreEscaped(svg)),
+                Err(error) => p.dim { "This plot could not be drawn: " (error) },
+            }
+        }
+    }
+}
+
+/// Every policy against the most accurate other one at the same budget, image by image.
+fn comparisons(groups: &[Group<'_>]) -> Markup {
+    let rows = groups
+        .iter()
+        .filter(|group| group.policy != DENSE)
+        .filter_map(|group| {
+            let others = groups.iter().filter(|other| {
+                other.target_flops == group.target_flops && other.policy != group.policy
+            });
+            let others = others.filter(|other| other.policy != DENSE);
+            let best = others.max_by(|a, b| accuracy(a).mean.total_cmp(&accuracy(b).mean))?;
+            Some((group, best, compare(&group.cells, &best.cells)?))
+        });
+    let rows: Vec<(&Group<'_>, &Group<'_>, Comparison)> = rows.collect();
+    html! {
+        @if !rows.is_empty() {
+            h3 { "Each against the best other one" }
+            p.note { "Difference of the accuracies on the same images, in points, with the 95% interval of a paired bootstrap. Where it contains 0, \
+                      the two were not told apart." }
+            div.scroll { table {
+                thead { tr { th { "policy" } th { "budget" } th { "against" } th { "points" } th { "interval" } } }
+                tbody { @for (group, best, found) in &rows { tr {
+                    th scope="row" { (group.policy) }
+                    td { (Number::computed(group.target_flops, Style::Percent)) }
+                    td { (best.policy) }
+                    td.best[found.is_clear()] { (Number::computed(100.0 * found.difference, Style::Digits(2))) }
+                    td { (Number::computed(100.0 * found.low, Style::Digits(2))) " to " (Number::computed(100.0 * found.high, Style::Digits(2))) }
+                } } }
+            } }
+        }
+    }
+}
