@@ -8,11 +8,11 @@ use apt_inference::{Budget, Model, OpenOptions};
 use apt_pruning_agent::Selection;
 use apt_rl_trainer::{EvaluationSettings, RunFolder, calibrate, held_out_images};
 use clap::Parser;
-use indicatif::ProgressBar;
 use serde_json::json;
 
 use crate::global::Global;
 use crate::model_args::Which;
+use crate::progress_bar::SearchBar;
 use crate::selection::in_words;
 use crate::table::{percent, table};
 use crate::values::{at_least_one, share};
@@ -72,23 +72,16 @@ pub fn run(args: &Calibrate, global: &Global) -> Result<End> {
     let settings = EvaluationSettings::of(&run, kind);
     let mut budgets: Vec<Budget> = Vec::new();
     for &target in &args.flops {
-        let bar = ProgressBar::new_spinner();
+        let bar = SearchBar::new(target);
         let found = calibrate(
             model.pruning(),
             &images,
             target,
             &settings,
             &device,
-            |share| {
-                bar.set_message(format!(
-                    "looking for {} of the FLOPs: {}",
-                    percent(target),
-                    percent(share)
-                ));
-                bar.tick();
-            },
+            |share| bar.found(share),
         );
-        bar.finish_and_clear();
+        drop(bar);
         let budget = Budget {
             checkpoint: model.checkpoint().to_string(),
             ..found?

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use apt_data::{CifarLabels, DataSource, ImageDataset, LoadOptions, OnBad, Progress};
 use apt_inference::{Fidelity, ModelSource};
 use apt_rl_trainer::{Evaluation, EvaluationSettings, RunFolder, evaluate};
-use apt_vit_model::{ExecutionMode, printable, printable_text};
+use apt_vit_model::{ExecutionMode, Precision, printable, printable_text};
 use clap::{Parser, ValueEnum};
 use serde_json::{Value, json};
 
@@ -33,6 +33,7 @@ Examples:
   aptvit eval --run exported --data pets/                  an exported folder, on your own images
   aptvit eval --model deit.safetensors --policy tome --flops 0.6 --data imagenet/val
   aptvit eval --model deit.safetensors --policy tome --flops 0.5 --data photos/      no labels: equal answers alone
+  aptvit eval --model deit.safetensors --dtype int8 --against-f32 --data imagenet/val  what integers change
   aptvit eval --model deit.safetensors --policy tome-threshold --flops 0.5 --fit-on imagenet/train --data imagenet/val";
 
 #[derive(Debug, Parser)]
@@ -51,6 +52,10 @@ pub struct Eval {
     /// Take folders for no classes: dense and pruned answers are compared alone
     #[arg(long)]
     pub unlabelled: bool,
+    /// Compare all answers with those of the dense model in 32-bit floats, which are computed first, dense and
+    /// pruned; so you see what --dtype changes
+    #[arg(long)]
+    pub against_f32: bool,
     /// Images of a forward pass [default: the run's]
     #[arg(long, value_name = "N", value_parser = batch_size)]
     pub batch_size: Option<usize>,
@@ -122,7 +127,10 @@ pub fn run(args: &Eval, global: &Global) -> Result<End> {
     } else {
         test.with_classes(&args.model.class_names(&model)?)
             .with_context(|| {
-                format!("{}, where --unlabelled compares dense and pruned answers alone", printable_text(&from))
+                format!(
+                    "{}, where --unlabelled compares dense and pruned answers alone",
+                    printable_text(&from)
+                )
             })?
     };
     let modes = match args.mode {
@@ -133,7 +141,14 @@ pub fn run(args: &Eval, global: &Global) -> Result<End> {
         .as_ref()
         .map_or(BATCH, |run| run.config.train.eval_batch_size);
     let batch_size = args.batch_size.unwrap_or(usual);
-    let settings = EvaluationSettings::for_model(&model, model.selection().clone(), batch_size);
+    let reference = match args.against_f32 {
+        true => Some(args.model.open_in(Some(Precision::F32))?.pruning().clone()),
+        false => None,
+    };
+    let settings = EvaluationSettings {
+        reference,
+        ..EvaluationSettings::for_model(&model, model.selection().clone(), batch_size)
+    };
     let bar = progress_bar(test.len() as u64, "images");
     let done = |images: usize| bar.set_position(images as u64);
     let evaluations = evaluate(model.pruning(), &test, &modes, &settings, &device, done)?;
@@ -175,9 +190,13 @@ pub fn run(args: &Eval, global: &Global) -> Result<End> {
                 printable_text(&from)
             );
         } else {
-            println!("{} images without labels, from {}", test.len(), printable_text(&from));
+            println!(
+                "{} images without labels, from {}",
+                test.len(),
+                printable_text(&from)
+            );
         }
-        print(&evaluations);
+        print(&evaluations, evaluations.len() - modes.len());
     }
     Ok(End::Done)
 }
@@ -215,9 +234,11 @@ fn shown_classes(images: &ImageDataset) -> usize {
     labels.len()
 }
 
-fn print(evaluations: &[Evaluation]) {
+/// The first `references` are those of the same model in 32-bit floats.
+fn print(evaluations: &[Evaluation], references: usize) {
     let mut rows = table(&[
         "mode",
+        "dtype",
         "accuracy",
         "equal answers",
         "KL",
@@ -231,6 +252,7 @@ fn print(evaluations: &[Evaluation]) {
         let kl = fidelity.and_then(Fidelity::kl);
         rows.add_row([
             evaluation.mode.to_string(),
+            evaluation.dtype.to_string(),
             evaluation.accuracy.map_or("-".into(), percent),
             equal.map_or("-".into(), percent),
             kl.map_or("-".into(), |kl| format!("{kl:.4}")),
@@ -244,9 +266,27 @@ fn print(evaluations: &[Evaluation]) {
         .iter()
         .any(|evaluation| evaluation.fidelity.is_some())
     {
+        let dense = if references > 0 {
+            "dense model in f32"
+        } else {
+            "dense model"
+        };
         println!(
-            "equal answers and KL(dense || pruned), in nats: of the same images, to the dense model"
+            "equal answers and KL(dense || this), in nats: of the same images, to the {dense}"
         );
+    }
+    let (references, own) = evaluations.split_at(references);
+    for reference in references {
+        let mut own = own.iter().filter(|own| own.mode == reference.mode);
+        if let Some((own, (points, interval))) =
+            own.find_map(|own| Some((own, own.accuracy_after(reference)?)))
+        {
+            println!(
+                "accuracy of {} in {} less the same in f32, image by image: {points:+.2} points, 95 % interval ± \
+                 {interval:.2}",
+                own.mode, own.dtype
+            );
+        }
     }
     for evaluation in evaluations
         .iter()
@@ -294,7 +334,9 @@ fn print_classes(evaluations: &[Evaluation]) {
         classes.truncate(MOST_CLASSES / 2);
     }
     let mut header = vec!["class", "images"];
-    header.extend(evaluations.iter().map(|evaluation| evaluation.mode));
+    let names = evaluations.iter();
+    let names: Vec<String> = names.map(|e| format!("{}, {}", e.mode, e.dtype)).collect();
+    header.extend(names.iter().map(String::as_str));
     let mut rows = table(&header);
     for &class in &classes {
         let own = &first.per_class[class];

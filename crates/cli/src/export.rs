@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use apt_inference::{Budgets, Description, Export as Exported, Run, export_model};
-use apt_vit_model::ExportNaming;
+use apt_vit_model::{ExportNaming, Precision};
 use clap::{Parser, ValueEnum};
 use serde_json::json;
 
@@ -16,6 +16,7 @@ const EXAMPLES: &str = "\
 Examples:
   aptvit export --run runs/mine --out exported
   aptvit export --run runs/mine --out exported --naming hugging-face
+  aptvit export --run runs/mine --out small --dtype int8       a quarter of the bytes, and it answers in integers
   aptvit export --run runs/mine --out slim --format run
 
 The folder has `model.safetensors` and `config.json` for the other framework, and `aptvit.json` and
@@ -76,6 +77,11 @@ pub fn run(args: &Export, global: &Global) -> Result<End> {
     if args.format == Format::Run && args.naming.is_some() {
         bail!("--naming: a run keeps its own names; leave it out, or --format run");
     }
+    if args.format == Format::Run && global.dtype.is_some() {
+        bail!(
+            "--dtype: a run keeps its weights as they were trained; leave it out, or --format run"
+        );
+    }
     let run = Run::open(&args.run)?;
     run.check_apart(&args.out)?;
     let checkpoint = run.checkpoints().choose(args.checkpoint.into())?;
@@ -88,13 +94,15 @@ pub fn run(args: &Export, global: &Global) -> Result<End> {
                 // Where the data was is nobody else's business.
                 description: Description {
                     data: None,
+                    dtype: global.dtype.unwrap_or(run.description.dtype),
                     ..run.description.clone()
                 },
                 budgets: Budgets::read(run.path())?.of(&name),
                 checkpoint: name.clone(),
             };
             let naming = args.naming.unwrap_or_default();
-            export_model(&model, &exported, naming.into(), &args.out)?;
+            let stored = global.dtype.unwrap_or(Precision::F32);
+            export_model(&model, &exported, naming.into(), stored, &args.out)?;
         }
     }
     if global.json {

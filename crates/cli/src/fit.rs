@@ -7,10 +7,9 @@ use apt_data::{DataSource, ImageDataset, Progress};
 use apt_inference::{Budget, Model};
 use apt_pruning_agent::Budgeting;
 use apt_rl_trainer::{EvaluationSettings, calibrate};
-use indicatif::ProgressBar;
 
 use crate::device;
-use crate::table::percent;
+use crate::progress_bar::SearchBar;
 
 /// Images of a forward pass.
 const BATCH: usize = 64;
@@ -28,18 +27,11 @@ pub fn images(path: &Path) -> Result<ImageDataset> {
 pub fn fit(model: &mut Model, images: &ImageDataset, share: f64) -> Result<()> {
     let selection = model.selection().clone();
     let settings = EvaluationSettings::for_model(model, selection, BATCH);
-    let bar = ProgressBar::new_spinner();
-    let told = |found| {
-        bar.set_message(format!(
-            "fitting {} of the FLOPs: {}",
-            percent(share),
-            percent(found)
-        ));
-        bar.tick();
-    };
+    let bar = SearchBar::new(share);
+    let told = |found| bar.found(found);
     let device = device::open();
     let found = calibrate(model.pruning(), images, share, &settings, &device, told);
-    bar.finish_and_clear();
+    drop(bar);
     let budget = Budget {
         checkpoint: model.checkpoint().to_string(),
         ..found?

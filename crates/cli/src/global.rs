@@ -1,10 +1,13 @@
 //! Options of every command.
 
+use anyhow::{Result, bail};
 use apt_vit_model::Precision;
+use apt_vit_model::fused::computes_here;
+use burn::tensor::Device;
 use clap::Parser;
 
 use crate::device::DeviceChoice;
-use crate::values::{log_filter, precision, threads};
+use crate::values::{Dtype, dtype, log_filter, threads};
 
 /// Options of every command.
 #[derive(Debug, Parser)]
@@ -26,11 +29,47 @@ pub struct Global {
         hide_default_value = true
     )]
     pub device: DeviceChoice,
-    /// In which floats to compute: f32, bf16 or f16; sums, norms, softmax and loss stay in f32
+    /// In what to compute: f32, bf16, f16 or, without training, int8; sums, norms, softmax and loss stay in f32.
+    /// auto takes the fastest that keeps a model's answers on this device, and says which
     /// [default: the config's or the run's, else f32]
-    #[arg(long, global = true, value_name = "TYPE", value_parser = precision)]
+    #[arg(long = "dtype", global = true, value_name = "TYPE", value_parser = dtype)]
+    dtype_choice: Option<Dtype>,
+    /// What that came to.
+    #[arg(skip)]
     pub dtype: Option<Precision>,
     /// What to log to stderr: error, warn, info, debug, or a tracing filter
     #[arg(long, global = true, value_name = "LEVEL", default_value = "warn", value_parser = log_filter)]
     pub log: String,
+}
+
+impl Global {
+    /// Decides what `--dtype` comes to on the device; `trains` says whether gradients will be needed.
+    ///
+    /// # Errors
+    ///
+    /// Where a training is to be in integers.
+    pub fn choose_dtype(&mut self, device: impl FnOnce() -> Device, trains: bool) -> Result<()> {
+        let chosen = match self.dtype_choice {
+            None => return Ok(()),
+            Some(Dtype::Given(precision)) => precision,
+            Some(Dtype::Auto) => {
+                let device = device();
+                let here = computes_here(&device);
+                let fastest = match Precision::fastest(&device) {
+                    // A training on the CPU computes in 32 bits whatever it is asked for.
+                    _ if trains && here => Precision::F32,
+                    fastest => fastest,
+                };
+                let by = fastest.instructions().filter(|_| here);
+                let by = by.map_or(String::new(), |by| format!(" ({by})"));
+                eprintln!("--dtype auto: {}{by}", fastest.name());
+                fastest
+            }
+        };
+        if trains && chosen == Precision::Int8 {
+            bail!("--dtype int8: integers have no gradients; train in f32, bf16 or f16");
+        }
+        self.dtype = Some(chosen);
+        Ok(())
+    }
 }

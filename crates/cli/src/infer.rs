@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use apt_data::{PICTURE_EXTENSIONS, RgbImage, picture_files};
 use apt_inference::Answer;
+use apt_report::{Pictures, ReportError};
 use apt_vit_model::{printable, printable_text};
 use clap::Parser;
 use indicatif::ProgressBar;
@@ -16,7 +17,6 @@ use serde_json::{Value, json};
 use crate::End;
 use crate::global::Global;
 use crate::model_args::ModelArgs;
-use crate::picture::Pictures;
 use crate::progress_bar::progress_bar;
 use crate::table::percent;
 use crate::values::at_least_one;
@@ -28,6 +28,7 @@ const EXAMPLES: &str = "\
 Examples:
   aptvit infer --run runs/mine cat.jpg dog.png
   aptvit infer --run runs/mine photos/ --visualize pictures/ --top 3
+  aptvit infer --run runs/mine cat.jpg --visualize pictures/ --animate
   aptvit infer --run exported --flops 0.5 cat.jpg
   aptvit infer --run deit.safetensors --flops 0.6 photos/    published weights, merging by ToMe";
 
@@ -45,6 +46,9 @@ pub struct Infer {
     /// Write a picture for each image: what the policy's blocks removed is hatched, what merged has one colour a group
     #[arg(long, value_name = "DIR")]
     pub visualize: Option<PathBuf>,
+    /// Beside each picture, a GIF that shows one block after the other
+    #[arg(long, requires = "visualize")]
+    pub animate: bool,
 }
 
 pub fn run(args: &Infer, global: &Global) -> Result<End> {
@@ -102,13 +106,20 @@ pub fn run(args: &Infer, global: &Global) -> Result<End> {
                 let size = [config.image_size.height, config.image_size.width];
                 let size = size.map(|side| side as u32);
                 let seen = model.description().transform.part(image, size);
-                drawings.write(path, seen, config, &answer)
+                let drawn = drawings.write(path, &seen, config, &answer)?;
+                let animated = args
+                    .animate
+                    .then(|| drawings.animate(path, &seen, config, &answer));
+                Ok::<_, ReportError>((drawn, animated.transpose()?))
             });
-            let drawn = drawn.transpose()?;
+            let (drawn, animated) = drawn.transpose()?.unzip();
+            let animated = animated.flatten();
             if global.json {
-                entries[place] = in_json(path, &answer, drawn);
+                entries[place] = in_json(path, &answer, drawn, animated);
             } else {
-                progress.bar.suspend(|| print(path, &answer, drawn));
+                progress
+                    .bar
+                    .suspend(|| print(path, &answer, [drawn, animated]));
             }
         }
         results.extend(entries);
@@ -170,7 +181,12 @@ fn in_text(path: &Path) -> String {
     path.display().to_string()
 }
 
-fn in_json(path: &Path, answer: &Answer, picture: Option<PathBuf>) -> Value {
+fn in_json(
+    path: &Path,
+    answer: &Answer,
+    picture: Option<PathBuf>,
+    animation: Option<PathBuf>,
+) -> Value {
     let tokens: Vec<usize> = answer.layers.iter().map(|layer| layer.tokens).collect();
     json!({
         "image": in_text(path),
@@ -180,10 +196,11 @@ fn in_json(path: &Path, answer: &Answer, picture: Option<PathBuf>) -> Value {
         "flops": answer.flops,
         "flops_share": answer.flops_share,
         "picture": picture.as_deref().map(in_text),
+        "animation": animation.as_deref().map(in_text),
     })
 }
 
-fn print(path: &Path, answer: &Answer, picture: Option<PathBuf>) {
+fn print(path: &Path, answer: &Answer, [picture, animation]: [Option<PathBuf>; 2]) {
     let classes = answer.classes.iter();
     let classes: Vec<String> = classes
         .map(|class| {
@@ -208,6 +225,9 @@ fn print(path: &Path, answer: &Answer, picture: Option<PathBuf>) {
     );
     if let Some(picture) = picture {
         println!("  picture: {}", printable(&picture));
+    }
+    if let Some(animation) = animation {
+        println!("  animation: {}", printable(&animation));
     }
 }
 

@@ -1,13 +1,14 @@
 //! `aptvit info`
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use apt_pruning_agent::{AptSettings, Policy, PolicySettings};
 use apt_rl_trainer::RunFolder;
 use apt_vit_model::{
-    Checkpoint, CheckpointHead, Distillation, LayerTrace, Placement, VitConfig, VitPreset,
-    printable, printable_text, vit_flops,
+    Checkpoint, CheckpointHead, Distillation, LayerTrace, Placement, Precision, VitConfig,
+    VitPreset, printable, printable_text, vit_flops,
 };
 use burn::tensor::Device;
 use clap::Parser;
@@ -92,6 +93,7 @@ fn backends(global: &Global) {
                 "backends": built_in,
                 "devices": present,
                 "threads": rayon::current_num_threads(),
+                "products": products().into_iter().collect::<BTreeMap<_, _>>(),
                 "presets": presets,
             })
         );
@@ -101,7 +103,20 @@ fn backends(global: &Global) {
     println!("backends built in: {}", built_in.join(", "));
     println!("devices: {}", present.join(", "));
     println!("threads: {}", rayon::current_num_threads());
+    let products = products().map(|(precision, by)| format!("{precision} by {by}"));
+    println!("products on this CPU: {}", products.join(", "));
     println!("model presets: {}", presets.join(", "));
+}
+
+/// What each precision's products are computed with on the CPU.
+fn products() -> [(&'static str, &'static str); 3] {
+    [Precision::F32, Precision::Bf16, Precision::Int8].map(|precision| {
+        let none = match precision {
+            Precision::Int8 => "nothing",
+            _ => "32-bit floats",
+        };
+        (precision.name(), precision.instructions().unwrap_or(none))
+    })
 }
 
 fn model(name: &str, args: &Info, global: &Global) -> Result<End> {

@@ -15,11 +15,13 @@ mod lend;
 mod memory;
 mod model_args;
 mod panics;
-mod picture;
 mod policies;
 mod progress_bar;
+mod prune;
+mod report;
 mod samples;
 mod selection;
+mod serve;
 mod shell;
 mod signals;
 mod sweep;
@@ -55,7 +57,9 @@ Examples:
   aptvit train --resume runs/cifar10-small             go on after an interruption
   aptvit eval --run runs/cifar10-small --mode drop     accuracy and throughput, pruned
   aptvit infer --run runs/cifar10-small cat.jpg        what is in a picture
-  aptvit export --run runs/cifar10-small --out out     the model for timm to load";
+  aptvit report runs/cifar10-small --open              a page with curves and pictures
+  aptvit export --run runs/cifar10-small --out out     the model for timm to load
+  aptvit serve --model mine=runs/cifar10-small         the model over HTTP";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -67,12 +71,18 @@ enum Command {
     Infer(infer::Infer),
     /// Find what a trained policy has to remove to meet a compute budget
     Calibrate(calibrate::Calibrate),
+    /// Make a model that is trained already faster, without labels: a policy learns on it
+    Prune(prune::Prune),
     /// Compare policies at several budgets, each trained from one start
     Sweep(sweep::Args),
     /// Time a model, dense and pruned, its training step, or the loading of images
     Bench(bench::Bench),
+    /// Write a page about a run, a sweep or a pruned model, or about several side by side
+    Report(report::Report),
     /// Write a trained model for timm or Hugging Face to load, its policy beside it
     Export(export::Export),
+    /// Answer over HTTP, with a budget that follows the load, and a page to try it
+    Serve(serve::Serve),
     /// Lend this machine's devices to trainings on other machines
     Lend(lend::Lend),
     /// Download a data set or published weights into the cache
@@ -97,7 +107,7 @@ enum End {
 
 fn main() -> ExitCode {
     panics::watch();
-    let args = match Args::try_parse() {
+    let mut args = match Args::try_parse() {
         Ok(args) => args,
         Err(said) => return answer(&said),
     };
@@ -110,7 +120,7 @@ fn main() -> ExitCode {
         .log_internal_errors(false)
         .without_time()
         .init();
-    match panics::caught(|| run(&args)) {
+    match panics::caught(|| run(&mut args)) {
         Ok(End::Done) => ExitCode::SUCCESS,
         Ok(End::Interrupted) => ExitCode::from(130),
         Err(error) => {
@@ -144,8 +154,8 @@ fn colours() -> bool {
     std::io::stderr().is_terminal() && !refused
 }
 
-fn run(args: &Args) -> anyhow::Result<End> {
-    match args.command {
+fn run(args: &mut Args) -> anyhow::Result<End> {
+    match &args.command {
         Command::Fetch(_) | Command::Info(_) | Command::Completions { .. } => (),
         Command::Train(_) | Command::Lend(_) => device::choose(&args.global.device, true)?,
         _ => device::choose(&args.global.device, false)?,
@@ -155,14 +165,28 @@ fn run(args: &Args) -> anyhow::Result<End> {
             .num_threads(threads)
             .build_global()?;
     }
+    if !matches!(
+        args.command,
+        Command::Fetch(_) | Command::Info(_) | Command::Completions { .. }
+    ) {
+        let trains = match &args.command {
+            Command::Train(_) | Command::Sweep(_) | Command::Lend(_) => true,
+            Command::Bench(bench) => bench.trains(),
+            _ => false,
+        };
+        args.global.choose_dtype(device::open, trains)?;
+    }
     match &args.command {
         Command::Train(train) => train::run(train, &args.global),
         Command::Eval(eval) => eval::run(eval, &args.global),
         Command::Infer(infer) => infer::run(infer, &args.global),
         Command::Calibrate(calibrate) => calibrate::run(calibrate, &args.global),
+        Command::Prune(prune) => prune::run(prune, &args.global),
         Command::Sweep(sweep) => sweep::run(sweep, &args.global),
         Command::Bench(bench) => bench::run(bench, &args.global),
+        Command::Report(report) => report::run(report),
         Command::Export(export) => export::run(export, &args.global),
+        Command::Serve(serve) => serve::run(serve, &args.global),
         Command::Lend(lend) => lend::run(lend, &args.global),
         Command::Fetch(fetch) => fetch::run(fetch, &args.global),
         Command::Info(info) => info::run(info, &args.global),

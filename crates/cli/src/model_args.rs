@@ -7,7 +7,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use apt_data::read_text;
 use apt_inference::{Choice, Model, OpenOptions, imagenet_ids};
 use apt_pruning_agent::{BudgetUse, PolicyConfig, Selection};
-use apt_vit_model::{printable, printable_text};
+use apt_vit_model::{Precision, printable, printable_text};
 use clap::{Args, ValueEnum};
 
 use crate::device;
@@ -47,10 +47,15 @@ pub struct ModelArgs {
 impl ModelArgs {
     /// Opens the model, on the chosen device.
     pub fn open(&self, global: &Global) -> Result<Model> {
+        self.open_in(global.dtype)
+    }
+
+    /// The same in this precision; none is the model's own.
+    pub fn open_in(&self, precision: Option<Precision>) -> Result<Model> {
         let device = device::open();
         let options = OpenOptions {
             checkpoint: self.checkpoint.into(),
-            precision: global.dtype,
+            precision,
         };
         let mut model = Model::open_with(&self.run, options, &device)?;
         if let Some(file) = &self.classes {

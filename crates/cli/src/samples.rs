@@ -49,6 +49,7 @@ pub fn try_some(folder: &Path, global: &Global) -> Result<()> {
         paths: vec![pictures.clone()],
         top: 1,
         visualize: Some(kept.clone()),
+        animate: false,
     };
     infer::run(&args, global)?;
     println!(

@@ -15,6 +15,8 @@ pub fn in_words(selection: &Selection) -> String {
             let kept: Vec<String> = kept.iter().map(usize::to_string).collect();
             format!("patches kept {}", short(&kept))
         }
+        Selection::Price { price } => format!("price {price:.4}"),
+        Selection::Schedules { .. } => "schedules at random".into(),
         Selection::KeptOfEach { .. } => "another number of patches in each image".into(),
     }
 }

@@ -14,7 +14,7 @@ use serde_json::json;
 use crate::global::Global;
 use crate::table::percent;
 use crate::values::{at_least_one, duration as parse_duration, share};
-use crate::{End, device, signals};
+use crate::{End, device, report, signals};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -26,7 +26,7 @@ Examples:
 Each policy is trained with each seed from the start's best dense checkpoint, and measured on the test
 images at each budget. What is done is kept: run the same command again to go on; another start or other
 settings need another --out. In --out there are rows.csv and rows.json, summary.md with paired comparisons,
-plots (SVG, PNG), cells/, runs/ and sweep.json.
+plots (SVG, PNG), report.html, cells/, runs/ and sweep.json.
 Policies: those of `aptvit info --policies`; with :KEY=VALUE;.. behind a name, its config says that, too, and the name may be
 longer: tome-slow:optimizer.learning_rate=1e-5 is tome with another learning rate. Where the start's policy says
 in which blocks it acts (policy.layers), the others act there, too.";
@@ -73,6 +73,9 @@ pub struct Args {
     /// Stop after so long, to go on later, as in 90s, 30m or 2h
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     pub time_limit: Option<Duration>,
+    /// Write no report.html into the sweep's folder at the end
+    #[arg(long)]
+    pub no_report: bool,
     /// Only write the tables and plots of what is done
     #[arg(long)]
     pub report_only: bool,
@@ -128,6 +131,9 @@ pub fn run(args: &Args, global: &Global) -> Result<End> {
         for file in &files {
             eprintln!("wrote {}", file.display());
         }
+    }
+    if !args.no_report {
+        report::at_the_end(&args.out);
     }
     if !done {
         eprintln!("stopped; the same command goes on");

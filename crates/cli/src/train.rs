@@ -19,7 +19,7 @@ use crate::samples::try_some;
 use crate::shell::quoted;
 use crate::table::{count, percent, table};
 use crate::values::duration as parse_duration;
-use crate::{End, device, signals};
+use crate::{End, device, report, signals};
 
 const QUICKSTART: &str = include_str!("../../../configs/quickstart.toml");
 /// What somebody's own images start from.
@@ -73,6 +73,9 @@ pub struct Train {
     /// Plain lines instead of the dashboard, also on a terminal
     #[arg(long)]
     pub plain: bool,
+    /// Write no report.html into the run's folder at the end
+    #[arg(long)]
+    pub no_report: bool,
     /// With several CUDA devices: sum gradients by Burn's collective operations
     /// on all of them, instead of on the first
     #[arg(long)]
@@ -155,6 +158,9 @@ pub fn run(args: &Train, global: &Global) -> Result<End> {
     match outcome {
         Outcome::Finished(summary) => {
             print_summary(&summary, &folder, global)?;
+            if !args.no_report {
+                report::at_the_end_of_a_training(&folder);
+            }
             Ok(End::Done)
         }
         Outcome::Paused {

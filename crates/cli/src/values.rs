@@ -34,10 +34,23 @@ pub fn threads(text: &str) -> Result<usize, String> {
     }
 }
 
-pub fn precision(text: &str) -> Result<Precision, String> {
+/// What `--dtype` says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dtype {
+    /// The fastest that keeps a model's answers on the device.
+    Auto,
+    /// This one.
+    Given(Precision),
+}
+
+pub fn dtype(text: &str) -> Result<Dtype, String> {
+    if text == "auto" {
+        return Ok(Dtype::Auto);
+    }
     let mut all = Precision::ALL.into_iter();
     all.find(|precision| precision.name() == text)
-        .ok_or_else(|| "expected f32, bf16 or f16".into())
+        .map(Dtype::Given)
+        .ok_or_else(|| "expected f32, bf16, f16, int8 or auto".into())
 }
 
 /// Images of a forward pass.
@@ -83,23 +96,24 @@ pub fn probability(text: &str) -> Result<f64, String> {
     }
 }
 
-/// `90s`, `30m`, `2h`, or seconds.
+/// `500ms`, `90s`, `30m`, `2h`, or seconds.
 pub fn duration(text: &str) -> Result<Duration, String> {
     let split = text
         .find(|c: char| c.is_ascii_alphabetic())
         .unwrap_or(text.len());
     let (number, unit) = text.split_at(split);
     let seconds = match unit {
+        "ms" => 0.001,
         "" | "s" => 1.0,
         "m" => 60.0,
         "h" => 3600.0,
-        _ => return Err("expected a time as in 90s, 30m or 2h".into()),
+        _ => return Err("expected a time as in 500ms, 90s, 30m or 2h".into()),
     };
     match number.parse::<f64>() {
         Ok(number) if number > 0.0 && number * seconds < 1e9 => {
             Ok(Duration::from_secs_f64(number * seconds))
         }
-        _ => Err("expected a time as in 90s, 30m or 2h".into()),
+        _ => Err("expected a time as in 500ms, 90s, 30m or 2h".into()),
     }
 }
 
@@ -119,8 +133,21 @@ mod tests {
     }
 
     #[test]
+    fn precisions_have_names() {
+        assert_eq!(dtype("auto"), Ok(Dtype::Auto));
+        for precision in Precision::ALL {
+            assert_eq!(dtype(precision.name()), Ok(Dtype::Given(precision)));
+        }
+        assert_eq!(
+            dtype("int4").unwrap_err(),
+            "expected f32, bf16, f16, int8 or auto"
+        );
+    }
+
+    #[test]
     fn times_have_units() {
         assert_eq!(duration("90"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
         assert_eq!(duration("1.5h"), Ok(Duration::from_secs(5400)));
         assert!(duration("soon").is_err() && duration("-3m").is_err());
     }

@@ -133,21 +133,30 @@ pub struct EvalTransform {
 }
 
 impl EvalTransform {
+    /// Where the part of an image is that a model of `size`, height and width, sees: left, top, width and height in the
+    /// image's pixels.
+    pub fn window(&self, img: &RgbImage, size: [u32; 2]) -> [u32; 4] {
+        let Crop {
+            left,
+            top,
+            width,
+            height,
+        } = self
+            .crop
+            .map_or(Crop::whole(img), |share| Crop::centred(img, size, share));
+        [left, top, width, height]
+    }
+
     /// The part of an image that a model of `size`, height and width, sees.
     ///
     /// # Panics
     ///
     /// If the image's pixels do not fit its size.
     pub fn part(&self, img: &RgbImage, size: [u32; 2]) -> RgbImage {
-        let Some(share) = self.crop else {
+        if self.crop.is_none() {
             return img.clone();
-        };
-        let Crop {
-            left,
-            top,
-            width,
-            height,
-        } = Crop::centred(img, size, share);
+        }
+        let [left, top, width, height] = self.window(img, size);
         let row = |y: u32| {
             let start = (y * img.width + left) as usize * 3;
             &img.pixels[start..start + width as usize * 3]

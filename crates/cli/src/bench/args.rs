@@ -132,6 +132,11 @@ impl Bench {
         (!is_preset && path.exists()).then_some(path)
     }
 
+    /// Does it compute gradients?
+    pub fn trains(&self) -> bool {
+        self.what == Benched::Train
+    }
+
     /// Images of a batch.
     pub fn batches(&self, default: usize) -> Vec<usize> {
         if self.batch.is_empty() {

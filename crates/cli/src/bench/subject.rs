@@ -12,7 +12,7 @@ use apt_rl_trainer::sweep::DENSE;
 use apt_rl_trainer::{
     ExperimentConfig, ModelConfig, RunFolder, TrainConfig, Trainee, TrainerError,
 };
-use apt_vit_model::{LayerTrace, VitPreset};
+use apt_vit_model::{LayerTrace, Precision, VitPreset};
 use burn::module::Module;
 use burn::tensor::{Device, Distribution, Tensor};
 use serde::Serialize;
@@ -79,7 +79,7 @@ impl Subject {
                 ..Default::default()
             },
             train: TrainConfig {
-                dtype: global.dtype.unwrap_or_default(),
+                dtype: of_training(global.dtype).unwrap_or_default(),
                 ..Default::default()
             },
             ..Default::default()
@@ -91,7 +91,11 @@ impl Subject {
             config = acting_after(&args.layers, &config)?;
         }
         let model = Trainee::new(&config, preset.num_classes, device).map_err(in_layers)?;
-        Self::removing(args.model.clone(), model.pruning(), config, policy, args)
+        let mut model = model.pruning();
+        if let Some(dtype) = global.dtype {
+            model = model.with_precision(dtype)?;
+        }
+        Self::removing(args.model.clone(), model, config, policy, args)
     }
 
     /// A run's model with its own policy, or with another one whose agents are fresh.
@@ -101,7 +105,7 @@ impl Subject {
         let mut model = run.load_model(&checkpoint, device)?;
         let mut config = run.config.clone();
         if let Some(dtype) = global.dtype {
-            config.train.dtype = dtype;
+            config.train.dtype = of_training(Some(dtype)).unwrap_or(config.train.dtype);
             model = model.with_precision(dtype)?;
         }
         let policy = match &args.policy {
@@ -192,6 +196,11 @@ impl Subject {
             peak_rss_mb: times.peak_rss_mb,
         }
     }
+}
+
+/// What a training's config can say of it: nothing trains in integers.
+fn of_training(dtype: Option<Precision>) -> Option<Precision> {
+    dtype.filter(|&dtype| dtype != Precision::Int8)
 }
 
 /// Published weights or an exported folder, with its policy or another one.

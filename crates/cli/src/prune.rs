@@ -1,0 +1,177 @@
+//! `aptvit prune`
+
+use std::path::{PathBuf, absolute};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use apt_data::{DataSource, Progress};
+use apt_inference::Model;
+use apt_report::Pruning;
+use apt_rl_trainer::prune::{AUTO, PruneOptions, PruneProgress, PruneReport, prune};
+use apt_rl_trainer::{StopRequest, duration, locate_weights};
+use clap::Parser;
+use serde_json::json;
+
+use crate::global::Global;
+use crate::model_args::Which;
+use crate::progress_bar::{progress_bar, style};
+use crate::table::{percent, table};
+use crate::values::{at_least_one, duration as parse_duration, share};
+use crate::{End, device, report, signals};
+
+const EXAMPLES: &str = "\
+Examples:
+  aptvit prune --model deit.safetensors --data photos/ --flops 0.5 --out half
+  aptvit prune --model runs/mine --data pets.tgz --flops 0.7,0.5 --policy allocate --out pruned
+  aptvit infer --run half cat.jpg
+  aptvit eval --run half --flops 0.5 --data imagenet/val
+
+The model stays as it is; a policy learns for which images how much can be merged. No labels are needed: the pruned answers
+are compared with the model's own. Some hundreds of images suffice, and they should be such as the model will see.";
+
+#[derive(Debug, Parser)]
+#[command(after_help = EXAMPLES)]
+pub struct Prune {
+    /// Published weights with a head (a file, a folder, or a name that `aptvit fetch` lists), an exported folder, or a run
+    #[arg(long, visible_alias = "run", value_name = "PATH")]
+    pub model: PathBuf,
+    /// Images to learn from: a folder or an archive; labels are not looked at
+    #[arg(long, value_name = "PATH")]
+    pub data: PathBuf,
+    /// Shares of the dense model's FLOPs, the policy's own included
+    #[arg(long, required = true, value_name = "SHARE,..", value_delimiter = ',', value_parser = share)]
+    pub flops: Vec<f64>,
+    /// The folder to write into
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// The policy: `aptvit info --policies` lists them; `auto` takes the best on held-out images
+    #[arg(long, value_name = "NAME", default_value = AUTO)]
+    pub policy: String,
+    /// Look at so many images, at most
+    #[arg(long, value_name = "N", default_value = "1000", value_parser = at_least_one)]
+    pub images: usize,
+    /// Take about so long, as in 90s, 30m or 2h: with fewer images
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub time_limit: Option<Duration>,
+    /// Everything random derives from it
+    #[arg(long, value_name = "N", default_value = "0")]
+    pub seed: u64,
+    /// Write no report.html into the folder at the end
+    #[arg(long)]
+    pub no_report: bool,
+    /// Which checkpoint of a run
+    #[arg(long, value_enum, default_value_t)]
+    pub checkpoint: Which,
+}
+
+pub fn run(args: &Prune, global: &Global) -> Result<End> {
+    let device = device::open();
+    let path = if args.model.exists() {
+        args.model.clone()
+    } else {
+        locate_weights(&args.model, Progress::Bar).context("--model")?
+    };
+    let (mut model, mut description) =
+        Model::open_unpacked(&path, args.checkpoint.into(), &device)?;
+    if let Some(precision) = global.dtype {
+        model = model.with_precision(precision)?;
+        description.dtype = precision;
+    }
+    let images = DataSource::load_to_learn(&args.data, Progress::Bar).context("--data")?;
+    let stop = StopRequest::default();
+    signals::watch(stop.clone()).context("cannot watch for Ctrl-C")?;
+    let options = PruneOptions {
+        policy: args.policy.clone(),
+        targets: args.flops.clone(),
+        images: args.images,
+        seed: args.seed,
+        time_limit: args.time_limit,
+        stop,
+    };
+    let bar = progress_bar(args.images.min(images.len()) as u64, "images explored");
+    let (explores, learns) = (AtomicBool::new(false), AtomicBool::new(false));
+    let told = |progress: PruneProgress<'_>| match progress {
+        PruneProgress::Exploring(done, all) => {
+            if !explores.swap(true, Ordering::Relaxed) {
+                eprintln!("trying schedules of merging on {all} images");
+            }
+            bar.set_position(done as u64);
+        }
+        PruneProgress::Learning(share) => {
+            if !learns.swap(true, Ordering::Relaxed) {
+                bar.suspend(|| eprintln!("learning"));
+                bar.set_length(100);
+                bar.reset();
+                bar.set_style(style("% learned"));
+            }
+            bar.set_position((100.0 * share) as u64);
+        }
+        PruneProgress::Measuring(policy) => {
+            bar.finish_and_clear();
+            eprintln!("measuring {policy}");
+        }
+    };
+    let found = prune(
+        &model,
+        &description,
+        &images,
+        &args.out,
+        &options,
+        &device,
+        &told,
+    );
+    bar.finish_and_clear();
+    let Some(found) = found? else {
+        eprintln!("stopped; nothing was written");
+        return Ok(End::Interrupted);
+    };
+    if global.json {
+        println!("{}", json!(found));
+    } else {
+        print(&found);
+    }
+    keep(args, &found);
+    if !args.no_report {
+        report::at_the_end(&args.out);
+    }
+    Ok(End::Done)
+}
+
+/// Keeps what was found beside the pruned model. The model is whole without it: what goes wrong is a warning.
+fn keep(args: &Prune, found: &PruneReport) {
+    let whole = |path: &PathBuf| absolute(path).unwrap_or_else(|_| path.clone());
+    let pruning = Pruning {
+        model: args.model.clone(),
+        data: whole(&args.data),
+        asked_policy: args.policy.clone(),
+        asked_images: args.images,
+        seed: args.seed,
+        version: env!("CARGO_PKG_VERSION"),
+        found,
+    };
+    if let Err(error) = pruning.write(&args.out) {
+        tracing::warn!("what was found is not kept: {error}");
+    }
+}
+
+fn print(report: &PruneReport) {
+    let mut rows = table(&["policy", "FLOPs share", "equal answers", "KL", "images/s"]);
+    for row in &report.rows {
+        rows.add_row([
+            row.policy.clone(),
+            percent(row.flops_share),
+            row.equal_answers.map_or("-".into(), percent),
+            row.kl.map_or("-".into(), |kl| format!("{kl:.4}")),
+            format!("{:.1}", row.images_per_s),
+        ]);
+    }
+    println!("{rows}");
+    println!("equal answers and KL(dense || pruned), in nats, on images held out from learning");
+    println!("policy {}: {}", report.policy, report.why);
+    let folder = report.folder.display();
+    let took = duration(Duration::from_secs_f64(report.seconds));
+    println!(
+        "the pruned model is in {folder}, after {took}; use it: aptvit infer --run {folder} cat.jpg"
+    );
+}

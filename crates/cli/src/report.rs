@@ -1,0 +1,108 @@
+//! `aptvit report`
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use apt_report::{FILE, PassSettings, log_kept_patches, write};
+use apt_vit_model::printable;
+use clap::Parser;
+
+use crate::progress_bar::progress_bar;
+use crate::values::duration as parse_duration;
+use crate::{End, device, panics};
+
+/// What the end of a training, a pruning or a sweep takes for its report.
+const AT_THE_END: PassSettings = PassSettings {
+    images: 256,
+    time_limit: Some(Duration::from_secs(20)),
+    data: None,
+};
+
+const EXAMPLES: &str = "\
+Examples:
+  aptvit report runs/mine --open
+  aptvit report half --data imagenet/val --images 500 --out half.html
+  aptvit report runs/first runs/second --out both.html      side by side, with a diff of their settings
+  aptvit report sweep --images 0                            from the files alone
+
+One self-contained page, also where a folder is not complete: the page says what is missing. Pictures, confusions and easy and
+hard images come from the model itself, on test images of the folder's own data.";
+
+#[derive(Debug, Parser)]
+#[command(after_help = EXAMPLES)]
+pub struct Report {
+    /// Folders of runs, of sweeps, or of pruned or exported models
+    #[arg(required = true, value_name = "DIR")]
+    pub folders: Vec<PathBuf>,
+    /// The page [default: report.html in the folder; of several folders, in the current one]
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    /// Images on which each model is run, at most; 0 leaves these sections out
+    #[arg(long, value_name = "N", default_value = "300")]
+    pub images: usize,
+    /// Other test images than the folder's own: a folder or an archive
+    #[arg(long, value_name = "PATH")]
+    pub data: Option<PathBuf>,
+    /// Run no further images after so long, as in 90s or 5m
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub time_limit: Option<Duration>,
+    /// Show the page in the browser
+    #[arg(long)]
+    pub open: bool,
+}
+
+pub fn run(args: &Report) -> Result<End> {
+    if let Some(data) = args.data.as_deref().filter(|data| !data.exists()) {
+        bail!(
+            "--data {}: there is no such file or folder",
+            printable(data)
+        );
+    }
+    let file = match (&args.out, args.folders.as_slice()) {
+        (Some(file), _) => file.clone(),
+        (None, [folder]) => folder.join(FILE),
+        (None, _) => FILE.into(),
+    };
+    let settings = PassSettings {
+        images: args.images,
+        time_limit: args.time_limit,
+        data: args.data.clone(),
+    };
+    write_page(&args.folders, &file, &settings)?;
+    println!("{}", printable(&file));
+    if args.open {
+        open::that_detached(&file).with_context(|| format!("cannot open {}", printable(&file)))?;
+    }
+    Ok(End::Done)
+}
+
+fn write_page(folders: &[PathBuf], file: &Path, settings: &PassSettings) -> Result<()> {
+    let bar = progress_bar(0, "images looked at");
+    let progress = |done: usize, all: usize| {
+        bar.set_length(all as u64);
+        bar.set_position(done as u64);
+    };
+    let written = write(folders, file, settings, &device::open(), &progress);
+    bar.finish_and_clear();
+    Ok(written?)
+}
+
+/// The end of a training: pictures for TensorBoard, and the page.
+pub fn at_the_end_of_a_training(run: &Path) {
+    let logged = panics::caught(|| Ok(log_kept_patches(run, &device::open())?));
+    if let Err(error) = logged {
+        tracing::warn!("TensorBoard has no pictures of kept patches: {error:#}");
+    }
+    at_the_end(run);
+}
+
+/// The page at the end of a training, a pruning or a sweep. Without it the work is as good: what goes wrong is a warning.
+pub fn at_the_end(folder: &Path) {
+    let file = folder.join(FILE);
+    let written = panics::caught(|| write_page(&[folder.to_path_buf()], &file, &AT_THE_END));
+    match written {
+        Ok(()) => eprintln!("report: {}", printable(&file)),
+        Err(error) => tracing::warn!("no report was written: {error:#}"),
+    }
+}
