@@ -11,6 +11,8 @@ const FURTHEST: f64 = 20.0;
 const STEPS: usize = 80;
 /// Halvings of a step.
 const HALVINGS: usize = 24;
+/// A share that is so near to the target meets it.
+const MET: f64 = 0.005;
 
 /// What gates do to explored images at a price.
 #[derive(Clone, Debug, PartialEq)]
@@ -77,13 +79,20 @@ fn given(explored: &Explored, shares: &[f64], price: f64, schedules: Vec<usize>)
 }
 
 /// The price at which `at` computes `target` of the FLOPs, or as near to it as it comes. What gates compute need not fall with
-/// the price everywhere: the range is looked through in steps, and each step that passes the target is halved.
+/// the price everywhere: the range is looked through in steps, and each step that passes the target is halved. Of several such
+/// prices, the one with the least divergence counts.
 fn fitted(target: f64, at: impl Fn(f64) -> Allocated) -> Allocated {
     let place = |step: usize| FURTHEST * (2.0 * step as f64 / STEPS as f64 - 1.0);
     let steps: Vec<Allocated> = (0..=STEPS).map(|step| at(place(step).exp())).collect();
     let mut best = steps[0].clone();
+    let miss = |found: &Allocated| (found.flops_share - target).abs();
     let keep = |best: &mut Allocated, found: &Allocated| {
-        if (found.flops_share - target).abs() < (best.flops_share - target).abs() {
+        let is_better = if miss(found).max(miss(best)) <= MET {
+            found.kl < best.kl
+        } else {
+            miss(found) < miss(best)
+        };
+        if is_better {
             best.clone_from(found);
         }
     };
