@@ -1,16 +1,17 @@
 //! A gate for each decision point, and what decides with them.
 
 use apt_vit_model::host::{read, upload};
-use apt_vit_model::{FlopsCount, TokenReducer, VitConfig, vit_flops};
+use apt_vit_model::{FlopsCount, Placement, TokenReducer, VitConfig, vit_flops};
 use burn::module::Module;
 use burn::prelude::*;
 
 use crate::allocation::{AllocationReducer, Asked, Chooser, check_share};
+use crate::budget::kept_at_equal_counts;
 use crate::image_features::feature_count;
 use crate::networks::{Gate, GateConfig};
 use crate::policies::{Tome, TomeSettings};
 use crate::schedule_tree::ScheduleTree;
-use crate::{AgentError, Policy, PolicySettings, Selection};
+use crate::{AgentError, Budgeting, Policy, PolicySettings, Selection};
 
 /// What prices are told in: their logarithm is divided by this.
 const OF_PRICE: f64 = 1.5;
@@ -77,28 +78,9 @@ impl Gates {
         &self.shares
     }
 
-    /// Refuses a share of the FLOPs that they cannot come down to.
-    ///
-    /// # Errors
-    ///
-    /// Where no schedule computes so little.
-    pub fn check_share(&self, share: f64) -> Result<(), AgentError> {
-        check_share(&self.shares, share)
-    }
-
     /// The logarithm of a price as the gates are told it.
     pub fn told_price(price: f64) -> f32 {
         (price.max(f64::MIN_POSITIVE).ln() / OF_PRICE) as f32
-    }
-
-    /// ToMe, which merges where the same number goes in every image.
-    pub(crate) fn tome(&self) -> &Tome {
-        &self.tome
-    }
-
-    /// FLOPs of its decision in one block; where none is made in it, what it bears of those of the others.
-    pub(crate) fn flops(&self, model: &VitConfig, seen: usize, left: usize) -> FlopsCount {
-        self.own + self.tome.flops(model, seen, left)
     }
 
     /// All decisions about one image: what gates compute, the matching and CLS's attention that they see.
@@ -114,24 +96,6 @@ impl Gates {
         let entries = trace.iter();
         let own = entries.map(|entry| self.flops(model, entry.seen[0], entry.left[0]));
         own.sum::<u64>() + vit_flops(model, &trace, 0)
-    }
-
-    /// What merges by a price, or the same in every image.
-    pub(crate) fn reducer<'a>(
-        &'a self,
-        selection: &Selection,
-        seeds: &[u64],
-    ) -> Box<dyn TokenReducer + 'a> {
-        match selection {
-            Selection::Price { price } => {
-                let chooser = ByPrice {
-                    gates: self,
-                    price: *price,
-                };
-                Box::new(AllocationReducer::new(&self.tree, chooser))
-            }
-            _ => self.tome.reducer(selection, seeds),
-        }
     }
 
     /// Row by row, the schedule of least cost below a node: `foreseen`, `[rows, schedules]`, are logarithms of divergences.
@@ -153,6 +117,48 @@ impl Gates {
             first + best.unwrap_or(0)
         };
         rows.map(of_row).collect()
+    }
+}
+
+impl Policy for Gates {
+    fn blocks(&self) -> &[usize] {
+        self.tome.blocks()
+    }
+
+    fn placement(&self) -> Placement {
+        self.tome.placement()
+    }
+
+    /// What merges by a price, or the same in every image.
+    fn reducer<'a>(&'a self, selection: &Selection, seeds: &[u64]) -> Box<dyn TokenReducer + 'a> {
+        match selection {
+            Selection::Price { price } => {
+                let chooser = ByPrice {
+                    gates: self,
+                    price: *price,
+                };
+                Box::new(AllocationReducer::new(&self.tree, chooser))
+            }
+            _ => self.tome.reducer(selection, seeds),
+        }
+    }
+
+    /// FLOPs of its decision in one block; where none is made in it, what it bears of those of the others.
+    fn flops(&self, model: &VitConfig, seen: usize, left: usize) -> FlopsCount {
+        self.own + self.tome.flops(model, seen, left)
+    }
+
+    fn kept_for(&self, model: &VitConfig, share: f64) -> Result<Vec<usize>, AgentError> {
+        check_share(&self.shares, share)?;
+        kept_at_equal_counts(self, model, share)
+    }
+
+    fn budgeting(&self) -> Budgeting {
+        if self.are_taught() {
+            Budgeting::Allocation
+        } else {
+            Budgeting::Counts
+        }
     }
 }
 

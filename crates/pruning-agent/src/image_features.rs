@@ -1,4 +1,4 @@
-//! What a gate is told of an image: what is cheap to know of its tokens in one block.
+//! What a gate sees of an image: cheap statistics of its tokens in one block.
 
 use apt_vit_model::Observation;
 use apt_vit_model::host::read;
@@ -21,9 +21,9 @@ pub fn feature_count(hidden_size: usize) -> usize {
     2 * hidden_size + OTHERS
 }
 
-/// Per slot: the CLS token and the mean of the patches; how similar the matched pairs are, how CLS's attention spreads, how long the tokens are and how
-/// far they lie apart. `pairs` are those of the observation, per slot. Needs the keys and CLS's attention; what is not
-/// visible has no part in it.
+/// Per slot: the CLS token, the mean of the patches, and statistics of the similarity of matched pairs, of CLS's attention,
+/// and of the tokens' norms and distances. `pairs` are those of the observation, per slot. It needs the keys and CLS's
+/// attention. Masked tokens do not count.
 pub(crate) fn image_features(observation: &Observation<'_>, pairs: &[Vec<Pair>]) -> Vec<Vec<f32>> {
     let [_, width] = observation.hidden.dims();
     let hidden = read(observation.hidden.clone());

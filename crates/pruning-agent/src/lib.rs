@@ -44,10 +44,10 @@ pub use networks::{
     TokenPredictorConfig,
 };
 pub use policies::{
-    Allocate, AllocateSettings, Apt, AptSettings, Attentive, AttentiveSettings, ClsAttention,
+    AllocateSettings, Apt, AptSettings, Attentive, AttentiveSettings, ClsAttention,
     ClsAttentionSettings, Dense, DenseSettings, DynamicVit, DynamicVitSettings, Evit, EvitSettings,
     Pairs, PairsSettings, Pitome, PitomeSettings, Random, RandomAllocation,
-    RandomAllocationSettings, RandomSettings, Regression, RegressionSettings, Tome, TomeSchedule,
+    RandomAllocationSettings, RandomSettings, RegressionSettings, Tome, TomeSchedule,
     TomeScheduleSettings, TomeSettings, TomeThreshold, TomeThresholdSettings,
 };
 pub use policy::{Agents, Budgeting, Policy, PolicyModule, Removal};

@@ -5,6 +5,23 @@ use rayon::prelude::*;
 
 use crate::similarity::nearest;
 
+/// The blocks in which patches merge, and how many, where `kept` of `patches` are to stay after each of `blocks`. At most half
+/// of the patches can merge in one block.
+pub(crate) fn merges_in_blocks<'a>(
+    blocks: &'a [usize],
+    patches: usize,
+    kept: &'a [usize],
+) -> impl Iterator<Item = (usize, usize)> + 'a {
+    let mut before = patches;
+    let counts = blocks.iter().zip(kept).map(move |(&block, &kept)| {
+        let left = kept.clamp(before - before / 2, before);
+        let count = before - left;
+        before = left;
+        (block, count)
+    });
+    counts.filter(|&(_, count)| count > 0)
+}
+
 /// The given rows go into the given others; those become the mean of both, weighed by how many patches
 /// each stands for.
 pub(crate) fn merge_pairs(

@@ -3,7 +3,7 @@
 
 use std::sync::{Mutex, MutexGuard};
 
-use apt_pruning_agent::{Allocate, AnyPolicy, Budgeting, Exploration, Gates, Selection};
+use apt_pruning_agent::{AnyPolicy, Budgeting, Exploration, Gates, Selection};
 use apt_vit_model::{ExecutionMode, RunSettings, Vit, VitConfig, VitOutput, VitPreset, vit_flops};
 use burn::module::Module;
 use burn::tensor::{Device, Distribution, Tensor, Tolerance};
@@ -78,7 +78,7 @@ fn run(vit: &Vit, policy: &AnyPolicy, images: Tensor<4>, mode: ExecutionMode) ->
 fn mask_and_drop_give_the_same_logits_where_images_keep_different_numbers() {
     let _alone = alone();
     let (_, vit, gates, images) = allocating();
-    let policy = AnyPolicy::new(Allocate { gates });
+    let policy = AnyPolicy::new(gates);
     let dropped = run(&vit, &policy, images.clone(), ExecutionMode::Drop);
     let masked = run(&vit, &policy, images, ExecutionMode::Mask);
     let left = |output: &VitOutput| output.trace.last().unwrap().left.clone();
@@ -100,7 +100,7 @@ fn an_image_gets_the_same_alone_as_among_others_and_computes_its_schedules_share
     let _alone = alone();
     let (model, vit, gates, images) = allocating();
     let shares = gates.shares().to_vec();
-    let policy = AnyPolicy::new(Allocate { gates });
+    let policy = AnyPolicy::new(gates);
     let together = run(&vit, &policy, images.clone(), ExecutionMode::Drop);
     for image in 0..IMAGES {
         let one = images.clone().narrow(0, image, 1);
@@ -122,10 +122,10 @@ fn gates_that_nobody_taught_leave_as_much_of_every_image() {
     let model = VitPreset::Tiny32.config();
     let gates = Gates::init(&model, &device).unwrap();
     assert!(!gates.are_taught());
-    let policy = AnyPolicy::new(Allocate { gates });
+    let policy = AnyPolicy::new(gates);
     assert_eq!(policy.budgeting(), Budgeting::Counts);
     assert!(policy.num_params() > 0);
     let (_, _, gates, _) = allocating();
-    let policy = AnyPolicy::new(Allocate { gates });
+    let policy = AnyPolicy::new(gates);
     assert_eq!(policy.budgeting(), Budgeting::Allocation);
 }

@@ -16,7 +16,7 @@ mod tome;
 mod tome_schedule;
 mod tome_threshold;
 
-pub use allocate::{Allocate, AllocateSettings};
+pub use allocate::AllocateSettings;
 pub use apt::{Apt, AptSettings};
 pub use attentive::{Attentive, AttentiveSettings};
 pub use cls_attention::{ClsAttention, ClsAttentionSettings};
@@ -27,7 +27,7 @@ pub use pairs::{Pairs, PairsSettings};
 pub use pitome::{Pitome, PitomeSettings};
 pub use random::{Random, RandomSettings};
 pub use random_allocation::{RandomAllocation, RandomAllocationSettings};
-pub use regression::{Regression, RegressionSettings};
+pub use regression::RegressionSettings;
 pub use tome::{Tome, TomeSettings};
 pub use tome_schedule::{TomeSchedule, TomeScheduleSettings};
 pub use tome_threshold::{TomeThreshold, TomeThresholdSettings};

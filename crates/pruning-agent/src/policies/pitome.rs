@@ -10,7 +10,7 @@ use crate::acting_blocks::{all_but_the_last, of_layer};
 use crate::budget::kept_at_equal_counts;
 use crate::energy::energies;
 use crate::matching::{Pair, keep_closest};
-use crate::merging::merge_pairs;
+use crate::merging::{merge_pairs, merges_in_blocks};
 use crate::similarity::nearest;
 use crate::{AgentError, Meaning, Policy, PolicySettings, Selection};
 
@@ -86,8 +86,8 @@ impl PolicySettings for PitomeSettings {
 /// attention and MLP, merged patches are means weighed by their sizes, and the sizes are added to the attention as
 /// logarithms.
 ///
-/// How many go in each block is ToMe's: the same number in every block, so that the two differ in who merges alone. (The
-/// paper's experiments remove the same share of what is left in every block.)
+/// It merges as many patches in each block as ToMe does, so that the two differ only in which patches merge. (The paper's
+/// experiments remove the same share of the remaining patches in every block.)
 #[derive(Module, Debug)]
 pub struct Pitome {
     #[module(skip)]
@@ -112,13 +112,8 @@ impl Policy for Pitome {
     }
 
     fn reducer<'a>(&'a self, selection: &Selection, _: &[u64]) -> Box<dyn TokenReducer + 'a> {
-        let mut before = self.patches;
-        let layers = self.blocks.iter().zip(selection.kept());
-        let layers = layers.map(|(&layer, &kept)| {
-            // No more than half of them can merge in one block.
-            let left = kept.clamp(before - before / 2, before);
-            let count = before - left;
-            before = left;
+        let layers = merges_in_blocks(&self.blocks, self.patches, selection.kept());
+        let layers = layers.map(|(layer, count)| {
             let depth = layer as f64 / self.layers as f64;
             let merging = Merging {
                 count,
@@ -128,7 +123,7 @@ impl Policy for Pitome {
             (layer, merging)
         });
         Box::new(PitomeReducer {
-            layers: layers.filter(|(_, merging)| merging.count > 0).collect(),
+            layers: layers.collect(),
         })
     }
 

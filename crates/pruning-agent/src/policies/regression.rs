@@ -1,13 +1,12 @@
-use apt_vit_model::{FlopsCount, Placement, TokenReducer, VitConfig};
-use burn::module::Module;
-use burn::prelude::*;
+use apt_vit_model::VitConfig;
+use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 
-use crate::budget::kept_at_equal_counts;
 use crate::gates::Gates;
-use crate::{AgentError, Budgeting, Policy, PolicySettings, Selection};
+use crate::{AgentError, PolicySettings};
 
-/// Settings of [`Regression`]: there are none.
+/// Settings of allocation by forecast: there are none. The same [`Gates`] as [`AllocateSettings`](crate::AllocateSettings)
+/// has, taught to foresee the logarithm of each schedule's divergence and nothing else.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RegressionSettings {}
@@ -17,50 +16,9 @@ impl PolicySettings for RegressionSettings {
     const SUMMARY: &'static str = "`allocate` without reinforcement: its gates foresee the divergence that each schedule leads \
                                    to, taught by regression (`aptvit prune`), and the cheapest at the price is chosen; \
                                    before that, as `tome`";
-    type Policy = Regression;
+    type Policy = Gates;
 
-    fn init(&self, model: &VitConfig, device: &Device) -> Result<Regression, AgentError> {
-        Ok(Regression {
-            gates: Gates::init(model, device)?,
-        })
-    }
-}
-
-/// Allocation by forecast: the same gates as [`Allocate`](crate::Allocate)'s, taught to foresee the logarithm of each
-/// schedule's divergence and nothing else.
-#[derive(Module, Debug)]
-pub struct Regression {
-    /// What decides.
-    pub gates: Gates,
-}
-
-impl Policy for Regression {
-    fn blocks(&self) -> &[usize] {
-        self.gates.tome().blocks()
-    }
-
-    fn placement(&self) -> Placement {
-        self.gates.tome().placement()
-    }
-
-    fn reducer<'a>(&'a self, selection: &Selection, seeds: &[u64]) -> Box<dyn TokenReducer + 'a> {
-        self.gates.reducer(selection, seeds)
-    }
-
-    fn flops(&self, model: &VitConfig, seen: usize, left: usize) -> FlopsCount {
-        self.gates.flops(model, seen, left)
-    }
-
-    fn kept_for(&self, model: &VitConfig, share: f64) -> Result<Vec<usize>, AgentError> {
-        self.gates.check_share(share)?;
-        kept_at_equal_counts(self, model, share)
-    }
-
-    fn budgeting(&self) -> Budgeting {
-        if self.gates.are_taught() {
-            Budgeting::Allocation
-        } else {
-            Budgeting::Counts
-        }
+    fn init(&self, model: &VitConfig, device: &Device) -> Result<Gates, AgentError> {
+        Gates::init(model, device)
     }
 }

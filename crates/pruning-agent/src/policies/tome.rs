@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::acting_blocks::{all_but_the_last, of_layer};
 use crate::budget::kept_at_equal_counts;
 use crate::matching::matched_with;
+use crate::merging::merges_in_blocks;
 use crate::{AgentError, Policy, PolicySettings, Selection};
 
 /// Settings of [`Tome`]: there are none.
@@ -56,17 +57,8 @@ impl Policy for Tome {
     }
 
     fn reducer<'a>(&'a self, selection: &Selection, _: &[u64]) -> Box<dyn TokenReducer + 'a> {
-        let mut before = self.patches;
-        let layers = self.blocks.iter().zip(selection.kept());
-        let layers = layers.map(|(&layer, &kept)| {
-            // No more than half of them can merge in one block.
-            let left = kept.clamp(before - before / 2, before);
-            let count = before - left;
-            before = left;
-            (layer, count)
-        });
         Box::new(TomeReducer {
-            layers: layers.filter(|&(_, count)| count > 0).collect(),
+            layers: merges_in_blocks(&self.blocks, self.patches, selection.kept()).collect(),
         })
     }
 
