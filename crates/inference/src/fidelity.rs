@@ -5,8 +5,8 @@ use serde::ser::{SerializeStruct, Serializer};
 
 use crate::{InferenceError, NotFinite};
 
-/// How near a pruned model's answers are to those of the dense model, image by image: KL(dense || pruned) in nats and
-/// whether both put the same class first, of models with a head; the cosine of the two embeddings, of those without.
+/// How near a pruned model's answers are to those of the dense model, image by image: KL(dense || pruned) in nats, and
+/// whether both put the same class first.
 ///
 /// All values are kept in the order of the images, so that two policies can be compared on the same images. Serialised,
 /// it is the count of images and the means.
@@ -14,7 +14,6 @@ use crate::{InferenceError, NotFinite};
 pub struct Fidelity {
     kl: Vec<f64>,
     equal: Vec<bool>,
-    cosine: Vec<f64>,
 }
 
 impl Fidelity {
@@ -22,15 +21,24 @@ impl Fidelity {
     ///
     /// # Errors
     ///
-    /// Where there are not as many of both or no whole rows of them, where one is infinite or no number, or where
-    /// embeddings were taken in before. Nothing is taken in then.
+    /// Where there are not as many of both or no whole rows of them, or where one is infinite or no number. Nothing is
+    /// taken in then.
     pub fn add_logits(
         &mut self,
         dense: &[f32],
         pruned: &[f32],
         classes: usize,
     ) -> Result<(), InferenceError> {
-        let images = self.check(dense, pruned, classes, !self.cosine.is_empty())?;
+        let (found, expected) = (pruned.len(), dense.len());
+        if classes == 0 || found != expected || found % classes != 0 {
+            return Err(InferenceError::Compared {
+                reason: format!(
+                    "{found} logits of the pruned model and {expected} of the dense one, expected as many of both, and \
+                     {classes} of each image"
+                ),
+            });
+        }
+        let images = found / classes;
         let mut kl = Vec::with_capacity(images);
         let mut equal = Vec::with_capacity(images);
         for (dense, pruned) in dense
@@ -45,69 +53,19 @@ impl Fidelity {
         Ok(())
     }
 
-    /// Takes in the embeddings of some images, of the dense model and of the pruned one: `[images, width]`, row after row.
-    ///
-    /// # Errors
-    ///
-    /// As [`add_logits`](Self::add_logits), and where logits were taken in before.
-    pub fn add_embeddings(
-        &mut self,
-        dense: &[f32],
-        pruned: &[f32],
-        width: usize,
-    ) -> Result<(), InferenceError> {
-        let images = self.check(dense, pruned, width, !self.kl.is_empty())?;
-        let mut cosine = Vec::with_capacity(images);
-        for (dense, pruned) in dense.chunks_exact(width).zip(pruned.chunks_exact(width)) {
-            cosine.push(cosine_similarity(dense, pruned)?);
-        }
-        self.cosine.extend(cosine);
-        Ok(())
-    }
-
-    /// How many images these are.
-    fn check(
-        &self,
-        dense: &[f32],
-        pruned: &[f32],
-        width: usize,
-        is_mixed: bool,
-    ) -> Result<usize, InferenceError> {
-        let (found, expected) = (pruned.len(), dense.len());
-        if width == 0 || found != expected || found % width != 0 {
-            return Err(InferenceError::Compared {
-                reason: format!(
-                    "{found} values of the pruned model and {expected} of the dense one, expected as many of both, \
-                     and {width} of each image"
-                ),
-            });
-        }
-        if is_mixed {
-            return Err(InferenceError::Compared {
-                reason: "expected logits of all images, or embeddings of all".into(),
-            });
-        }
-        Ok(found / width)
-    }
-
     /// How many images were compared.
     pub fn images(&self) -> usize {
-        self.kl.len().max(self.cosine.len())
+        self.kl.len()
     }
 
-    /// KL(dense || pruned) in nats, mean over the images; none without images, or without a head.
+    /// KL(dense || pruned) in nats, mean over the images; none without images.
     pub fn kl(&self) -> Option<f64> {
         mean(self.kl.iter().copied())
     }
 
-    /// Share of the images of which both models put the same class first; none without images, or without a head.
+    /// Share of the images of which both models put the same class first; none without images.
     pub fn equal_answers(&self) -> Option<f64> {
         mean(self.equal.iter().map(|&equal| f64::from(u8::from(equal))))
-    }
-
-    /// Cosine of the embeddings, mean over the images; none without images, or where logits were compared.
-    pub fn cosine(&self) -> Option<f64> {
-        mean(self.cosine.iter().copied())
     }
 
     /// KL(dense || pruned) in nats, per image.
@@ -119,36 +77,11 @@ impl Fidelity {
     pub fn equal_of_images(&self) -> &[bool] {
         &self.equal
     }
-
-    /// Cosine of the embeddings, per image.
-    pub fn cosine_of_images(&self) -> &[f64] {
-        &self.cosine
-    }
-
-    /// How far the pruned answers are from the dense ones, per image: KL(dense || pruned) of logits, 1 - cosine of
-    /// embeddings.
-    pub fn distance_of_images(&self) -> Vec<f64> {
-        if self.cosine.is_empty() {
-            self.kl.clone()
-        } else {
-            self.cosine.iter().map(|cosine| 1.0 - cosine).collect()
-        }
-    }
-
-    /// The mean of [`distance_of_images`](Self::distance_of_images); none without images.
-    pub fn distance(&self) -> Option<f64> {
-        self.kl()
-            .or_else(|| self.cosine().map(|cosine| 1.0 - cosine))
-    }
 }
 
 impl Serialize for Fidelity {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let means = [
-            ("kl", self.kl()),
-            ("equal_answers", self.equal_answers()),
-            ("cosine", self.cosine()),
-        ];
+        let means = [("kl", self.kl()), ("equal_answers", self.equal_answers())];
         let known = means.iter().filter(|(_, mean)| mean.is_some()).count();
         let mut fields = serializer.serialize_struct("Fidelity", 1 + known)?;
         fields.serialize_field("images", &self.images())?;
@@ -191,7 +124,7 @@ pub fn kl_divergence(dense: &[f32], pruned: &[f32]) -> Result<f64, InferenceErro
 /// # Errors
 ///
 /// Where a logit is infinite or no number.
-pub fn log_softmax(logits: &[f32]) -> Result<Vec<f64>, InferenceError> {
+fn log_softmax(logits: &[f32]) -> Result<Vec<f64>, InferenceError> {
     all_finite("logit", logits)?;
     let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let shifted: Vec<f64> = logits
@@ -211,22 +144,6 @@ fn top_class(logits: &[f32]) -> usize {
         }
     }
     top
-}
-
-/// The cosine of two vectors; 0 where one is 0.
-fn cosine_similarity(a: &[f32], b: &[f32]) -> Result<f64, InferenceError> {
-    all_finite("value of an embedding", a)?;
-    all_finite("value of an embedding", b)?;
-    let product = |a: &[f32], b: &[f32]| -> f64 {
-        let pairs = a.iter().zip(b);
-        pairs.map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
-    };
-    let norms = (product(a, a) * product(b, b)).sqrt();
-    Ok(if norms > 0.0 {
-        (product(a, b) / norms).clamp(-1.0, 1.0)
-    } else {
-        0.0
-    })
 }
 
 fn all_finite(what: &'static str, values: &[f32]) -> Result<(), InferenceError> {
@@ -282,25 +199,9 @@ mod tests {
         assert!(kl[1] > kl[2] && kl[2] > 0.0);
         let sum: f64 = kl.iter().sum();
         assert_eq!(fidelity.kl(), Some(sum / 3.0));
-        assert_eq!(fidelity.distance(), fidelity.kl());
         let written = serde_json::to_value(&fidelity).unwrap();
         assert_eq!(written["images"], 3);
         assert_eq!(written["kl"], sum / 3.0);
-        assert!(written.get("cosine").is_none());
-    }
-
-    #[test]
-    fn embeddings_are_compared_by_their_direction() {
-        let mut fidelity = Fidelity::default();
-        let dense = [1.0, 0.0, 3.0, 4.0, 1.0, 1.0];
-        let pruned = [2.0, 0.0, -4.0, 3.0, -1.0, -1.0];
-        fidelity.add_embeddings(&dense, &pruned, 2).unwrap();
-        let cosine = fidelity.cosine_of_images();
-        for (found, expected) in cosine.iter().zip([1.0, 0.0, -1.0]) {
-            assert!((found - expected).abs() < 1e-12, "{found} for {expected}");
-        }
-        assert!((fidelity.distance().unwrap() - 1.0).abs() < 1e-12);
-        assert_eq!(fidelity.kl(), None);
     }
 
     #[test]
@@ -312,11 +213,6 @@ mod tests {
             let message = error.unwrap_err().to_string();
             assert!(message.contains(&wrong.to_string()), "{message}");
             assert!(fidelity.add_logits(&[wrong, 0.0], &[1.0, 0.0], 2).is_err());
-            assert!(
-                fidelity
-                    .add_embeddings(&[1.0, 0.0], &[1.0, wrong], 2)
-                    .is_err()
-            );
         }
         assert_eq!(fidelity, Fidelity::default());
     }
@@ -332,8 +228,5 @@ mod tests {
         assert!(fidelity.add_logits(&[1.0, 0.0], &[1.0, 0.0], 0).is_err());
         assert!(fidelity.add_logits(&[1.0; 3], &[1.0; 3], 2).is_err());
         assert!(kl_divergence(&[1.0], &[1.0, 2.0]).is_err());
-        fidelity.add_logits(&[1.0, 0.0], &[1.0, 0.0], 2).unwrap();
-        let mixed = fidelity.add_embeddings(&[1.0], &[1.0], 1).unwrap_err();
-        assert!(mixed.to_string().contains("embeddings"), "{mixed}");
     }
 }
