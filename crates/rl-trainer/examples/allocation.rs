@@ -6,6 +6,8 @@
 //!
 //! `cargo run --release -p apt-rl-trainer --example allocation -- WEIGHTS TRAIN TEST 0.7,0.5,0.42 SEEDS MINUTES`
 
+mod comparison;
+
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -21,13 +23,11 @@ use apt_rl_trainer::{EvaluationSettings, evaluate_each};
 use apt_vit_model::ExecutionMode;
 use burn::prelude::*;
 use rand::rngs::ChaCha8Rng;
-use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 
-type Failure = Box<dyn std::error::Error>;
+use comparison::{Outcome, interval, means, outcome_of, shuffled};
 
-/// Per image: KL(dense || pruned) in nats, and is the answer the dense one?
-type Outcome = Vec<(f64, bool)>;
+type Failure = Box<dyn std::error::Error>;
 
 fn main() -> Result<(), Failure> {
     let args: Vec<String> = std::env::args().collect();
@@ -80,13 +80,8 @@ fn main() -> Result<(), Failure> {
     let train = DataSource::load_to_learn(Path::new(train), Progress::Hidden)?;
     let (test, _) =
         DataSource::load_to_measure(Path::new(test), Default::default(), Progress::Hidden)?;
-    let mut rng = ChaCha8Rng::seed_from_u64(0);
-    let mut order: Vec<usize> = (0..train.len()).collect();
-    order.shuffle(&mut rng);
-    let all = explored(&train.subset(&order).take(2000), "to learn from")?;
-    let mut order: Vec<usize> = (0..test.len()).collect();
-    order.shuffle(&mut rng);
-    let test = test.subset(&order);
+    let all = explored(&shuffled(&train).take(2000), "to learn from")?;
+    let test = shuffled(&test);
     let tested = explored(&test, "to measure on")?;
     let test = test.take(tested.images);
     let (held, rest): (Vec<usize>, Vec<usize>) = (0..all.images).partition(|image| image % 5 == 4);
@@ -181,21 +176,26 @@ fn tome(
     }
     let found = evaluate_each(&model, images, &runs, settings, device, |_| ())?;
     let outcomes = found.into_iter().skip(1).filter_map(|found| {
-        let fidelity = found.fidelity?;
-        let equal = fidelity.equal_of_images().iter().copied();
-        let outcome = fidelity.kl_of_images().iter().copied().zip(equal);
-        Some((found.flops_share, outcome.collect()))
+        let outcome = outcome_of(&found.fidelity?);
+        Some((found.flops_share, outcome))
     });
     Ok(outcomes.collect())
 }
 
 fn outcome(explored: &Explored, allocated: &Allocated) -> Outcome {
+    of_schedules(explored, allocated.schedules.iter().copied())
+}
+
+/// What one schedule for each image does.
+fn of_schedules(explored: &Explored, schedules: impl Iterator<Item = usize>) -> Outcome {
     let count = explored.distances.len() / explored.images;
-    let places = allocated.schedules.iter().enumerate();
+    let places = schedules.enumerate();
     let places = places.map(|(image, schedule)| image * count + schedule);
-    places
-        .map(|place| (f64::from(explored.distances[place]), explored.equal[place]))
-        .collect()
+    let outcome = places.map(|place| {
+        let equal = f64::from(u8::from(explored.equal[place]));
+        (f64::from(explored.distances[place]), equal)
+    });
+    outcome.collect()
 }
 
 /// One schedule drawn for each image.
@@ -209,46 +209,5 @@ fn mixed(explored: &Explored, shares: &[f64]) -> Outcome {
         });
         drawn.unwrap_or(0)
     });
-    let count = shares.len();
-    let places = schedules.enumerate();
-    places
-        .map(|(image, schedule)| image * count + schedule)
-        .map(|place| (f64::from(explored.distances[place]), explored.equal[place]))
-        .collect()
-}
-
-fn means(outcome: &Outcome) -> [f64; 2] {
-    let count = outcome.len() as f64;
-    let kl: f64 = outcome.iter().map(|(kl, _)| kl).sum();
-    let equal = outcome.iter().filter(|(_, equal)| *equal).count();
-    [kl / count, equal as f64 / count]
-}
-
-/// Where 95 of 100 differences of the means lie when images are drawn again, with replacement.
-fn interval(ours: &Outcome, theirs: &Outcome) -> [[f64; 2]; 2] {
-    const DRAWS: usize = 2000;
-    let mut rng = ChaCha8Rng::seed_from_u64(0);
-    let count = ours.len().min(theirs.len());
-    let number = |equal: bool| f64::from(u8::from(equal));
-    let mut draws: [Vec<f64>; 2] = [Vec::new(), Vec::new()];
-    for _ in 0..DRAWS {
-        let mut sums = [0.0; 2];
-        for _ in 0..count {
-            let image = rng.random_range(0..count);
-            let ((kl, equal), (other, also)) = (ours[image], theirs[image]);
-            sums[0] += kl - other;
-            sums[1] += number(equal) - number(also);
-        }
-        for (draws, sum) in draws.iter_mut().zip(sums) {
-            draws.push(sum / count as f64);
-        }
-    }
-    let at = |share: f64| {
-        let place = (DRAWS as f64 * share) as usize;
-        [draws[0].clone(), draws[1].clone()].map(|mut draws| {
-            draws.sort_by(f64::total_cmp);
-            draws[place]
-        })
-    };
-    [at(0.025), at(0.975)]
+    of_schedules(explored, schedules)
 }

@@ -6,6 +6,8 @@
 //! `cargo run --release -p apt-rl-trainer --example frozen -- WEIGHTS LEARN TEST SHARES IMAGES TESTED SEEDS POLICY ...`, a policy
 //! being a name or a table such as `{ name = "pairs", width = 8 }`. Where TEST is `-`, the test images are further ones of LEARN.
 
+mod comparison;
+
 use std::path::Path;
 use std::time::Instant;
 
@@ -16,14 +18,10 @@ use apt_rl_trainer::prune::{FrozenModel, SensitivitySettings, learn_sensitivity}
 use apt_rl_trainer::{EvaluationSettings, calibrate, evaluate_each};
 use apt_vit_model::ExecutionMode;
 use burn::prelude::*;
-use rand::rngs::ChaCha8Rng;
-use rand::seq::SliceRandom;
-use rand::{RngExt, SeedableRng};
+
+use comparison::{Outcome, interval, means, outcome_of, shuffled};
 
 type Failure = Box<dyn std::error::Error>;
-
-/// Per image: KL(dense || pruned) in nats, and how often the answer is the dense one.
-type Outcome = Vec<(f64, f64)>;
 
 /// What is measured, and with what.
 struct Experiment {
@@ -120,12 +118,6 @@ fn parsed(said: &str) -> Result<PolicyConfig, Failure> {
     table.into_values().next().ok_or_else(|| "no policy".into())
 }
 
-fn shuffled(images: &ImageDataset) -> ImageDataset {
-    let mut order: Vec<usize> = (0..images.len()).collect();
-    order.shuffle(&mut ChaCha8Rng::seed_from_u64(0));
-    images.subset(&order)
-}
-
 impl Experiment {
     /// Per budget, the share that was computed and what became of each test image; learned with the seed, if there is one.
     fn outcomes(
@@ -141,6 +133,7 @@ impl Experiment {
                 };
                 let frozen = FrozenModel {
                     model: &self.model,
+                    packed: &self.model.clone().prepack(),
                     images: &self.learned,
                     evaluation: &self.settings,
                     targets: &self.targets,
@@ -188,11 +181,8 @@ impl Experiment {
         let (settings, device) = (&self.settings, &self.device);
         let found = evaluate_each(model, &self.test, runs, settings, device, |_| ())?;
         let outcomes = found.into_iter().skip(1).filter_map(|found| {
-            let fidelity = found.fidelity?;
-            let equal = fidelity.equal_of_images().iter();
-            let equal = equal.map(|&equal| f64::from(u8::from(equal)));
-            let outcome = fidelity.kl_of_images().iter().copied().zip(equal);
-            Some((found.flops_share, outcome.collect()))
+            let outcome = outcome_of(&found.fidelity?);
+            Some((found.flops_share, outcome))
         });
         Ok(outcomes.collect())
     }
@@ -229,38 +219,4 @@ fn mean(of_seeds: &[Vec<(f64, Outcome)>]) -> Vec<(f64, Outcome)> {
         (share, outcome.collect())
     };
     budgets.map(of_budget).collect()
-}
-
-fn means(outcome: &Outcome) -> [f64; 2] {
-    let count = outcome.len() as f64;
-    let sum = |of: fn(&(f64, f64)) -> f64| outcome.iter().map(of).sum::<f64>();
-    [sum(|image| image.0) / count, sum(|image| image.1) / count]
-}
-
-/// Where 95 of 100 differences of the means lie when images are drawn again, with replacement.
-fn interval(ours: &Outcome, theirs: &Outcome) -> [[f64; 2]; 2] {
-    const DRAWS: usize = 2000;
-    let mut rng = ChaCha8Rng::seed_from_u64(0);
-    let count = ours.len().min(theirs.len());
-    let mut draws: [Vec<f64>; 2] = [Vec::new(), Vec::new()];
-    for _ in 0..DRAWS {
-        let mut sums = [0.0; 2];
-        for _ in 0..count {
-            let image = rng.random_range(0..count);
-            let ((kl, equal), (other, also)) = (ours[image], theirs[image]);
-            sums[0] += kl - other;
-            sums[1] += equal - also;
-        }
-        for (draws, sum) in draws.iter_mut().zip(sums) {
-            draws.push(sum / count as f64);
-        }
-    }
-    draws
-        .iter_mut()
-        .for_each(|draws| draws.sort_by(f64::total_cmp));
-    let at = |share: f64| {
-        let place = (DRAWS as f64 * share) as usize;
-        [draws[0][place], draws[1][place]]
-    };
-    [at(0.025), at(0.975)]
 }

@@ -73,6 +73,7 @@ fn learned(model: &PruningVit, images: &ImageDataset, device: &Device) -> AnyPol
     let pairs = PolicyConfig::named("pairs").unwrap();
     let frozen = FrozenModel {
         model,
+        packed: &model.clone().prepack(),
         images,
         evaluation: &settings(),
         targets: &[0.7],

@@ -1,13 +1,13 @@
 //! What a policy has to remove to meet a compute budget, fitted on images held out from training.
 
-use apt_data::{EvalLoader, ImageDataset};
+use apt_data::ImageDataset;
 use apt_inference::{Budget, InferenceError, Model, PruningVit};
 use apt_pruning_agent::{Budgeting, Selection};
 use apt_vit_model::{ExecutionMode, LayerTrace, RunSettings, TokenBatch};
-use burn::data::dataloader::DataLoader;
 use burn::prelude::*;
 
-use super::evaluation::{evaluate, sides};
+use super::embedded::{embed, share_of};
+use super::evaluation::evaluate;
 use super::settings::EvaluationSettings;
 use crate::TrainerError;
 use crate::algorithm::Recorder;
@@ -210,50 +210,6 @@ fn by_halving(
     }
     let (_, selection) = best.ok_or_else(|| TrainerError::Training("no price was tried".into()))?;
     tried(model, images, target, settings, device, selection)
-}
-
-/// The share of the dense FLOPs that is computed with this selection.
-fn share_of(model: &PruningVit, embedded: &[TokenBatch], selection: &Selection) -> f64 {
-    let last = model.policy.blocks().last().map_or(0, |last| last + 1);
-    let (mut sum, mut images) = (0.0, 0);
-    for batch in embedded {
-        let count = batch.sequences.batch();
-        // As in an evaluation, so that policies that draw random numbers draw the same ones.
-        let seeds: Vec<u64> = (images..images + count).map(|index| index as u64).collect();
-        let reducer = model.policy.reducer(selection, &seeds);
-        let settings = RunSettings {
-            mode: ExecutionMode::Drop,
-            reducer: Some(&*reducer),
-        };
-        let trace = model.vit.run_blocks(batch.clone(), 0..last, settings).trace;
-        sum += (0..count)
-            .map(|image| model.flops(&trace, image).1)
-            .sum::<f64>();
-        images += count;
-    }
-    sum / images.max(1) as f64
-}
-
-/// The images as tokens, batch by batch.
-fn embed(
-    model: &PruningVit,
-    images: &ImageDataset,
-    settings: &EvaluationSettings,
-    device: &Device,
-) -> Result<Vec<TokenBatch>, TrainerError> {
-    let loader = EvalLoader::new(
-        images.clone(),
-        settings.batch_size,
-        sides(model.config().image_size),
-        settings.normalization,
-        settings.workers,
-    );
-    let loader = loader.with_transform(settings.transform).to_device(device);
-    let batches = loader.iter().map(|batch| {
-        let batch = batch.map_err(|error| TrainerError::Training(error.to_string()))?;
-        Ok(model.vit.embed(batch.images))
-    });
-    batches.collect()
 }
 
 /// Per block of the policy, the score above which the share `rates` of all images' patches stay; and the share of the

@@ -300,7 +300,7 @@ pub fn evaluate_each(
 /// # Errors
 ///
 /// Names the first image whose logits, `[batch, classes]`, are not finite.
-fn check_finite(
+pub(crate) fn check_finite(
     logits: Tensor<2>,
     indices: &[usize],
     dataset: &ImageDataset,

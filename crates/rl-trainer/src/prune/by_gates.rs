@@ -2,7 +2,10 @@
 
 use apt_data::ImageDataset;
 use apt_inference::Budget;
-use apt_pruning_agent::{Allocate, AnyPolicy, Gates, PolicyConfig, Regression, Selection};
+use apt_pruning_agent::{
+    AnyPolicy, Gates, Policy, PolicyConfig, PolicySettings, RandomAllocationSettings,
+    RegressionSettings, Selection,
+};
 
 use super::candidate::Candidate;
 use super::classroom::Classroom;
@@ -24,7 +27,7 @@ impl Job<'_> {
     ) -> Result<Option<(Explored, Explored)>, TrainerError> {
         let gates = Gates::init(self.packed.config(), self.device)?;
         for &target in &self.options.targets {
-            gates.check_share(target)?;
+            gates.kept_for(self.packed.config(), target)?;
         }
         let all = images.len();
         let go_on = |done| {
@@ -89,35 +92,32 @@ impl Job<'_> {
         taught: &Taught,
         held_out: &Explored,
     ) -> Result<Candidate, TrainerError> {
-        let gates = match name {
-            "regression" => &taught.regression,
-            _ => &taught.reward,
+        let gates = if name == RegressionSettings::NAME {
+            &taught.regression
+        } else {
+            &taught.reward
         };
         let classroom = Classroom::new(gates, held_out);
         let targets = self.options.targets.iter();
         let fitted = targets.map(|&target| fit_price(gates, &classroom, held_out, target));
         let fitted: Vec<Allocated> = fitted.collect();
         let config = PolicyConfig::named(name)?;
-        let (policy, selections): (AnyPolicy, Vec<Selection>) = if name == "random-allocation" {
-            let count = gates.tree().schedules();
-            let dealt = fitted.iter().map(|fitted| Selection::Schedules {
-                shares: frequencies(&fitted.schedules, count),
-            });
-            (
-                config.init(self.packed.config(), self.device)?,
-                dealt.collect(),
-            )
-        } else {
-            let gates = gates.clone();
-            let policy = match name {
-                "regression" => AnyPolicy::new(Regression { gates }),
-                _ => AnyPolicy::new(Allocate { gates }),
+        let (policy, selections): (AnyPolicy, Vec<Selection>) =
+            if name == RandomAllocationSettings::NAME {
+                let count = gates.tree().schedules();
+                let dealt = fitted.iter().map(|fitted| Selection::Schedules {
+                    shares: frequencies(&fitted.schedules, count),
+                });
+                (
+                    config.init(self.packed.config(), self.device)?,
+                    dealt.collect(),
+                )
+            } else {
+                let prices = fitted.iter().map(|fitted| Selection::Price {
+                    price: fitted.price,
+                });
+                (AnyPolicy::new(gates.clone()), prices.collect())
             };
-            let prices = fitted.iter().map(|fitted| Selection::Price {
-                price: fitted.price,
-            });
-            (policy, prices.collect())
-        };
         let budgets = fitted.iter().zip(selections).zip(&self.options.targets);
         let budgets = budgets.map(|((fitted, selection), &target)| Budget {
             target_flops: target,

@@ -1,7 +1,10 @@
 //! Policies that could be chosen.
 
 use apt_inference::Budget;
-use apt_pruning_agent::{AgentError, AnyPolicy, PairsSettings, PolicyConfig, PolicySettings};
+use apt_pruning_agent::{
+    AgentError, AllocateSettings, AnyPolicy, PairsSettings, PolicyConfig, PolicySettings,
+    RandomAllocationSettings, RegressionSettings,
+};
 use serde_json::Map;
 
 /// A policy that is fitted to the budgets.
@@ -18,7 +21,12 @@ pub(crate) struct Candidate {
 
 /// Do its gates learn from explored images?
 pub(crate) fn is_taught(name: &str) -> bool {
-    ["allocate", "regression", "random-allocation"].contains(&name)
+    [
+        AllocateSettings::NAME,
+        RegressionSettings::NAME,
+        RandomAllocationSettings::NAME,
+    ]
+    .contains(&name)
 }
 
 /// The policy of a name, for a model of this width that is frozen.
@@ -29,7 +37,7 @@ pub(crate) fn is_taught(name: &str) -> bool {
 pub(crate) fn config_for(name: &str, hidden_size: usize) -> Result<PolicyConfig, AgentError> {
     let mut settings = Map::new();
     if name == PairsSettings::NAME {
-        // Agents four times as wide learn no more of some thousands of images, and their FLOPs count.
+        // With some hundreds of images, agents four times as wide were no better, and their FLOPs count.
         let width = (hidden_size / 24).max(4);
         settings.insert("width".into(), width.into());
     }

@@ -89,10 +89,10 @@ pub fn prune(
             let from: Vec<usize> = (0..images.len())
                 .filter(|image| !is_held_out(*image))
                 .collect();
-            learned_from = from.len();
-            let Some(policy) = job.learned(&config, &images.subset(&from))? else {
+            let Some((policy, images)) = job.learned(&config, &images.subset(&from))? else {
                 return Ok(None);
             };
+            learned_from = images;
             policy
         } else {
             config.init(model.config(), device)?
@@ -116,6 +116,7 @@ pub fn prune(
     if options.stop.is_requested() {
         return Ok(None);
     }
+    let fitted_on = chosen.budgets.first().map_or(0, |budget| budget.images);
     let export = Export {
         description: Description {
             policy: chosen.config.clone(),
@@ -133,7 +134,7 @@ pub fn prune(
         policy: chosen.config.name().into(),
         why,
         learned_from,
-        held_out: held_out.len(),
+        held_out: fitted_on,
         seconds: begun.elapsed().as_secs_f64(),
         rows,
     }))
@@ -148,29 +149,34 @@ fn shuffled(images: &ImageDataset, seed: u64) -> ImageDataset {
 }
 
 impl Job<'_> {
-    /// A policy whose agents learn on the frozen model.
+    /// A policy whose agents learn on the frozen model, and from how many images.
     fn learned(
         &self,
         config: &PolicyConfig,
         images: &ImageDataset,
-    ) -> Result<Option<AnyPolicy>, TrainerError> {
+    ) -> Result<Option<(AnyPolicy, usize)>, TrainerError> {
         let settings = SensitivitySettings {
             seed: self.options.seed,
             ..SensitivitySettings::default()
         };
+        let mut passes = 0.0;
         let go_on = |share| {
+            passes = share * settings.epochs as f64;
             (self.progress)(PruneProgress::Learning(share));
             self.goes_on(FOR_AGENTS)
         };
         let frozen = FrozenModel {
             model: self.model,
+            packed: &self.packed,
             images,
             evaluation: &self.settings(settings.batch_size),
             targets: &self.options.targets,
             device: self.device,
         };
         let policy = learn_sensitivity(&frozen, config, &settings, go_on)?;
-        Ok((!self.options.stop.is_requested()).then_some(policy))
+        // In the first pass every image is new.
+        let seen = (passes.min(1.0) * images.len() as f64).round() as usize;
+        Ok((!self.options.stop.is_requested()).then_some((policy, seen)))
     }
 
     /// A policy, fitted to the budgets.

@@ -57,7 +57,8 @@ pub struct TriedSchedule {
 }
 
 impl ScheduleSearch {
-    /// Searches a schedule that computes the share `target` of the dense FLOPs. `progress` is told of each that is tried.
+    /// Searches a schedule that computes the share `target` of the dense FLOPs. It calls `progress` for each schedule that it
+    /// tries.
     ///
     /// # Errors
     ///
@@ -210,7 +211,7 @@ fn distances(
     Ok(Some(fidelity.kl_of_images().to_vec()))
 }
 
-/// Is the mean of the first values above that of the best one's, by more than the images explain?
+/// Is the mean of `found` above that of `best` by more than [`SURELY`] standard errors of the paired differences?
 fn is_surely_worse(found: &[f64], best: &[f64]) -> bool {
     if found.len() < RACE {
         return false;

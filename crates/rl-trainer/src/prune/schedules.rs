@@ -29,7 +29,7 @@ impl Schedules<'_> {
         self.policy.blocks().len()
     }
 
-    /// What is left where so many merge in each block, half of what is there at most.
+    /// The patches that remain after each block, where so many merge in each; at most half of the patches merge in one block.
     fn kept(&self, merges: &[f64]) -> Vec<usize> {
         let mut left = self.config.num_patches();
         let (mut planned, mut gone) = (0.0, 0);

@@ -9,7 +9,7 @@
 use std::collections::VecDeque;
 
 use apt_data::{EvalLoader, ImageDataset};
-use apt_inference::{PruningVit, initialize};
+use apt_inference::{PruningVit, initialize, probabilities};
 use apt_pruning_agent::{AnyPolicy, PolicyConfig, Selection};
 use apt_vit_model::host::{read, upload};
 use apt_vit_model::{ExecutionMode, RunSettings, Vit, VitConfig};
@@ -24,7 +24,7 @@ use rand_distr::{Distribution as _, StandardNormal};
 
 use crate::TrainerError;
 use crate::algorithm::first_order::{Probe, Rewards, losses};
-use crate::evaluate::{EvaluationSettings, sides};
+use crate::evaluate::{EvaluationSettings, check_finite, sides};
 
 /// How far beyond the budgets is practised, as shares of the FLOPs: above the highest and below the lowest.
 const BEYOND: [f64; 2] = [0.15, 0.05];
@@ -61,6 +61,8 @@ impl Default for SensitivitySettings {
 pub struct FrozenModel<'a> {
     /// The model, not laid out for inference.
     pub model: &'a PruningVit,
+    /// The same, laid out for inference.
+    pub packed: &'a PruningVit,
     /// Pictures such as it will see.
     pub images: &'a ImageDataset,
     /// How they are read.
@@ -76,7 +78,7 @@ pub struct FrozenModel<'a> {
 ///
 /// # Errors
 ///
-/// Where the policy has no agents, a budget cannot be met, or an image cannot be read.
+/// Where the policy has no agents, a budget cannot be met, an image cannot be read, or the model's answer to it is no number.
 pub fn learn_sensitivity(
     frozen: &FrozenModel<'_>,
     policy: &PolicyConfig,
@@ -85,6 +87,7 @@ pub fn learn_sensitivity(
 ) -> Result<AnyPolicy, TrainerError> {
     let &FrozenModel {
         model,
+        packed,
         images,
         evaluation,
         targets,
@@ -95,7 +98,6 @@ pub fn learn_sensitivity(
     let policy = policy.init(config, device)?;
     initialize(&policy);
     let vit = model.vit.clone().freeze().train();
-    let packed = model.clone().prepack();
     let mut learning = policy.train();
     let mut optimizer = AdamWConfig::new().with_weight_decay(1e-3).init();
     let mut rng = ChaCha8Rng::seed_from_u64(settings.seed);
@@ -106,8 +108,9 @@ pub fn learn_sensitivity(
     for _ in 0..settings.epochs {
         let mut order: Vec<usize> = (0..images.len()).collect();
         order.shuffle(&mut rng);
+        let images = images.subset(&order);
         let loader = EvalLoader::new(
-            images.subset(&order),
+            images.clone(),
             settings.batch_size,
             sides(config.image_size),
             evaluation.normalization,
@@ -120,7 +123,10 @@ pub fn learn_sensitivity(
             let batch = batch.map_err(|error| TrainerError::Pruning(error.to_string()))?;
             let acting = learning.valid();
             let selection = practised(&acting, config, targets, &mut rng)?;
-            let rewards = rewards(&vit, &packed, &acting, &selection, batch.images, &mut rng)?;
+            let answers = packed.vit.forward(batch.images.clone(), RunSettings::DENSE);
+            check_finite(answers.logits.clone(), &batch.indices, &images)?;
+            let directions = directions(answers.logits, &mut rng);
+            let rewards = rewards(&vit, &acting, &selection, batch.images, directions)?;
             seen.push_back(rewards);
             if seen.len() > settings.replayed {
                 seen.pop_front();
@@ -168,55 +174,46 @@ fn practised(
     Ok(Selection::KeptOfBatch { kept })
 }
 
-/// What each pair's merging does to the answer, in a pass in which the policy acts.
+/// What each pair's merging does to the answer along `directions`, `[batch, classes]`, in a pass in which the policy acts.
 fn rewards(
     vit: &Vit,
-    frozen: &PruningVit,
     acting: &AnyPolicy,
     selection: &Selection,
     images: Tensor<4>,
-    rng: &mut ChaCha8Rng,
+    directions: Tensor<2>,
 ) -> Result<Vec<Rewards>, TrainerError> {
     let removal = acting.agents().ok_or_else(no_agents)?.removal();
-    let count = images.dims()[0];
-    let dense = RunSettings {
-        mode: ExecutionMode::Dense,
-        reducer: None,
-    };
-    let answers = frozen.vit.forward(images.clone(), dense).logits;
-    let [_, width] = answers.dims();
-    let answers = read(answers);
-    let directions = answers
-        .chunks_exact(width)
-        .flat_map(|answer| direction(answer, rng));
-    let directions: Vec<f32> = directions.collect();
+    let count = images.dims()[0] as f32;
     let device = images.device().autodiff();
-    let probe = Probe::new(acting.reducer(selection, &[]), removal, device.clone());
+    let probe = Probe::new(acting.reducer(selection, &[]), removal, device);
     let settings = RunSettings {
         mode: ExecutionMode::Drop,
         reducer: Some(&probe),
     };
     let logits = vit.forward(images.autodiff(), settings).logits;
-    let directions = upload(directions, [count, width], &device);
-    let loss = (logits * directions).sum() / count as f32;
+    let loss = (logits * directions.autodiff()).sum() / count;
     Ok(probe.rewards(&loss.backward(), 1.0))
+}
+
+/// A random direction for each image's logits, `[batch, classes]`.
+fn directions(logits: Tensor<2>, rng: &mut ChaCha8Rng) -> Tensor<2> {
+    let ([images, classes], device) = (logits.dims(), logits.device());
+    let logits = read(logits);
+    let directions = logits.chunks_exact(classes);
+    let directions = directions.flat_map(|logits| direction(logits, rng));
+    upload(directions.collect(), [images, classes], &device)
 }
 
 /// Random, with the Fisher information of the classes' probabilities as its covariance: `sqrt(p) z - p (sqrt(p) . z)`.
 fn direction(logits: &[f32], rng: &mut ChaCha8Rng) -> Vec<f32> {
-    let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let odds: Vec<f32> = logits.iter().map(|logit| (logit - most).exp()).collect();
-    let sum: f32 = odds.iter().sum();
-    let probabilities = odds.iter().map(|odds| odds / sum);
+    let probabilities = probabilities(logits);
     let spread: Vec<f32> = probabilities
-        .clone()
+        .iter()
         .map(|p| p.sqrt() * normal(rng))
         .collect();
     let mean: f32 = spread.iter().sum();
-    probabilities
-        .zip(&spread)
-        .map(|(p, spread)| spread - p * mean)
-        .collect()
+    let both = probabilities.iter().zip(&spread);
+    both.map(|(p, spread)| spread - p * mean).collect()
 }
 
 fn normal(rng: &mut ChaCha8Rng) -> f32 {
