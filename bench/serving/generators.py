@@ -1,4 +1,4 @@
-"""Load from programs that nobody here wrote: wrk (as fast as it goes) and oha (at a steady rate)."""
+"""Load from other programs: wrk (as fast as it goes) and oha (at a steady rate)."""
 
 import json
 import re

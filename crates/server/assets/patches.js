@@ -50,7 +50,7 @@ export function draw(canvas, picture, result, layer) {
   }
 }
 
-/// A scene of shapes on clutter, for whoever has no picture at hand.
+/// An example picture: a ball on grass.
 export async function example() {
   const canvas = new OffscreenCanvas(320, 320);
   const context = canvas.getContext("2d");

@@ -7,11 +7,11 @@ use apt_inference::{InferenceError, Model};
 use apt_pruning_agent::{PolicyConfig, Selection};
 use apt_vit_model::vit_flops;
 
-/// The policy of a model that has none: it needs no training.
+/// The policy of a model without one. It needs no training.
 const WITHOUT_TRAINING: &str = "tome";
-/// Between two neighbouring shares of a range.
+/// The difference of two neighbouring shares of a range.
 const STEP: f64 = 0.05;
-/// Shares in requests are rounded to so many parts of 1, so that only so many are ever kept.
+/// Shares in requests are rounded to thousandths, so that no more than a thousand budgets are kept.
 const PARTS: f64 = 1000.0;
 
 /// A budget: the share that was asked for, and what the policy removes for it.
@@ -32,7 +32,7 @@ impl Budget {
         }
     }
 
-    /// The share by which its cost is foreseen. A policy that removes what it wants is taken for dense.
+    /// The share by which its cost is forecast. A policy without a budget counts as dense.
     pub fn cost(&self) -> f64 {
         self.share.unwrap_or(1.0)
     }

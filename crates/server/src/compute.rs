@@ -15,7 +15,7 @@ use crate::job::{JobError, Prepared, Reply, Task};
 use crate::prepare::bury;
 use crate::queue::Queued;
 
-/// How often a lowered budget is looked at again while nothing arrives.
+/// How often a lowered budget is chosen again while nothing arrives.
 const LOOK: Duration = Duration::from_millis(100);
 
 /// What is to be done next.
@@ -218,8 +218,10 @@ fn compare(shared: &Shared, sample: &Sample) {
     };
     let mut line = shared.line();
     for logits in logits {
-        line.fidelity.add(&logits, &sample.logits);
-        shared.metrics.samples.increment(1);
+        match line.fidelity.add(&logits, &sample.logits) {
+            Ok(()) => shared.metrics.samples.increment(1),
+            Err(error) => tracing::warn!("a sample cannot be compared: {error}"),
+        }
     }
     if let (Some(divergence), Some(agreement)) =
         (line.fidelity.divergence(), line.fidelity.agreement())

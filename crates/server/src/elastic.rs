@@ -4,11 +4,11 @@ use std::time::{Duration, Instant};
 
 /// Compute rises only where the wait would be less than this part of the target.
 const EASY: f64 = 0.5;
-/// Compute rises only to where so much of the time, at most, would be spent computing.
+/// Compute rises only where computing what arrives would take at most this share of the time.
 const BUSY: f64 = 0.9;
-/// And only after it has been so for so long.
+/// Compute rises only after both have held for this long.
 const CALM: Duration = Duration::from_secs(1);
-/// A load beyond what can be computed is foreseen for so long, in seconds.
+/// How far ahead the queue is forecast where more arrives than can be computed, in seconds.
 const HORIZON: f64 = 5.0;
 
 /// What a level of compute would mean now.

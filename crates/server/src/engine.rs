@@ -140,7 +140,7 @@ impl Engine {
         let (model, budgets) = Budgets::new(model, settings.usual).map_err(of_model)?;
         let shares: Vec<f64> = budgets.levels().iter().map(|level| level.cost()).collect();
         let mut known = shares.clone();
-        // Dense passes are foreseen, too.
+        // Samples are computed dense, and requests may ask for it.
         known.push(1.0);
         let speed = Speed::new(known, measure(&model));
         let shared = Arc::new(Shared {
@@ -192,7 +192,7 @@ impl Engine {
         self.shared.budgets.named(&self.shared.model, share)
     }
 
-    /// Takes in the images of one request, all or none. Whoever drops a receiver cancels its image.
+    /// Takes in the images of one request, all or none. Dropping a receiver cancels its image.
     ///
     /// # Errors
     ///

@@ -13,9 +13,14 @@ pub enum ServerError {
         /// Why.
         source: Box<InferenceError>,
     },
-    /// Two models have one name, or none has any.
+    /// There are no models, or their names cannot be used.
     #[error("models: {0}")]
     Models(String),
+    /// An origin that no browser sends.
+    #[error(
+        "origin `{0}`: expected a scheme and a host without a path or `*`, as in https://example.org"
+    )]
+    Origin(String),
     /// A file of the certificate cannot be used.
     #[error("{}: {reason}", path.display())]
     Certificate {

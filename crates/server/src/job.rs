@@ -33,7 +33,7 @@ impl Task {
 }
 
 /// An image as it arrives.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Input {
     /// A picture's file.
     Picture(Bytes),
@@ -101,9 +101,9 @@ pub(crate) struct Ticket {
 }
 
 impl Ticket {
-    /// Says what became of the image, to whoever still listens.
+    /// Sends the reply, if the client still waits for it.
     pub fn answer(self, reply: Result<Reply, JobError>) {
-        // Where the client is gone, nobody is to be told.
+        // The client may be gone.
         let _ = self.reply.send(reply);
     }
 }

@@ -37,7 +37,6 @@ mod v2;
 pub use budget::{Budget, Usual};
 pub use engine::{Engine, EngineSettings, Load, Refused};
 pub use error::ServerError;
-pub use fidelity::Fidelity;
 pub use job::{Input, JobError, Reply, Task, Wish};
 pub use key::{API_KEY, ApiKey};
 pub use limits::Limits;

@@ -10,9 +10,9 @@ use crate::job::{Job, Prepared};
 use crate::queue::{Backlog, Queue};
 use crate::speed::{Rate, Speed};
 
-/// A batch takes so much of the target, at most: what comes while it is computed waits for its end.
+/// A batch takes at most this share of the target: an image that arrives meanwhile waits for its end.
 const BATCH: f64 = 0.25;
-/// Answers that wait to be computed again, at most.
+/// The most answers that are kept to be computed again.
 const SAMPLES: usize = 32;
 
 /// Everything that the threads of one model share, behind one lock.

@@ -7,13 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tokio::time::{sleep, timeout};
+use tokio::time::{interval, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
 use crate::ServerError;
@@ -22,17 +21,22 @@ use crate::router::router;
 use crate::service::Service;
 use crate::tls::{TlsFiles, acceptor};
 
-/// What a connection gets that is one too many.
+/// The answer to a connection that is one too many.
 const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Type: application/json\r\n\
                       Content-Length: 46\r\nConnection: close\r\n\r\n{\"error\":\"too many connections are open now\"}\n";
+/// How long a connection that is turned away may take to send its request.
+const TURNED_AWAY: Duration = Duration::from_millis(500);
 /// Bytes of a request's head, at most.
 const HEAD: usize = 32 << 10;
 /// How long to wait where the system has no more room for connections.
 const NO_ROOM: Duration = Duration::from_millis(50);
 
-/// At the end, connections are taken in until none has come for so long,
+/// How often the histograms are brought up to date where nobody reads the metrics.
+const UPKEEP: Duration = Duration::from_secs(10);
+
+/// At the end, connections are taken in until none has come for this long,
 const QUIET: Duration = Duration::from_millis(5);
-/// and for so long at most.
+/// and for this long at most.
 const LAST_CONNECTIONS: Duration = Duration::from_millis(100);
 
 /// A server that listens, and does not answer yet.
@@ -97,9 +101,14 @@ impl Server {
             tokio::spawn(connection.serve(stream, self.tls.clone()));
         };
         let mut stop = pin!(stop);
+        let mut upkeep = interval(UPKEEP);
         loop {
             let accepted = tokio::select! {
                 accepted = self.listener.accept() => accepted,
+                _ = upkeep.tick() => {
+                    self.service.metrics().upkeep();
+                    continue;
+                }
                 () = &mut stop => break,
             };
             match accepted {
@@ -133,7 +142,7 @@ impl Server {
     }
 }
 
-/// Says that it is one too many. A client that does not listen is not waited for.
+/// Answers a connection that is one too many with 503. A client that does not read the answer is not waited for.
 fn turn_away(stream: TcpStream, is_tls: bool) {
     if is_tls {
         return;
@@ -147,9 +156,6 @@ fn turn_away(stream: TcpStream, is_tls: bool) {
         let _ = stream.try_read(&mut [0; 4096]);
     }));
 }
-
-/// How long one that is turned away may take to send its request.
-const TURNED_AWAY: Duration = Duration::from_millis(500);
 
 /// One connection.
 struct Connection {
@@ -183,10 +189,7 @@ impl Connection {
         http.timer(TokioTimer::new())
             .header_read_timeout(self.limits.head)
             .max_buf_size(HEAD);
-        let service = hyper::service::service_fn(move |request: hyper::Request<Incoming>| {
-            hyper::service::Service::call(&answers, request)
-        });
-        let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service));
+        let mut connection = pin!(http.serve_connection(TokioIo::new(stream), answers));
         let end = async {
             tokio::select! {
                 _ = self.ending.wait_for(|ending| *ending) => (),
@@ -197,7 +200,7 @@ impl Connection {
             result = connection.as_mut() => result,
             () = end => {
                 connection.as_mut().graceful_shutdown();
-                // Whoever does not read the answer is left.
+                // A client that does not read its answer is cut.
                 match timeout(self.limits.drain, connection).await {
                     Ok(result) => result,
                     Err(_) => return,

@@ -59,9 +59,15 @@ impl Metrics {
         Ok(metrics)
     }
 
+    /// Folds the times that were recorded into the histograms. Each is kept by itself until then, so that memory grows
+    /// where this is never called.
+    pub(crate) fn upkeep(&self) {
+        self.handle.run_upkeep();
+    }
+
     /// The text that Prometheus scrapes.
     pub fn render(&self) -> String {
-        self.handle.run_upkeep();
+        self.upkeep();
         self.handle.render()
     }
 
@@ -128,7 +134,7 @@ pub struct ModelMetrics {
     pub(crate) share: [Gauge; Priority::ALL.len()],
 }
 
-const DESCRIPTIONS: [(&str, &str); 20] = [
+const DESCRIPTIONS: [(&str, &str); 21] = [
     ("aptvit_connections", "Open connections."),
     (
         "aptvit_connections_refused_total",
@@ -159,7 +165,10 @@ const DESCRIPTIONS: [(&str, &str); 20] = [
         "aptvit_late_total",
         "Images dropped because their deadline passed.",
     ),
-    ("aptvit_failed_total", "Images whose batch failed."),
+    (
+        "aptvit_failed_total",
+        "Images whose batch failed, or whose answer is no finite number.",
+    ),
     (
         "aptvit_refused_total",
         "Images refused because the queue was too long.",
@@ -178,6 +187,10 @@ const DESCRIPTIONS: [(&str, &str); 20] = [
     ),
     ("aptvit_compute_seconds", "Time to compute a batch."),
     ("aptvit_batch_images", "Images of a batch."),
+    (
+        "aptvit_share",
+        "Share of the dense FLOPs that an image is given now.",
+    ),
     ("aptvit_queue_images", "Images that wait, decoded or not."),
     (
         "aptvit_predicted_wait_seconds",

@@ -21,8 +21,8 @@ const TOP: usize = 5;
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct Options {
-    /// The share of the dense model's FLOPs, above 0 and at most 1. It is kept to, whatever the load. Without it the
-    /// server's budget holds.
+    /// The share of the dense model's FLOPs, above 0 and at most 1, rounded to thousandths. It is kept to, whatever the
+    /// load. Without it the server's budget holds.
     pub flops: Option<f64>,
     /// How many classes to answer; 5 where absent.
     pub top: Option<usize>,

@@ -82,7 +82,7 @@ fn prepared(shared: &Shared, input: Input) -> Result<(Vec<f32>, Option<Seen>), P
     }
 }
 
-/// Says of an image for which nobody waits why it was not computed.
+/// Counts an image that nobody waits for, and tells the client where it is the deadline that passed.
 pub(crate) fn bury(shared: &Shared, ticket: Ticket) {
     if ticket.reply.is_closed() {
         shared.metrics.cancelled.increment(1);

@@ -13,7 +13,7 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use tower_http::catch_panic::CatchPanicLayer;
-use tower_http::cors::{Any, CorsLayer};
+use tower_http::cors::{AllowHeaders, CorsLayer};
 use tower_http::set_header::SetResponseHeaderLayer;
 
 use crate::page::{self, POLICY};
@@ -96,7 +96,8 @@ pub fn router(service: Arc<Service>) -> Router {
     let cors = CorsLayer::new()
         .allow_origin(origins)
         .allow_methods([Method::GET, Method::POST])
-        .allow_headers(Any);
+        // A wildcard would not cover Authorization.
+        .allow_headers(AllowHeaders::mirror_request());
     router.layer(cors)
 }
 

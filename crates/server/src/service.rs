@@ -27,7 +27,7 @@ pub struct Settings {
     pub engine: EngineSettings,
     /// What requests have to show; none lets everybody in.
     pub key: Option<ApiKey>,
-    /// Origins whose pages may call it; none, as browsers have it, but its own.
+    /// Other origins whose pages may call it, such as `https://example.org`.
     pub origins: Vec<String>,
 }
 
@@ -45,10 +45,13 @@ impl Service {
     ///
     /// # Errors
     ///
-    /// Where there is none, two have one name, or one does not meet the budget.
+    /// Where there is none, two have one name, one does not meet the budget, or an origin is none.
     pub fn new(models: Vec<(String, Model)>, settings: Settings) -> Result<Arc<Self>, ServerError> {
         if models.is_empty() {
             return Err(ServerError::Models("there is none to serve".into()));
+        }
+        if let Some(wrong) = settings.origins.iter().find(|origin| !is_origin(origin)) {
+            return Err(ServerError::Origin(wrong.clone()));
         }
         let metrics = Metrics::new()?;
         let mut engines = BTreeMap::new();
@@ -94,7 +97,7 @@ impl Service {
         !self.is_draining.load(Ordering::Relaxed)
     }
 
-    /// From now on it is not ready: whoever spreads requests over servers sends no more.
+    /// From now on it is not ready, so that a load balancer sends no more requests.
     pub fn drain(&self) {
         self.is_draining.store(true, Ordering::Relaxed);
     }
@@ -169,8 +172,46 @@ impl Service {
     }
 }
 
+/// Is it an origin as browsers send it: scheme, host, perhaps a port?
+fn is_origin(text: &str) -> bool {
+    text.split_once("://").is_some_and(|(scheme, host)| {
+        let fits = |byte: u8| byte.is_ascii_graphic() && !b"/*".contains(&byte);
+        !scheme.is_empty() && !host.is_empty() && scheme.bytes().chain(host.bytes()).all(fits)
+    })
+}
+
 /// Can it stand in an address as it is?
 fn is_name(name: &str) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     !name.is_empty() && name.len() <= 128 && name.chars().all(plain)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::tiny_model;
+
+    #[test]
+    fn an_origin_that_no_browser_sends_is_refused_at_the_start() {
+        let start = |origin: &str| {
+            let settings = Settings {
+                origins: vec![origin.into()],
+                ..Settings::default()
+            };
+            Service::new(vec![("tiny".into(), tiny_model())], settings).map(drop)
+        };
+        for sound in ["https://example.org", "http://127.0.0.1:3000"] {
+            start(sound).unwrap();
+        }
+        for wrong in [
+            "*",
+            "example.org",
+            "https://example.org/",
+            "https://",
+            "https://*.org",
+        ] {
+            let error = start(wrong).unwrap_err().to_string();
+            assert!(error.contains(wrong), "{error}");
+        }
+    }
 }

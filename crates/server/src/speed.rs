@@ -2,13 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-/// What a new measurement of one image weighs.
+/// Weight of a new measurement of one image.
 const WEIGHT: f64 = 0.2;
-/// What one weighs, at least, that is faster than what was expected.
+/// Least weight of a measurement that is faster than expected.
 const WEIGHT_OF_FASTER: f64 = 0.5;
-/// One pass is taken for so many times slower than expected, at most.
+/// A pass counts as at most this many times slower than expected.
 const MOST_SLOWER: f64 = 2.0;
-/// Over which arrivals are averaged.
+/// Time constant of the average of arrivals.
 const WINDOW: Duration = Duration::from_secs(3);
 
 /// Seconds an image takes by its share of the dense FLOPs.

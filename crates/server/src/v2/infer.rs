@@ -9,9 +9,8 @@ use serde_json::{Map, Value};
 
 use super::metadata::check_version;
 use super::outputs::{HEADER_LENGTH, response, wanted};
-use super::request::{InferRequest, Pixels};
+use super::request::InferRequest;
 use crate::Priority;
-use crate::job::Input;
 use crate::options::Options;
 use crate::refusal::{ErrorBody, Refusal};
 use crate::service::Service;
@@ -48,12 +47,8 @@ pub(crate) async fn infer(
     let mut said = InferRequest::read(&body, header, size, limits.images)?;
     let (task, outputs) = wanted(&said)?;
     let wish = options(&said.parameters)?.wish(engine, task, limits)?;
-    let inputs = std::mem::take(&mut said.images).into_iter();
-    let inputs = inputs.map(|pixels| match pixels {
-        Pixels::Picture(bytes) => Input::Picture(bytes),
-        Pixels::Values(values) => Input::Values(values),
-    });
-    let replies = service.ask(engine, inputs.collect(), &wish).await?;
+    let images = std::mem::take(&mut said.images);
+    let replies = service.ask(engine, images, &wish).await?;
     response(&model, &said, &outputs, &replies, engine.model())
 }
 
@@ -77,7 +72,7 @@ fn header_length(headers: &HeaderMap) -> Result<Option<usize>, Refusal> {
     length.ok_or_else(fault).map(Some)
 }
 
-/// What the parameters of a request say of the way in which it is answered.
+/// The options that the parameters of a request stand for.
 fn options(parameters: &Map<String, Value>) -> Result<Options, Refusal> {
     let number = |key: &str| {
         let value = parameters.get(key).filter(|value| !value.is_null());

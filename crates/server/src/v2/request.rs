@@ -5,6 +5,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::tensor::{Values, numbers_of, texts_of};
+use crate::job::Input;
 use crate::refusal::Refusal;
 use crate::upload::from_base64;
 
@@ -20,13 +21,13 @@ pub struct InferRequest {
     id: Option<String>,
     #[serde(default)]
     parameters: Map<String, Value>,
-    inputs: Vec<Input>,
+    inputs: Vec<InputTensor>,
     #[serde(default)]
     outputs: Vec<Output>,
 }
 
 #[derive(Debug, Deserialize)]
-struct Input {
+struct InputTensor {
     name: String,
     shape: Vec<u64>,
     datatype: String,
@@ -52,16 +53,7 @@ pub struct Said {
     pub(crate) id: Option<String>,
     pub(crate) parameters: Map<String, Value>,
     pub(crate) outputs: Vec<Output>,
-    pub(crate) images: Vec<Pixels>,
-}
-
-/// One image of a request.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Pixels {
-    /// A picture's file.
-    Picture(Bytes),
-    /// Preprocessed values, `[3, height, width]`.
-    Values(Vec<f32>),
+    pub(crate) images: Vec<Input>,
 }
 
 impl InferRequest {
@@ -89,7 +81,7 @@ impl InferRequest {
                 "the body is no request of the Open Inference Protocol: {error}"
             ))
         })?;
-        let [input] = <[Input; 1]>::try_from(request.inputs).map_err(|inputs| {
+        let [input] = <[InputTensor; 1]>::try_from(request.inputs).map_err(|inputs| {
             Refusal::malformed(format!(
                 "{} inputs: expected one, `{PICTURES}` or `{PIXELS}`",
                 inputs.len()
@@ -105,8 +97,8 @@ impl InferRequest {
     }
 }
 
-impl Input {
-    fn images(self, binary: Bytes, size: [usize; 3], most: usize) -> Result<Vec<Pixels>, Refusal> {
+impl InputTensor {
+    fn images(self, binary: Bytes, size: [usize; 3], most: usize) -> Result<Vec<Input>, Refusal> {
         let name = self.name.clone();
         let fault = |what: String| Refusal::malformed(format!("input `{name}`: {what}"));
         let said = self.parameters.get("binary_data_size");
@@ -168,7 +160,7 @@ impl Input {
                         self.shape
                     )));
                 }
-                Ok(pictures.into_iter().map(Pixels::Picture).collect())
+                Ok(pictures.into_iter().map(Input::Picture).collect())
             }
             (PIXELS, "FP32") => {
                 let expected = [images, channels as u64, height as u64, width as u64];
@@ -196,7 +188,7 @@ impl Input {
                 }
                 let images = values.chunks_exact(each);
                 Ok(images
-                    .map(|values| Pixels::Values(values.to_vec()))
+                    .map(|values| Input::Values(values.to_vec()))
                     .collect())
             }
             (PICTURES, other) => Err(fault(format!("datatype {other}: expected BYTES"))),
@@ -232,11 +224,11 @@ mod tests {
         let size = json!({ "binary_data_size": binary.len() });
         let text = json!({ "inputs": [{ "name": "pixels", "shape": shape, "datatype": "FP32", "parameters": size }] });
         assert_eq!(read(&text, &binary).unwrap().images, in_json);
-        assert_eq!(in_json[1], Pixels::Values(values[6..].to_vec()));
+        assert_eq!(in_json[1], Input::Values(values[6..].to_vec()));
         let size = json!({ "binary_data_size": 7 });
         let text = json!({ "inputs": [{ "name": "image", "shape": [1], "datatype": "BYTES", "parameters": size }] });
         let pictures = read(&text, b"\x03\0\0\0abc").unwrap().images;
-        assert_eq!(pictures, [Pixels::Picture("abc".into())]);
+        assert_eq!(pictures, [Input::Picture("abc".into())]);
     }
 
     #[test]

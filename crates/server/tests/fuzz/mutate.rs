@@ -4,6 +4,7 @@ use rand::RngExt;
 use rand::rngs::ChaCha8Rng;
 
 use crate::Case;
+use crate::testing::crc;
 
 /// What parsers are sensitive to.
 const WORDS: [&[u8]; 30] = [
@@ -132,18 +133,4 @@ fn sign(png: &mut [u8]) {
         png[end..end + 4].copy_from_slice(&checksum.to_be_bytes());
         at = end + 4;
     }
-}
-
-/// PNG's checksum (ISO 3309).
-fn crc(bytes: &[u8]) -> u32 {
-    let step = |crc: u32, _| {
-        if crc & 1 == 1 {
-            0xedb8_8320 ^ (crc >> 1)
-        } else {
-            crc >> 1
-        }
-    };
-    !bytes
-        .iter()
-        .fold(!0, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), step))
 }

@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 
-use crate::common::testing::{picture, png};
+use crate::common::testing::{crc, picture, png};
 use crate::common::{Answer, receive, start, usual};
 use apt_server::{ApiKey, Settings};
 use image::ImageFormat;
@@ -23,20 +23,6 @@ fn bomb(side: u32) -> Vec<u8> {
     let checksum = crc(&bytes[12..29]);
     bytes[29..33].copy_from_slice(&checksum.to_be_bytes());
     bytes
-}
-
-/// PNG's checksum (ISO 3309).
-fn crc(bytes: &[u8]) -> u32 {
-    let step = |crc: u32, _| {
-        if crc & 1 == 1 {
-            0xedb8_8320 ^ (crc >> 1)
-        } else {
-            crc >> 1
-        }
-    };
-    !bytes
-        .iter()
-        .fold(!0, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), step))
 }
 
 #[test]
