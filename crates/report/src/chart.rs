@@ -1,15 +1,16 @@
 //! Lines and points as an inline SVG, with a legend of text beside it.
 //!
-//! A drawing has the colours of [`COLORS`] and of the axes; the page's style gives each its own for a bright and a dark page.
+//! A drawing uses [`COLORS`] and the colours of the axes. The page's style replaces them by those of a bright or a dark page.
 
 use std::ops::Range;
 
 use maud::{Markup, PreEscaped, html};
 use plotters::prelude::*;
 
-/// Height and width are those of a phone: there, letters keep their size.
+/// About the width of a phone, on which letters then keep their size.
 const SIZE: (u32, u32) = (440, 270);
-/// Okabe and Ito's colours, which the colour-blind tell apart. The style knows them as `--c0`, `--c1`, ...
+/// Okabe and Ito's colours, which the colour-blind tell apart; the plots of a sweep use them, too. The style sheet calls them
+/// `--c0`, `--c1`, ...
 pub const COLORS: [RGBColor; 8] = [
     RGBColor(0, 114, 178),
     RGBColor(213, 94, 0),
@@ -23,17 +24,15 @@ pub const COLORS: [RGBColor; 8] = [
 const GRID: RGBColor = RGBColor(232, 232, 232);
 const AXIS: RGBColor = RGBColor(90, 90, 90);
 
-/// A line, or points alone.
+/// A line through points.
 #[derive(Clone, Debug)]
 pub struct Series {
     /// What the legend calls it.
     pub name: String,
     /// Its points.
     pub points: Vec<(f64, f64)>,
-    /// Are points marked, as well as joined?
+    /// Is each point marked?
     pub marked: bool,
-    /// Are points joined?
-    pub joined: bool,
 }
 
 impl Series {
@@ -43,7 +42,6 @@ impl Series {
             name: name.into(),
             points,
             marked: false,
-            joined: true,
         }
     }
 
@@ -59,35 +57,28 @@ impl Series {
 /// A chart.
 #[derive(Clone, Debug)]
 pub struct Chart {
-    /// What it shows, above it.
+    /// The text above it.
     pub title: String,
-    /// Below its axis.
+    /// The label of its x axis.
     pub x: &'static str,
     /// The lines, in the order of the colours.
     pub series: Vec<Series>,
-    /// Below it: what to know to read it.
+    /// A note below it.
     pub note: Option<String>,
-    /// Are its values percentages? Then no axis goes far beyond 100, and none magnifies noise.
+    /// Are its values percentages? Then the y axis ends near 100, and spans at least `LEAST` points.
     pub percent: bool,
 }
 
-/// Points that an axis of percentages spans at least.
+/// Percentage points that an axis of percentages spans at least.
 const LEAST: f64 = 5.0;
 
 impl Chart {
-    /// A chart over the steps of a training, of those series that have points; none where no one has.
+    /// A chart over the steps of a training, as [`of_points`](Self::of_points).
     pub fn over_steps(title: &str, series: Vec<Series>) -> Option<Self> {
-        let chart = Self {
-            title: title.into(),
-            x: "optimiser step",
-            series,
-            note: None,
-            percent: title.contains('%'),
-        };
-        chart.drawable()
+        Self::of_points(title, "optimiser step", series)
     }
 
-    /// A chart of points, some of them joined.
+    /// A chart of those series that have points; `None` if none has. With `%` in its title, its values are percentages.
     pub fn of_points(
         title: impl Into<String>,
         x: &'static str,
@@ -104,7 +95,7 @@ impl Chart {
         chart.drawable()
     }
 
-    /// Without what has no points.
+    /// Without points that are not finite, and without series that have no points.
     fn drawable(mut self) -> Option<Self> {
         let is_finite = |(x, y): &(f64, f64)| x.is_finite() && y.is_finite();
         for series in &mut self.series {
@@ -114,7 +105,7 @@ impl Chart {
         (!self.series.is_empty()).then_some(self)
     }
 
-    /// The same, with a line of text below it.
+    /// The chart with a note below it.
     pub fn with_note(self, note: impl Into<String>) -> Self {
         Self {
             note: Some(note.into()),
@@ -187,27 +178,19 @@ fn draw(chart: &Chart) -> Result<String, Box<dyn std::error::Error>> {
             .y_label_formatter(&tick(&ys))
             .draw()?;
         for (series, color) in chart.series.iter().zip(COLORS.iter().cycle()) {
-            if series.joined && series.points.len() > 1 {
+            if series.points.len() > 1 {
                 let points = series.points.iter().copied();
                 canvas.draw_series(LineSeries::new(points, color.stroke_width(2)))?;
             }
             if series.marked || series.points.len() == 1 {
-                let points = series.points.iter();
-                let points: Vec<(f64, f64)> = points.copied().collect();
-                let radius = if is_over_steps || points.len() > 6 {
-                    3
-                } else {
-                    5
+                let is_crowded = is_over_steps || series.points.len() > 6;
+                let radius = if is_crowded { 3 } else { 5 };
+                let circles = |radius: i32, style: ShapeStyle| {
+                    let points = series.points.iter();
+                    points.map(move |&at| Circle::new(at, radius, style))
                 };
-                let rim = points
-                    .iter()
-                    .map(|&at| Circle::new(at, radius + 1, WHITE.filled()));
-                canvas.draw_series(rim)?;
-                canvas.draw_series(
-                    points
-                        .iter()
-                        .map(|&at| Circle::new(at, radius, color.filled())),
-                )?;
+                canvas.draw_series(circles(radius + 1, WHITE.filled()))?;
+                canvas.draw_series(circles(radius, color.filled()))?;
             }
         }
         root.present()?;

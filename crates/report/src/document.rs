@@ -1,4 +1,4 @@
-//! A JSON file of the folder, of which any part may be missing.
+//! A JSON file of a folder. The file, or any of its fields, may be missing.
 
 use std::path::Path;
 
@@ -8,20 +8,20 @@ use serde_json::Value;
 
 use crate::number::{Number, Style};
 
-/// A JSON file, as it was read; empty where it is missing.
+/// A JSON file; `null` if it is missing or cannot be parsed.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Document {
     /// Its name in the folder.
     pub file: String,
-    /// What it says.
+    /// Its content.
     pub value: Value,
 }
 
-/// What to do about a file that differs from its checksum; it is read nevertheless.
+/// The end of the message about a file that differs from its checksum. The file is read nevertheless.
 pub const DIFFERS: &str = "its numbers are shown as they stand in it";
 
 impl Document {
-    /// Reads `file` of `folder`. What is wrong with it goes to `problems`; a missing file is no problem here.
+    /// Reads `file` of `folder`. Adds a sentence to `problems` if the file is damaged, and none if it is missing.
     pub fn read(folder: &Path, file: &str, problems: &mut Vec<String>) -> Self {
         let empty = Self {
             file: file.into(),

@@ -1,4 +1,4 @@
-//! Images with what became of their patches, drawn over them as SVG. Each image stands in the page once.
+//! Images with their kept, merged and removed patches drawn over them as SVG. Each image stands in the page once.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -102,7 +102,7 @@ pub fn patterns() -> Markup {
     }
 }
 
-/// What colours mean.
+/// A key to the colours.
 pub fn key() -> Markup {
     let patch = |inner: &str| {
         html! {
@@ -126,7 +126,7 @@ pub fn key() -> Markup {
 const GONE: &str = "<path fill=\"#8a8a8a\" fill-opacity=\".8\" ";
 const HATCH: &str = "<path fill=\"url(#hatch)\" ";
 
-/// What became of patches, in units of a patch.
+/// Merged and removed patches as paths, in units of a patch.
 fn overlay(layer: &LayerAnswer, grid: [usize; 2]) -> String {
     let area = |holds: &dyn Fn(usize) -> bool| {
         let area = Area {

@@ -1,4 +1,4 @@
-//! What a folder holds: a run, a sweep, a pruned or an exported model. Anything may be missing.
+//! What a folder holds: a run, a sweep, a pruned or an exported model. Any of its files may be missing.
 
 use std::path::{Path, PathBuf};
 
@@ -13,7 +13,14 @@ use crate::metrics::{self, Metrics};
 use crate::pruning::PRUNING;
 
 /// The resolved config of a run.
-const CONFIG: &str = "config.toml";
+pub const CONFIG: &str = "config.toml";
+const SUMMARY: &str = "summary.json";
+const SWEEP: &str = "sweep.json";
+const CELLS: &str = "cells";
+const CHECKPOINTS: &str = "checkpoints";
+/// An exported model's description and weights.
+const MODEL: &str = "aptvit.json";
+const WEIGHTS: &str = "model.safetensors";
 
 /// What a folder is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +44,7 @@ impl Kind {
     }
 }
 
-/// What a folder holds, as far as it can be read.
+/// A folder's files, as far as they can be read.
 #[derive(Clone, Debug)]
 pub struct Folder {
     /// Where it is.
@@ -50,13 +57,13 @@ pub struct Folder {
     pub problems: Vec<String>,
     /// `run.json`, or `aptvit.json`: what the model is.
     pub description: Document,
-    /// `summary.json`: what a finished training was worth.
+    /// `summary.json`: what a finished training measured.
     pub summary: Document,
     /// `budgets.json`: what was calibrated.
     pub budgets: Document,
     /// `pruning.json`: what `aptvit prune` found.
     pub pruning: Document,
-    /// `sweep.json`: what all trainings of a sweep have in common.
+    /// `sweep.json`: the settings that all trainings of a sweep share.
     pub sweep: Document,
     /// `config.toml`.
     pub config: Option<String>,
@@ -67,7 +74,7 @@ pub struct Folder {
 }
 
 impl Folder {
-    /// Reads what is there.
+    /// Reads the folder's files, and names those that are missing or damaged in `problems`.
     ///
     /// # Errors
     ///
@@ -83,8 +90,8 @@ impl Folder {
         }
         let kind = kind(path).ok_or_else(|| {
             let reason = format!(
-                "holds nothing to report on; expected the folder of a run ({}, {CONFIG}), of a sweep (sweep.json, cells/), or of \
-                 a pruned or exported model (aptvit.json)",
+                "holds nothing to report on; expected the folder of a run ({}, {CONFIG}), of a sweep ({SWEEP}, {CELLS}/), or of \
+                 a pruned or exported model ({MODEL})",
                 Run::FILE
             );
             ReportError::folder(path, reason)
@@ -92,11 +99,11 @@ impl Folder {
         let mut problems = Vec::new();
         let mut read = |file: &str| Document::read(path, file, &mut problems);
         let description = read(match kind {
-            Kind::Model => "aptvit.json",
+            Kind::Model => MODEL,
             Kind::Run | Kind::Sweep => Run::FILE,
         });
         let [summary, budgets, pruning, sweep] =
-            ["summary.json", "budgets.json", PRUNING, "sweep.json"].map(read);
+            [SUMMARY, "budgets.json", PRUNING, SWEEP].map(read);
         let config = read_config(&path.join(CONFIG), &mut problems);
         let metrics = Metrics::read(path, &mut problems);
         let cells = match CellFolder::new(path).all() {
@@ -124,6 +131,13 @@ impl Folder {
         Ok(folder)
     }
 
+    /// The policy's name. The description has a table with the name and the settings, or the name alone.
+    pub fn policy(&self) -> Option<&str> {
+        let description = &self.description;
+        let name = description.text("/policy/name");
+        name.or_else(|| description.text("/policy"))
+    }
+
     fn name_what_is_missing(&mut self) {
         let known = |file: &str| self.problems.iter().any(|problem| problem.contains(file));
         let mut missing = Vec::new();
@@ -134,12 +148,12 @@ impl Folder {
         };
         match self.kind {
             Kind::Run => {
-                let of_model = "what model and policy are is not known, and the run cannot answer";
+                let of_model = "the model and the policy are unknown, and the model cannot run";
                 expect(self.description.is_there(), Run::FILE, of_model);
                 expect(
                     self.config.is_some(),
                     CONFIG,
-                    "the settings of the training are not known",
+                    "the settings of the training are unknown",
                 );
                 expect(
                     !self.metrics.is_empty(),
@@ -151,28 +165,27 @@ impl Folder {
                     format!("; its log ends with step {step}")
                 });
                 let unfinished = format!("the training has not come to its end{logged}");
-                expect(self.summary.is_there(), "summary.json", &unfinished);
-                let checkpoints = self.path.join("checkpoints").is_dir();
-                expect(checkpoints, "checkpoints", "the run has no weights");
+                expect(self.summary.is_there(), SUMMARY, &unfinished);
+                let checkpoints = self.path.join(CHECKPOINTS).is_dir();
+                expect(checkpoints, CHECKPOINTS, "the run has no weights");
             }
             Kind::Model => {
-                let of_model =
-                    "what model and policy are is not known, and the model cannot answer";
-                expect(self.description.is_there(), "aptvit.json", of_model);
-                let weights = self.path.join("model.safetensors").is_file();
-                expect(weights, "model.safetensors", "the model has no weights");
+                let of_model = "the model and the policy are unknown, and the model cannot run";
+                expect(self.description.is_there(), MODEL, of_model);
+                let weights = self.path.join(WEIGHTS).is_file();
+                expect(weights, WEIGHTS, "the model has no weights");
             }
             Kind::Sweep => {
-                let start = "where the trainings began is not known";
-                expect(self.sweep.is_there(), "sweep.json", start);
-                expect(!self.cells.is_empty(), "cells", "nothing was measured yet");
+                let start = "the start of the trainings is unknown";
+                expect(self.sweep.is_there(), SWEEP, start);
+                expect(!self.cells.is_empty(), CELLS, "nothing was measured yet");
             }
         }
         self.problems.extend(missing);
     }
 }
 
-/// The text of the config, as it stands there.
+/// The text of the config, unparsed.
 fn read_config(path: &Path, problems: &mut Vec<String>) -> Option<String> {
     if !path.exists() {
         return None;
@@ -196,16 +209,16 @@ fn read_config(path: &Path, problems: &mut Vec<String>) -> Option<String> {
 fn kind(path: &Path) -> Option<Kind> {
     let has = |files: &[&str]| files.iter().any(|file| path.join(file).exists());
     let kinds = [
-        (Kind::Sweep, &["sweep.json", "cells"][..]),
-        (Kind::Model, &["aptvit.json", PRUNING]),
+        (Kind::Sweep, &[SWEEP, CELLS][..]),
+        (Kind::Model, &[MODEL, PRUNING]),
         (
             Kind::Run,
             &[
                 Run::FILE,
                 CONFIG,
-                "summary.json",
+                SUMMARY,
                 metrics::FILE,
-                "checkpoints",
+                CHECKPOINTS,
                 "tensorboard",
             ],
         ),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, ErrorKind};
 use std::path::Path;
 
 use apt_rl_trainer::Curve;
@@ -12,6 +12,7 @@ use crate::number::{Number, Style};
 
 /// The file.
 pub const FILE: &str = "metrics.jsonl";
+
 /// A line, and which one of the file it is (from 1).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Line {
@@ -54,10 +55,16 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Reads the folder's file. What is wrong with it goes to `problems`.
+    /// Reads the folder's file. Adds a sentence to `problems` if the file or one of its lines cannot be read.
     pub fn read(folder: &Path, problems: &mut Vec<String>) -> Self {
-        let Ok(file) = File::open(folder.join(FILE)) else {
-            return Self::default();
+        let file = match File::open(folder.join(FILE)) {
+            Ok(file) => file,
+            Err(error) => {
+                if error.kind() != ErrorKind::NotFound {
+                    problems.push(format!("{FILE} cannot be read: {error}"));
+                }
+                return Self::default();
+            }
         };
         let mut lines = Vec::new();
         let mut damaged = 0;
@@ -83,7 +90,7 @@ impl Metrics {
         Self { lines }
     }
 
-    /// Is there nothing?
+    /// Was nothing logged?
     pub fn is_empty(&self) -> bool {
         self.lines.is_empty()
     }
@@ -108,7 +115,7 @@ impl Metrics {
             .collect()
     }
 
-    /// By step, a metric of the batches; neighbours are their mean where there are many.
+    /// By step, a metric of the batches; with many batches, neighbours are averaged.
     pub fn of_batches(&self, name: &str) -> Vec<(f64, f64)> {
         let mut curve = Curve::new();
         let lines = self.lines.iter().filter(|line| line.is("train", false));

@@ -1,4 +1,4 @@
-//! Numbers on the page: each says what it is exactly, and which file says so.
+//! Numbers on the page: each carries its exact value and the file that it was read from.
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ pub enum Style {
     Duration,
     /// `1.2 GiB`, of bytes.
     Memory,
-    /// As few digits as say what it is, as in `0.0004` or `4e-5`.
+    /// At most four significant digits, as in `0.0004` or `4e-5`.
     Shortest,
 }
 
@@ -56,7 +56,7 @@ fn prefixed(value: f64) -> String {
     format!("{value:.2}{prefix}")
 }
 
-/// Four digits that matter.
+/// At most four significant digits, without zeros at the end.
 fn shortest(value: f64) -> String {
     if value == 0.0 {
         return "0".into();
@@ -71,19 +71,20 @@ fn shortest(value: f64) -> String {
 }
 
 fn without_zeros(text: &str) -> &str {
-    match text.contains('.') {
-        true => text.trim_end_matches('0').trim_end_matches('.'),
-        false => text,
+    if text.contains('.') {
+        text.trim_end_matches('0').trim_end_matches('.')
+    } else {
+        text
     }
 }
 
-/// A number on the page. Its element holds the exact value, and where it comes from a file, which one and where in it:
+/// A number on the page. Its element holds the exact value and, if it was read from a file, the file and the place in it:
 /// `<data value="0.9130000000000001" data-from="summary.json#/pruned_accuracy">91.3%</data>`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Number {
     /// The value.
     pub value: f64,
-    /// The file, `#`, and the place in it as a JSON pointer; none where the report computed it.
+    /// The file, `#`, and the place in it as a JSON pointer; `None` for a number that the report computed.
     pub from: Option<String>,
     /// How it is written.
     pub style: Style,

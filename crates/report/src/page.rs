@@ -33,7 +33,7 @@ pub fn page(subjects: &[Subject]) -> String {
                 (patterns())
                 (body)
                 footer {
-                    "Made by aptvit " (env!("CARGO_PKG_VERSION")) ". Point at a number to see it in full, and which file says so."
+                    "Made by aptvit " (env!("CARGO_PKG_VERSION")) ". Point at a number to see its exact value and the file that it was read from."
                 }
             }
         }
@@ -98,7 +98,7 @@ fn whole(section: &Section, level: usize, prefix: &str) -> Markup {
     }
 }
 
-/// What could not be said, and why.
+/// What is missing, and why.
 fn missing(subject: &Subject) -> Markup {
     let problems = &subject.folder.problems;
     let left_out = subject.passes.as_ref().err();

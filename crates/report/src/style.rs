@@ -6,7 +6,7 @@ use crate::chart::COLORS;
 
 const STYLE: &str = include_str!("style.css");
 
-/// Drawings' own colours, and what the page has instead.
+/// Colours of the drawings, and the variables that replace them.
 const OF_DRAWINGS: [(&str, &str); 7] = [
     ("#FFFFFF", "--paper"),
     ("#000000", "--ink"),

@@ -1,19 +1,19 @@
-//! What a report is about: a folder, and what its model says of images.
+//! What a report is about: a folder, and its model's answers for images.
 
 use crate::folder::Folder;
 use crate::passes::Passes;
 
-/// A folder, and what its model says of images.
+/// A folder, and its model's answers for images.
 #[derive(Clone, Debug)]
 pub struct Subject {
     /// What the folder holds.
     pub folder: Folder,
-    /// What its model says of images, or a sentence that says why nothing is known of that.
+    /// The model's answers for images, or a sentence that says why there are none.
     pub passes: Result<Passes, String>,
 }
 
 impl Subject {
-    /// What its model says of images, where there is something.
+    /// The model's answers, if there are any.
     pub fn seen(&self) -> Option<&Passes> {
         self.passes
             .as_ref()

@@ -4,12 +4,11 @@ use std::path::Path;
 
 use apt_rl_trainer::{LoggedPicture, log_pictures};
 use burn::tensor::Device;
-use image::codecs::png::PngEncoder;
-use image::{ExtendedColorType, ImageEncoder};
 
 use crate::ReportError;
 use crate::folder::Folder;
 use crate::passes::{PassSettings, pass};
+use crate::picture::png;
 
 /// Images that TensorBoard shows.
 const IMAGES: usize = 8;
@@ -30,16 +29,12 @@ pub fn log_kept_patches(run: &Path, device: &Device) -> Result<(), ReportError> 
     let pictures = passes.seen.iter().map(|seen| {
         let drawn = passes.drawing(seen)?;
         let (width, height) = drawn.dimensions();
-        let mut png = Vec::new();
-        let encoder = PngEncoder::new(&mut png);
-        let written = encoder.write_image(drawn.as_raw(), width, height, ExtendedColorType::Rgb8);
-        written.map_err(ReportError::drawing)?;
         let class = passes
             .class_names
             .get(seen.label.unwrap_or(seen.dense.class));
         Ok(LoggedPicture {
             tag: format!("{}-{}", seen.index, class.map_or("", String::as_str)),
-            png,
+            png: png(&drawn)?,
             size: [width, height],
         })
     });

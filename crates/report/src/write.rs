@@ -14,8 +14,8 @@ use crate::subject::Subject;
 /// The report of a folder, in that folder.
 pub const FILE: &str = "report.html";
 
-/// A page about these folders, as HTML. Anything in them may be missing; the page says what. `progress` is told how many of
-/// how many images a model has seen.
+/// A page about these folders, as HTML. Any of their files may be missing; the page names those. `progress` gets
+/// the number of images that a model has answered, and the number of all.
 ///
 /// # Errors
 ///
@@ -28,12 +28,12 @@ pub fn report(
 ) -> Result<String, ReportError> {
     let subject = |path: &PathBuf| {
         let folder = Folder::read(path)?;
-        let passes = match settings.images {
-            0 => Err("no images were asked for".to_string()),
-            _ if folder.kind == Kind::Sweep => {
-                Err("a sweep has them in the reports of its runs".to_string())
-            }
-            _ => pass(&folder, settings, device, progress).map_err(|error| error.to_string()),
+        let passes = if settings.images == 0 {
+            Err("no images were asked for".to_string())
+        } else if folder.kind == Kind::Sweep {
+            Err("a sweep has them in the reports of its runs".to_string())
+        } else {
+            pass(&folder, settings, device, progress).map_err(|error| error.to_string())
         };
         Ok(Subject { folder, passes })
     };

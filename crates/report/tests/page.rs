@@ -411,6 +411,15 @@ fn a_sweep_shows_every_policy_its_front_and_paired_comparisons() {
     ] {
         assert!(page.contains(text), "{text}");
     }
+    for figure in page.split("<figure class=\"chart").skip(1) {
+        let figure = figure.split("</figure>").next().unwrap();
+        for property in ["fill", "stroke"] {
+            for rest in figure.split(&format!("{property}=\"#")).skip(1) {
+                let rule = format!(".chart [{property}=\"#{}\"]", &rest[..6]);
+                assert!(page.contains(&rule), "{rule} is no rule of the style");
+            }
+        }
+    }
     fs::write(folder.path().join("cells/tome-0.5-1.json"), "{").unwrap();
     let page = made(&[folder.path()], 0);
     assert!(page.contains("cells cannot be read") && page.contains("tome-0.5-1.json"));

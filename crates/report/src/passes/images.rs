@@ -1,4 +1,4 @@
-//! The images that a model is looked at with.
+//! The test images on which a model is run.
 
 use std::path::Path;
 
@@ -47,24 +47,24 @@ pub(super) fn test_images(
         return Ok((test.take(limit), from));
     }
     let Some(data) = folder.pruning.text("/data").map(Path::new) else {
-        let reason = "the folder does not say where images are; --data names some";
+        let reason = "the folder names no images; name some with --data";
         return Err(ReportError::folder(&folder.path, reason));
     };
     if !data.exists() {
         return Err(ReportError::folder(
             data,
-            "the images are not there any more; --data names others",
+            "the images are not there any more; name others with --data",
         ));
     }
     measured(data, labels, options, model)
 }
 
-/// Why a source would have to be downloaded, or is gone.
+/// Why the images cannot be read without a download; `None` if they can.
 fn not_at_hand(source: &DataSource, data: Option<&Path>) -> Option<String> {
     let archive = match (source, data) {
         (_, Some(data)) => {
             let gone = format!(
-                "its images are not at {} any more; --data names others",
+                "its images are not at {} any more; name others with --data",
                 printable(data)
             );
             return (!data.exists()).then_some(gone);
@@ -73,13 +73,13 @@ fn not_at_hand(source: &DataSource, data: Option<&Path>) -> Option<String> {
         (DataSource::Cifar10 {}, None) => "cifar-10-binary.tar.gz",
         (DataSource::Cifar100 { .. }, None) => "cifar-100-binary.tar.gz",
         (DataSource::Folder { .. }, None) => {
-            return Some("it does not say where its images are; --data names them".into());
+            return Some("it does not say where its images are; name them with --data".into());
         }
     };
     let cached = cache_folder().is_ok_and(|cache| cache.join(archive).is_file());
     (!cached).then(|| {
         format!(
-            "{archive} is not in the cache, and a report downloads nothing; --data names the images"
+            "{archive} is not in the cache, and a report downloads nothing; name the images with --data"
         )
     })
 }
@@ -101,7 +101,7 @@ fn measured(
         id.into_iter().chain([name.clone()]).collect()
     };
     let names: Vec<Vec<String>> = names.iter().enumerate().map(of_class).collect();
-    // Folders that are not the model's classes are no labels.
+    // If the folders' names are not the model's classes, the images have no labels.
     let images = images
         .with_classes(&names)
         .unwrap_or_else(|_| images.without_labels());

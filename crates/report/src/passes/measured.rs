@@ -1,24 +1,24 @@
-//! A way to run a model, measured.
+//! What was measured of each way to run a model.
 
-/// Who decides which tokens stay.
+/// What decides which tokens stay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
-    /// Nobody: nothing is removed.
+    /// Nothing is removed.
     Dense,
     /// The model's own policy.
     Own,
-    /// ToMe, which needs no training, on the same weights: a peer.
+    /// ToMe on the same weights, for comparison: it needs no training.
     Tome,
 }
 
-/// What one way to run a model gave on all images.
+/// What was measured of one way to run a model, over all images.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Measured {
-    /// Who decides.
+    /// What decides.
     pub way: Way,
-    /// The share of the dense FLOPs that was asked for; none where nothing was.
+    /// The share of the dense FLOPs that was asked for; `None` without a budget.
     pub target: Option<f64>,
-    /// Share that is classified right; none of images without labels.
+    /// Share of the images that is classified right; `None` for images without labels.
     pub accuracy: Option<f64>,
     /// Share of the answers that are the dense ones.
     pub equal_answers: f64,

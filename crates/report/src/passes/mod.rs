@@ -1,4 +1,4 @@
-//! A model on some of its test images, dense and pruned: what the files of a folder cannot say.
+//! Runs a model on some of its test images, dense and pruned, for what the folder's files do not hold.
 
 mod images;
 mod measured;

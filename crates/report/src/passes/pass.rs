@@ -1,10 +1,10 @@
-//! The passes: every batch of images runs dense, with the policy, and with its peer.
+//! The passes: every batch of images runs dense, with the policy, and with ToMe.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use apt_data::{ImageDataset, RgbImage};
-use apt_inference::{Model, NotFinite, kl_divergence, probabilities};
+use apt_inference::{InferenceError, Model, NotFinite, kl_divergence, probabilities};
 use apt_pruning_agent::{PolicyConfig, Selection};
 use burn::prelude::*;
 
@@ -21,23 +21,23 @@ const BUDGETS: usize = 4;
 /// Chooses the images.
 const SEED: u64 = 0;
 
-/// How much is looked at.
+/// On which images a model is run, and for how long.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PassSettings {
-    /// Images at most; with none of them nothing is run.
+    /// Images at most; 0 runs nothing.
     pub images: usize,
-    /// No further batch begins after so long.
+    /// No further batch begins after this time.
     pub time_limit: Option<Duration>,
     /// Other images than the folder's own.
     pub data: Option<PathBuf>,
 }
 
-/// What a model says of images, dense and pruned.
+/// A model's answers for images, dense and pruned, and what was measured on them.
 #[derive(Clone, Debug)]
 pub struct Passes {
     /// Where the images are.
     pub from: String,
-    /// How many there are; those that were looked at are drawn from them at random.
+    /// Number of test images. The model runs on images drawn from them at random.
     pub of: usize,
     /// Have they labels?
     pub labelled: bool,
@@ -47,9 +47,9 @@ pub struct Passes {
     pub grid: [usize; 2],
     /// Tokens of an image before any is removed.
     pub tokens: usize,
-    /// What was said of each image.
+    /// The answers for each image.
     pub seen: Vec<Seen>,
-    /// Every way in which the model was run: dense, its policy at each budget, and a peer at each budget.
+    /// Every way in which the model was run: dense, its policy at each budget, and ToMe at each budget.
     pub measured: Vec<Measured>,
     /// Images of a forward pass.
     pub batch: usize,
@@ -98,7 +98,7 @@ pub fn pass(
     if folder.kind == Kind::Sweep {
         return Err(ReportError::folder(
             &folder.path,
-            "a sweep's runs have models of their own; a report of one of them looks at images",
+            "a sweep has no model of its own; the report of one of its runs shows images",
         ));
     }
     let model = Model::open(&folder.path, device)?;
@@ -119,13 +119,11 @@ pub fn pass(
     let mut runs = ways(&model);
     let mut seen = Vec::with_capacity(count);
     let begun = Instant::now();
-    let mut start = 0;
-    while start < count {
-        if start > 0
-            && settings
-                .time_limit
-                .is_some_and(|limit| begun.elapsed() > limit)
-        {
+    for start in (0..count).step_by(BATCH) {
+        let is_late = settings
+            .time_limit
+            .is_some_and(|limit| begun.elapsed() > limit);
+        if start > 0 && is_late {
             break;
         }
         let end = (start + BATCH).min(count);
@@ -133,8 +131,7 @@ pub fn pass(
             .map(|index| dataset.image(index))
             .collect::<Result<_, _>>()?;
         seen.extend(run_batch(&mut runs, &model, &batch, start, &dataset)?);
-        start = end;
-        progress(start, count);
+        progress(end, count);
     }
     let labelled = dataset.is_labelled();
     let measured = runs
@@ -156,7 +153,8 @@ pub fn pass(
     })
 }
 
-/// Dense first, then the policy as it usually prunes, then at its other budgets, then the peer.
+/// Dense first, then the policy at its first budget, then at its other budgets, then ToMe. A budget that cannot be met is
+/// left out.
 fn ways(model: &Model) -> Vec<Run> {
     let mut dense = model.clone();
     dense.select(Selection::All);
@@ -234,7 +232,7 @@ fn run_batch(
         for (place, (logits, reduced)) in logits.chunks_exact(classes).zip(reduced).enumerate() {
             NotFinite::check("logits", logits).map_err(|reason| {
                 let image = dataset.name(first + place);
-                apt_inference::InferenceError::NotFinite { image, reason }
+                InferenceError::NotFinite { image, reason }
             })?;
             if run.way == Way::Dense {
                 dense.push(logits.to_vec());
@@ -257,7 +255,7 @@ fn run_batch(
                 flops_share: reduced.flops_share,
                 layers: reduced.layers,
             };
-            // The dense pass comes first; the policy as it usually prunes takes its place.
+            // The dense pass comes first; the policy at its first budget takes its place.
             match (turn, run.way) {
                 (0, _) => seen.push(found),
                 (1, Way::Own) => seen[place] = found,

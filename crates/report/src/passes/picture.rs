@@ -1,4 +1,4 @@
-//! An image as the page shows it, and the picture of what became of its patches.
+//! An image as the page shows it, and the picture of its kept, merged and removed patches.
 
 use apt_inference::{Answer, ClassProbability};
 use base64::Engine;
@@ -14,7 +14,7 @@ use crate::picture::draw;
 
 /// The longer side at most, in pixels.
 const SIDE: u32 = 224;
-/// Up to this many, an image is kept as it is.
+/// Images up to this longer side are PNG, larger ones JPEG.
 const SMALL: u32 = 64;
 const QUALITY: u8 = 80;
 
@@ -48,7 +48,7 @@ impl Passes {
         ))
     }
 
-    /// The picture of what became of an image's patches.
+    /// The picture of an image's kept, merged and removed patches.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! What a model says of one image, dense and pruned.
+//! A model's answers for one image, dense and pruned.
 
 use apt_inference::LayerAnswer;
 
@@ -23,14 +23,14 @@ impl Verdict {
     }
 }
 
-/// An image that was looked at.
+/// An image and the model's answers for it.
 #[derive(Clone, Debug)]
 pub struct Seen {
     /// Its place among the images.
     pub index: usize,
     /// Its file, or its number.
     pub name: String,
-    /// The true class; none of images without labels.
+    /// The true class; `None` for an image without a label.
     pub label: Option<usize>,
     /// The dense model's answer.
     pub dense: Verdict,

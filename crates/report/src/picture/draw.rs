@@ -1,4 +1,4 @@
-//! The picture: the image in panels, and over it what became of its patches, in colours and in words.
+//! The picture: panels with the image and its kept, merged and removed patches, captions and a legend.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -69,7 +69,7 @@ pub(crate) fn draw(
     draw_panels(image, grid, answer, &panels, &meanings(&layers), left)
 }
 
-/// Panels side by side, what colours mean, and where they are given, the tokens that each block leaves.
+/// Panels side by side, a legend, and bars if `left` gives the tokens that each block leaves.
 pub(super) fn draw_panels(
     image: &RgbImage,
     grid: [usize; 2],
@@ -139,7 +139,7 @@ fn area<'a>(sheet: &Sheet, panel: usize, holds: &'a dyn Fn(usize) -> bool) -> Ar
     }
 }
 
-/// What is gone: nearly one grey, which neither fur nor snow is, with white lines and an edge of two colours.
+/// Removed patches: nearly opaque grey with white lines, and an edge of two colours that shows on bright and dark images.
 fn veil(svg: &mut String, sheet: &Sheet, panel: usize, layer: &LayerAnswer) {
     let gone = |patch: usize| layer.token[patch].is_none();
     let area = area(sheet, panel, &gone);

@@ -1,4 +1,4 @@
-//! What colours mean, as far as they are there: a patch that looks so, and words.
+//! The legend: a sample patch and words for each of the colours that the picture has.
 
 use std::fmt::Write;
 
@@ -54,7 +54,7 @@ impl Meaning {
     }
 }
 
-/// What is there to be explained.
+/// What the legend explains: what these layers contain.
 pub(super) fn meanings(layers: &[&LayerAnswer]) -> Vec<Meaning> {
     let any = |holds: &dyn Fn(&LayerAnswer) -> bool| layers.iter().any(|layer| holds(layer));
     let removed = any(&|layer| layer.token.contains(&None));

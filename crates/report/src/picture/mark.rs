@@ -15,7 +15,7 @@ const EXIF: &[u8] = b"II\x2a\0\x08\0\0\0\
     aptvit\0";
 
 /// The picture as PNG, with the mark.
-pub(super) fn png(picture: &RgbImage) -> Result<Vec<u8>, ReportError> {
+pub(crate) fn png(picture: &RgbImage) -> Result<Vec<u8>, ReportError> {
     let mut png = Vec::new();
     let mut encoder = PngEncoder::new(&mut png);
     encoder

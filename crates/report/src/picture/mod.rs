@@ -1,4 +1,4 @@
-//! What became of an image's patches, as a picture.
+//! Pictures of an image's patches: kept, merged and removed.
 
 mod animation;
 mod bars;
@@ -20,6 +20,7 @@ use crate::ReportError;
 
 pub(crate) use draw::{draw, groups, hue};
 pub(crate) use layers::shown;
+pub(crate) use mark::png;
 pub(crate) use outline::Area;
 
 /// The pictures of one run of the program, in one folder.
@@ -55,7 +56,7 @@ impl Pictures {
     ) -> Result<PathBuf, ReportError> {
         let image = pixels(seen)?;
         let path = self.place_for(source, "png", mark::is_ours);
-        let png = mark::png(&draw(&image, model.grid(), model.num_layers, answer)?)?;
+        let png = png(&draw(&image, model.grid(), model.num_layers, answer)?)?;
         write_whole(&path, &png)?;
         Ok(path)
     }
@@ -78,7 +79,7 @@ impl Pictures {
         Ok(path)
     }
 
-    /// A name that this run has not given yet, and that no file has that is not ours.
+    /// A name that this run has not given yet, and that is free or that of a picture of ours.
     fn place_for(&mut self, source: &Path, extension: &str, is_ours: fn(&Path) -> bool) -> PathBuf {
         let stem = source.file_stem().unwrap_or_default().to_string_lossy();
         let mut name = format!("{stem}.{extension}");

@@ -33,9 +33,10 @@ fn summary(summary: &Document) -> Option<Markup> {
     let row = |way: &str| {
         [
             summary.number(&format!("/{way}_accuracy"), Style::Percent),
-            match way {
-                "pruned" => summary.number("/flops_share", Style::Percent),
-                _ => Some(Number::computed(1.0, Style::Percent)),
+            if way == "pruned" {
+                summary.number("/flops_share", Style::Percent)
+            } else {
+                Some(Number::computed(1.0, Style::Percent))
             },
             summary.number(&format!("/images_per_s/{way}"), Style::TimePerImage),
             summary.number(&format!("/images_per_s/{way}"), Style::Whole),
@@ -86,9 +87,10 @@ fn left(summary: &Document, layers: &[Value]) -> Markup {
 
 /// What budgets were calibrated to, in a run's or in an exported model's file.
 fn calibrated(folder: &Folder) -> Option<Markup> {
-    let (document, start) = match folder.budgets.is_there() {
-        true => (&folder.budgets, ""),
-        false => (&folder.description, "/budgets"),
+    let (document, start) = if folder.budgets.is_there() {
+        (&folder.budgets, "")
+    } else {
+        (&folder.description, "/budgets")
     };
     let count = document.items(start).len();
     if count == 0 {
@@ -97,8 +99,8 @@ fn calibrated(folder: &Folder) -> Option<Markup> {
     let at =
         |index: usize, key: &str, style| document.number(&format!("{start}/{index}/{key}"), style);
     Some(html! {
-        h3 { "Budgets that were calibrated" }
-        p.note { "Fitted on held-out images: what was asked for, and what was met there." }
+        h3 { "Calibrated budgets" }
+        p.note { "Fitted on held-out images. The table gives the budget that was asked for, and what the model reached on these images." }
         div.scroll { table {
             thead { tr { th { "asked for" } th { "FLOPs share" } th { "accuracy" } th { "images" } th { "checkpoint" } } }
             tbody { @for index in 0..count { tr {
@@ -114,10 +116,7 @@ fn calibrated(folder: &Folder) -> Option<Markup> {
 
 /// What the report itself measured: every way to run the model, on the same images.
 fn measured(subject: &Subject, passes: &Passes) -> Markup {
-    let policy = subject.folder.description.text("/policy/name");
-    let policy = policy
-        .or_else(|| subject.folder.description.text("/policy"))
-        .unwrap_or("the policy");
+    let policy = subject.folder.policy().unwrap_or("the policy");
     let name = |way: Way| match way {
         Way::Dense => "dense".to_string(),
         Way::Own => policy.to_string(),
@@ -133,8 +132,8 @@ fn measured(subject: &Subject, passes: &Passes) -> Markup {
         p.note {
             (passes.seen.len()) " images" @if passes.of > passes.seen.len() { " of " (passes.of) ", drawn at random" } ": " (passes.from)
             ". All rows are of the same images; times are of the model alone, in turns, in batches of " (passes.batch) ", on the machine that made this page."
-            @if has_peer { " The peer is ToMe on the same weights at the same budget: it needs no training, so that a policy should beat it." }
-            @if passes.labelled { " With so few images, an accuracy is known to about ±" (Number::computed(interval(passes), Style::Percent)) "." }
+            @if has_peer { " The peer is ToMe on the same weights at the same budget. It needs no training, so a learned policy should beat it." }
+            @if passes.labelled { " The 95% interval of an accuracy on so few images is about ±" (Number::computed(interval(passes), Style::Percent)) "." }
         }
         div.scroll { table {
             thead { tr {
@@ -163,9 +162,8 @@ fn interval(passes: &Passes) -> f64 {
         .first()
         .and_then(|dense| dense.accuracy)
         .unwrap_or(0.5);
-    1.96 * (accuracy.clamp(0.02, 0.98) * (1.0 - accuracy.clamp(0.02, 0.98))
-        / passes.seen.len() as f64)
-        .sqrt()
+    let accuracy = accuracy.clamp(0.02, 0.98);
+    1.96 * (accuracy * (1.0 - accuracy) / passes.seen.len() as f64).sqrt()
 }
 
 /// Quality against FLOPs and against time.

@@ -7,7 +7,7 @@ use crate::number::{Number, Style};
 use crate::passes::Seen;
 use crate::subject::Subject;
 
-/// Of more classes, those that lost most.
+/// Classes that are shown, at most: those that lost most.
 const MOST: usize = 30;
 
 /// A class, and how many of its images each model classifies right.
@@ -45,7 +45,7 @@ pub(super) fn classes(subject: &Subject) -> Option<Section> {
         |row: &Row, right: usize| format!("width:{:.0}%", 100.0 * right as f64 / row.images as f64);
     let body = html! {
         p.note {
-            "Those first that pruning cost most. With few images of a class, one of them is many percent."
+            "Sorted by the accuracy that pruning cost. With few images per class, one image is several percentage points."
             @if all > rows.len() { " " (rows.len()) " of " (all) " classes." }
         }
         div.scroll { table {

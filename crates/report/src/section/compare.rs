@@ -1,6 +1,6 @@
 //! Several folders side by side: their numbers, their curves, and where their settings differ.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use maud::{Markup, html};
 use toml::Value;
@@ -63,7 +63,7 @@ fn numbers(subjects: &[Subject]) -> Markup {
             tbody {
                 tr {
                     th scope="row" { "policy" }
-                    @for subject in subjects { td { (policy(&subject.folder)) } }
+                    @for subject in subjects { td { (subject.folder.policy().unwrap_or("–")) } }
                 }
                 @for (name, pointer, style) in ROWS {
                     @if summaries().any(|summary| summary.number(pointer, style).is_some()) {
@@ -86,14 +86,6 @@ fn numbers(subjects: &[Subject]) -> Markup {
             }
         } }
     }
-}
-
-fn policy(folder: &Folder) -> &str {
-    let description = &folder.description;
-    let name = description
-        .text("/policy/name")
-        .or_else(|| description.text("/policy"));
-    name.unwrap_or("–")
 }
 
 /// The curves of all of them.
@@ -120,7 +112,7 @@ fn curves(folders: &[&Folder]) -> Vec<Chart> {
     charts.into_iter().flatten().collect()
 }
 
-/// The keys of their configs that are not the same in all.
+/// The settings that differ between the configs.
 fn differences(folders: &[&Folder]) -> Markup {
     let configs: Vec<Option<BTreeMap<String, String>>> =
         folders.iter().map(|folder| settings(folder)).collect();
@@ -128,8 +120,7 @@ fn differences(folders: &[&Folder]) -> Markup {
     if known.len() < 2 {
         return html! { p.dim { "Fewer than two of these folders have a config that can be read." } };
     }
-    let keys: std::collections::BTreeSet<&String> =
-        known.iter().flat_map(|config| config.keys()).collect();
+    let keys: BTreeSet<&String> = known.iter().flat_map(|config| config.keys()).collect();
     let differ = |key: &&&String| {
         known
             .iter()

@@ -1,4 +1,4 @@
-//! Which classes the pruned model takes for which.
+//! Which classes the pruned model confuses.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,7 +8,7 @@ use super::Section;
 use crate::passes::Passes;
 use crate::subject::Subject;
 
-/// Of more classes, pairs are listed.
+/// Classes of a matrix, at most. With more, pairs are listed.
 const MOST: usize = 20;
 /// Pairs that are listed.
 const PAIRS: usize = 15;
@@ -32,7 +32,7 @@ pub(super) fn confusion(subject: &Subject) -> Option<Section> {
     };
     Some(Section::new(
         "confusion",
-        "What the pruned model takes for what",
+        "Confusions of the pruned model",
         body,
     ))
 }
@@ -55,7 +55,7 @@ fn matrix(
         format!("background:rgb(var(--heat) / {:.2})", 0.75 * share.sqrt())
     };
     html! {
-        p.note { "Numbers of images. A row is a true class, a column an answer; the darker, the larger the share of its row." }
+        p.note { "Numbers of images. Rows are true classes, columns are answers. A darker cell is a larger share of its row." }
         div.scroll { table.matrix {
             thead { tr {
                 th {}

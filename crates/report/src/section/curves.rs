@@ -3,7 +3,7 @@
 use maud::{Markup, html};
 
 use super::Section;
-use crate::chart::{Chart, Series};
+use crate::chart::{COLORS, Chart, Series};
 use crate::metrics::Metrics;
 use crate::number::{Style, or_dash};
 use crate::subject::Subject;
@@ -23,7 +23,7 @@ pub(super) fn curves(subject: &Subject) -> Option<Section> {
         return None;
     }
     let body = html! {
-        p.note { "Lines without marks are of training batches, neighbours averaged; marks are of held-out images after each epoch." }
+        p.note { "Lines without marks show training batches, with neighbours averaged. Marks show held-out images after each epoch." }
         div.charts { @for chart in &charts { (chart.figure()) } }
         (epochs(metrics))
     };
@@ -70,20 +70,34 @@ fn charts(metrics: &Metrics) -> Vec<Chart> {
         Chart::over_steps("Accuracy on held-out images (%)", accuracy),
         Chart::over_steps("Loss", loss),
         Chart::over_steps("FLOPs share (% of the dense model's)", flops),
-        Chart::over_steps("Keep rate after each block of the policy (%)", keep.collect())
-            .map(|chart| chart.with_note("Kept patches by all patches of the image.")),
-        Chart::over_steps("Reward of the policy, by block", of_blocks("reward", &batches))
-            .map(|chart| chart.with_note("What a decision earned, by the policy's algorithm; above 0 is better than not deciding so.")),
-        Chart::over_steps("Loss of the policy, by block", of_blocks("agent_loss", &batches)),
+        Chart::over_steps(
+            "Keep rate after each block of the policy (%)",
+            keep.collect(),
+        )
+        .map(|chart| chart.with_note("Kept patches by all patches of the image.")),
+        Chart::over_steps(
+            "Reward of the policy, by block",
+            of_blocks("reward", &batches),
+        )
+        .map(|chart| {
+            chart.with_note("Mean reward of a decision, as the policy's algorithm defines it.")
+        }),
+        Chart::over_steps(
+            "Loss of the policy, by block",
+            of_blocks("agent_loss", &batches),
+        ),
         Chart::over_steps("Learning rate", one("learning_rate", "learning rate")),
-        Chart::over_steps("Throughput of training (images/s)", one("images_per_s", "training")),
+        Chart::over_steps(
+            "Throughput of training (images/s)",
+            one("images_per_s", "training"),
+        ),
     ];
     charts.into_iter().flatten().collect()
 }
 
-/// As many as there are colours: of more, those that are evenly apart.
+/// As many series as there are colours; if there are more, evenly spaced ones.
 fn few(series: Vec<Series>) -> Vec<Series> {
-    const MOST: usize = 8;
+    const MOST: usize = COLORS.len();
     let count = series.len();
     if count <= MOST {
         return series;

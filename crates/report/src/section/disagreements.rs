@@ -34,7 +34,7 @@ pub(super) fn disagreements(subject: &Subject, drawings: &mut Drawings<'_>) -> O
                 " a wrong one right, and on " (count(false, false)) " both are wrong in different ways"
             }
             ". "
-            @if changed.len() > IMAGES { "Those whose answers moved most, by KL(dense || pruned):" }
+            @if changed.len() > IMAGES { "Those with the largest KL(dense || pruned):" }
         }
         div.gallery.small { @for seen in changed.iter().take(IMAGES) { (entry(passes, seen, drawings, PANELS)) } }
     };

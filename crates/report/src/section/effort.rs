@@ -1,4 +1,4 @@
-//! Which images the policy spends much on, and which little.
+//! Which images cost the policy many FLOPs, and which cost few.
 
 use maud::{Markup, html};
 
@@ -28,13 +28,13 @@ pub(super) fn effort(subject: &Subject, drawings: &mut Drawings<'_>) -> Option<S
     let percent = |value: f64| Number::computed(value, Style::Percent);
     let body = if last.flops_share - first.flops_share < EQUAL {
         html! {
-            p { "This policy spends the same on every image: " (percent(first.flops_share)) " of the dense FLOPs. Policies that look at the image \
-                 first (" code { "adaptive = true" } ", or those of " code { "aptvit prune" } ") spend more on hard ones." }
+            p { "This policy spends the same on every image: " (percent(first.flops_share)) " of the dense FLOPs. Policies with "
+                 code { "adaptive = true" } ", and " code { "allocate" } " and " code { "regression" } ", decide for each image." }
         }
     } else {
         html! {
             p { "From " (percent(first.flops_share)) " to " (percent(last.flops_share)) " of the dense FLOPs an image. \
-                 Where the policy judges well, images that cost little are easy, and images that cost much are hard." }
+                 If the policy decides well, cheap images are easy for the dense model, and costly ones are hard." }
             (quarters(passes, &by_cost))
             h3 { "The cheapest" }
             div.gallery.small { @for seen in by_cost.iter().take(IMAGES) { (entry(passes, seen, drawings, PANELS)) } }

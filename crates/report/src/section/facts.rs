@@ -6,11 +6,11 @@ use serde_json::Value;
 
 use super::Section;
 use crate::document::Document;
-use crate::folder::{Folder, Kind};
+use crate::folder::{CONFIG, Folder, Kind};
 use crate::number::{Number, Style};
 use crate::subject::Subject;
 
-/// Classes that are named.
+/// Classes that are named, at most.
 const NAMED: usize = 20;
 
 /// A row: what, and what it is.
@@ -55,20 +55,20 @@ fn of_model(folder: &Folder) -> Vec<Row> {
         ("FLOPs of an image, dense", dense_flops(description)),
         ("parameters", number(summary, "/parameters", Style::Count).map(|n| html! { (n) ", the policy's included" })),
         ("pretrained weights", text(&config, "/model/pretrained").or_else(|| text(pruning, "/model"))),
-        ("policy", policy(&description.value["policy"])),
-        ("learned by", description_of(&config.value["policy"]["algorithm"])),
+        ("policy", with_settings(&description.value["policy"])),
+        ("learned by", with_settings(&config.value["policy"]["algorithm"])),
         ("budgets", budgets(description)),
         ("images", images(&config, description, pruning)),
         ("classes", classes(description)),
         ("seed", number(summary, "/seed", Style::Whole).or_else(|| number(&config, "/seed", Style::Whole)).or_else(|| number(pruning, "/seed", Style::Whole))),
         ("steps", steps(&config, summary)),
         ("optimiser", optimizer(&config)),
-        ("floats", text(description, "/dtype")),
+        ("number format", text(description, "/dtype")),
         ("checkpoint", text(summary, "/checkpoint").or_else(|| text(description, "/checkpoint"))),
         ("device", text(summary, "/device").map(|device| html! {
             (device) @if let Some(threads) = number(summary, "/threads", Style::Whole) { ", " (threads) " threads" }
         })),
-        ("memory at most", number(summary, "/peak_memory", Style::Memory)),
+        ("peak memory", number(summary, "/peak_memory", Style::Memory)),
         ("time", number(summary, "/seconds", Style::Duration).or_else(|| number(pruning, "/seconds", Style::Duration))),
         ("versions", text(summary, "/version").or_else(|| text(pruning, "/version")).map(|version| html! {
             "aptvit " (version) @if let Some(burn) = text(summary, "/burn_version") { ", Burn " (burn) }
@@ -83,7 +83,7 @@ fn config(folder: &Folder) -> Document {
         .as_deref()
         .and_then(|text| toml::from_str::<Value>(text).ok());
     Document {
-        file: "config.toml".into(),
+        file: CONFIG.into(),
         value: parsed.unwrap_or_default(),
     }
 }
@@ -120,11 +120,7 @@ fn dense_flops(description: &Document) -> Option<Markup> {
 }
 
 /// A policy or an algorithm: its name, and its settings.
-fn policy(value: &Value) -> Option<Markup> {
-    description_of(value)
-}
-
-fn description_of(value: &Value) -> Option<Markup> {
+fn with_settings(value: &Value) -> Option<Markup> {
     if let Some(name) = value.as_str() {
         return Some(html! { (name) });
     }
@@ -146,7 +142,7 @@ fn budgets(description: &Document) -> Option<Markup> {
     if count == 0 {
         return description
             .is_there()
-            .then(|| html! { "none: the policy removes what it wants" });
+            .then(|| html! { "none: the policy alone decides how much it removes" });
     }
     let shares = (0..count)
         .filter_map(|index| description.number(&format!("/flops/{index}"), Style::Percent));
@@ -220,7 +216,7 @@ fn of_sweep(sweep: &Document) -> Vec<Row> {
         ("start", text("/start").map(|start| html! { (start) ", its best dense checkpoint" })),
         ("image passes", sweep.number("/passes", Style::Whole).map(|n| html! { (n) " of each training" })),
         ("measured on", text("/measured_on").map(|on| html! { (on) " images" })),
-        ("settings of all", (!overrides.is_empty()).then(|| html! { code { (overrides.join(", ")) } })),
+        ("settings of all trainings", (!overrides.is_empty()).then(|| html! { code { (overrides.join(", ")) } })),
         ("policies", policies.map(|policies| html! {
             @for (name, settings) in policies {
                 @let settings = settings.as_array().map_or(String::new(), |all| all.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", "));

@@ -1,4 +1,4 @@
-//! Images with what became of their patches, block by block.
+//! Images with their kept, merged and removed patches, block by block.
 
 use std::collections::BTreeSet;
 
@@ -21,7 +21,7 @@ pub(super) fn gallery(subject: &Subject, drawings: &mut Drawings<'_>) -> Option<
     }
     let chosen = chosen(passes);
     let body = html! {
-        p { "Images drawn at random, not by how well they went" @if passes.labelled { ", one of each class" } ". From left to right they go deeper into the model." }
+        p { "Images drawn at random, not chosen by their results" @if passes.labelled { ", one of each class" } ". Panels further to the right are after deeper blocks." }
         (key())
         // Where there is one panel beside the image, several images stand side by side.
         div.gallery.small[passes.seen[0].layers.len() < 3] { @for seen in chosen { (entry(passes, seen, drawings, PANELS)) } }
@@ -40,7 +40,7 @@ fn chosen(passes: &Passes) -> Vec<&Seen> {
     first.into_iter().chain(rest).take(IMAGES).collect()
 }
 
-/// An image, what was said of it, and what became of its patches.
+/// An image with its answers and its patches after some of the blocks.
 pub(super) fn entry(
     passes: &Passes,
     seen: &Seen,
@@ -55,7 +55,7 @@ pub(super) fn entry(
     }
 }
 
-/// What was said of an image.
+/// The answers for an image, in words.
 fn says(passes: &Passes, seen: &Seen) -> Markup {
     let class = |class: usize| passes.class(class);
     let percent = |value: f64| Number::computed(value, Style::Percent);

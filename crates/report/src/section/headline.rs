@@ -1,15 +1,16 @@
-//! The first thing that is said: what the model is worth.
+//! The large numbers at the top: accuracy, cost and speed.
 
 use apt_rl_trainer::sweep::{Cell, DENSE, Group, groups, mean};
 use maud::{Markup, html};
 
+use super::sweep::trainings;
 use crate::document::Document;
 use crate::folder::Kind;
 use crate::number::{Number, Style};
 use crate::passes::Way;
 use crate::subject::Subject;
 
-/// A number with its name, and what to know of it.
+/// A number with its name and a note.
 struct Tile {
     name: &'static str,
     number: Option<Number>,
@@ -52,7 +53,7 @@ pub fn headline(subject: &Subject) -> Markup {
     }
 }
 
-/// What it comes to, in words.
+/// The result in one sentence.
 fn sentence(subject: &Subject) -> Option<Markup> {
     let (summary, pruning) = (&subject.folder.summary, &subject.folder.pruning);
     let percent = |pointer: &str| summary.number(pointer, Style::Percent);
@@ -265,9 +266,7 @@ fn of_sweep(subject: &Subject) -> Vec<Tile> {
     let mut policies: Vec<&str> = cells.iter().map(|cell| cell.policy.as_str()).collect();
     policies.dedup();
     let images = cells.iter().map(|cell| cell.test_images).max();
-    let seconds = crate::section::sweep::trainings(cells)
-        .map(|cell| cell.train_seconds)
-        .sum::<f64>();
+    let seconds = trainings(cells).map(|cell| cell.train_seconds).sum::<f64>();
     let whole = |value: usize| Some(Number::computed(value as f64, Style::Whole));
     vec![
         Tile::new(

@@ -1,7 +1,7 @@
 //! What a sweep of policies found.
 
 use apt_rl_trainer::sweep::{
-    Against, Cell, Comparison, DENSE, Group, Mean, compare, groups, mean, plot_svg,
+    Against, Cell, CellFolder, Comparison, DENSE, Group, Mean, compare, groups, mean, plot_svg,
 };
 use maud::{Markup, PreEscaped, html};
 
@@ -25,7 +25,7 @@ pub(super) fn sweep(subject: &Subject) -> Option<Section> {
     Some(Section::new("sweep", "The policies side by side", body))
 }
 
-/// A cell of each training: its budgets share one.
+/// One cell for each training: cells that differ in their budget alone share a training.
 pub(super) fn trainings(cells: &[Cell]) -> impl Iterator<Item = &Cell> {
     let first = |index: usize, cell: &Cell| {
         let before = &cells[..index];
@@ -71,21 +71,16 @@ fn accuracy(group: &Group<'_>) -> Mean {
     mean(&group.values(|cell| cell.accuracy))
 }
 
-/// A number that one cell's file says.
+/// A number from the file of the group's first cell.
 fn from_cell(group: &Group<'_>, value: f64, key: &str, style: Style) -> Number {
-    let cell = group.cells[0];
-    let file = format!(
-        "cells/{}-{}-{}.json",
-        cell.policy, cell.target_flops, cell.seed
-    );
-    Number {
-        value,
-        from: Some(format!("{file}#/{key}")),
-        style,
-    }
+    let from = group.cells.first().map(|cell| {
+        let file = CellFolder::new("").cell_path(&cell.policy, cell.target_flops, cell.seed);
+        format!("{}#/{key}", file.display())
+    });
+    Number { value, from, style }
 }
 
-/// A mean; of one seed, what its file says.
+/// A mean with its interval; with one seed, the number from its cell's file.
 fn with_interval(group: &Group<'_>, found: &Mean, key: &str, style: Style) -> Markup {
     match group.cells.as_slice() {
         [_] => html! { (from_cell(group, found.mean, key, style)) },
@@ -132,8 +127,8 @@ fn comparisons(groups: &[Group<'_>]) -> Markup {
     html! {
         @if !rows.is_empty() {
             h3 { "Each against the best other one" }
-            p.note { "Difference of the accuracies on the same images, in points, with the 95% interval of a paired bootstrap. Where it contains 0, \
-                      the two were not told apart." }
+            p.note { "Difference of the accuracies on the same images, in points, with the 95% interval of a paired bootstrap. If it contains 0, \
+                      the sweep does not show which one is better." }
             div.scroll { table {
                 thead { tr { th { "policy" } th { "budget" } th { "against" } th { "points" } th { "interval" } } }
                 tbody { @for (group, best, found) in &rows { tr {

@@ -1,4 +1,4 @@
-//! What to do with it.
+//! Commands to use the folder with.
 
 use apt_vit_model::printable;
 use maud::html;
@@ -60,10 +60,10 @@ pub(super) fn usage(subject: &Subject) -> Option<Section> {
     Some(Section::new("usage", "Use it", body))
 }
 
-/// For a shell.
+/// Quotes a path for a shell.
 fn quoted(path: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+=:@".contains(c);
-    if path.chars().all(plain) {
+    if !path.is_empty() && path.chars().all(plain) {
         return path.into();
     }
     format!("'{}'", path.replace('\'', "'\\''"))

@@ -20,7 +20,7 @@ const QUIT: &str = "\
 
 [c] Go on with the training.";
 
-/// Lines of plots from which on there are two rows of them.
+/// From this height on, in lines, the plots have two rows.
 const TWO_ROWS: u16 = 16;
 
 /// Is the dialog open that `q` opens?
@@ -175,7 +175,7 @@ impl View {
         plots
     }
 
-    /// Two rows of plots, one where there is room for no more.
+    /// Two rows of plots, or one if the area is too low for two.
     fn draw_plots(&self, frame: &mut Frame<'_>, area: Rect) {
         let plots = self.plots();
         let rows = if area.height >= TWO_ROWS { 2 } else { 1 };
@@ -239,10 +239,14 @@ impl View {
                 .marker(look.1)
                 .style(Style::new().fg(look.0))
         });
-        let labels = heights.map(|height| match plot.least {
-            _ if plot.signed => format!("{height:.1e}"),
-            least if least < 1.0 => format!("{height:.2}"),
-            _ => format!("{height:.1}"),
+        let labels = heights.map(|height| {
+            if plot.signed {
+                format!("{height:.1e}")
+            } else if plot.least < 1.0 {
+                format!("{height:.2}")
+            } else {
+                format!("{height:.1}")
+            }
         });
         let ends = steps.map(|step| format!("{step:.0}"));
         let chart = Chart::new(sets.collect())

@@ -32,8 +32,8 @@ pub(crate) struct EventFile {
 }
 
 impl EventFile {
-    /// Opens one event file in `folder`. Of what the files there have, that stays of which `stays` says so, by
-    /// step and tag, each once; a record that was cut short goes.
+    /// Opens one event file in `folder`. It gets the values of the files there for which `stays` is true of step and tag, each
+    /// step and tag once. A record that was cut short is dropped.
     pub fn open(folder: &Path, stays: impl Fn(u64, &str) -> bool) -> std::io::Result<Self> {
         fs::create_dir_all(folder)?;
         let mut old = Vec::new();

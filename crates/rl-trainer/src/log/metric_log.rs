@@ -22,6 +22,8 @@ const CONFIG: &str = "config";
 const PICTURES: &str = "kept patches/";
 /// A line's seconds since the run began, summed over its sessions.
 const SECONDS: &str = "seconds";
+/// TensorBoard's folder.
+const EVENTS: &str = "tensorboard";
 /// The file with a line for each batch and each epoch.
 const FILE: &str = "metrics.jsonl";
 
@@ -92,7 +94,7 @@ impl RunLog {
         std::fs::write(&partial, text).map_err(TrainerError::io(&partial, "write"))?;
         std::fs::rename(&partial, &path).map_err(TrainerError::io(&path, "write"))?;
         let file = OpenOptions::new().append(true).open(&path);
-        let events = folder.join("tensorboard");
+        let events = folder.join(EVENTS);
         // Averages of an epoch stand at its last step.
         let stays = |step: u64, tag: &str| {
             step <= steps_done
@@ -214,8 +216,7 @@ impl RunLog {
     }
 }
 
-/// Adds pictures of kept patches to what TensorBoard shows of a run, in place of those that were there. The training has
-/// to be at its end.
+/// Writes pictures of kept patches for TensorBoard, in place of earlier ones. Call it after the training has ended.
 ///
 /// # Errors
 ///
@@ -225,7 +226,7 @@ pub fn log_pictures(
     step: u64,
     pictures: impl IntoIterator<Item = LoggedPicture>,
 ) -> Result<(), TrainerError> {
-    let events = folder.join("tensorboard");
+    let events = folder.join(EVENTS);
     let written =
         EventFile::open(&events, |_, tag| !tag.starts_with(PICTURES)).and_then(|mut file| {
             for picture in pictures {

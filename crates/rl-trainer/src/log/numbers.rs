@@ -110,7 +110,7 @@ impl Numbers {
     pub fn start_split(&mut self, split: &str, total_items: usize) {
         self.in_training = split == "train";
         if self.in_training {
-            // A metric that this epoch does not have is not shown as the last epoch had it.
+            // Else a metric that this epoch lacks would keep the last epoch's value.
             self.train = Values::default();
         }
         self.items = 0;
