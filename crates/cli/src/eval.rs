@@ -141,9 +141,10 @@ pub fn run(args: &Eval, global: &Global) -> Result<End> {
         .as_ref()
         .map_or(BATCH, |run| run.config.train.eval_batch_size);
     let batch_size = args.batch_size.unwrap_or(usual);
-    let reference = match args.against_f32 {
-        true => Some(args.model.open_in(Some(Precision::F32))?.pruning().clone()),
-        false => None,
+    let reference = if args.against_f32 {
+        Some(args.model.open_in(Some(Precision::F32))?.pruning().clone())
+    } else {
+        None
     };
     let settings = EvaluationSettings {
         reference,

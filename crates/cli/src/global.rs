@@ -34,7 +34,7 @@ pub struct Global {
     /// [default: the config's or the run's, else f32]
     #[arg(long = "dtype", global = true, value_name = "TYPE", value_parser = dtype)]
     dtype_choice: Option<Dtype>,
-    /// What that came to.
+    /// The decision of `choose_dtype`; none is the default.
     #[arg(skip)]
     pub dtype: Option<Precision>,
     /// What to log to stderr: error, warn, info, debug, or a tracing filter
@@ -55,10 +55,11 @@ impl Global {
             Some(Dtype::Auto) => {
                 let device = device();
                 let here = computes_here(&device);
-                let fastest = match Precision::fastest(&device) {
-                    // A training on the CPU computes in 32 bits whatever it is asked for.
-                    _ if trains && here => Precision::F32,
-                    fastest => fastest,
+                // A training on the CPU computes in 32 bits whatever it is asked for.
+                let fastest = if trains && here {
+                    Precision::F32
+                } else {
+                    Precision::fastest(&device)
                 };
                 let by = fastest.instructions().filter(|_| here);
                 let by = by.map_or(String::new(), |by| format!(" ({by})"));

@@ -1,7 +1,7 @@
 //! Which model, and how much it prunes: what `eval`, `infer` and `bench` take.
 
 use std::collections::{BTreeSet, HashMap};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
 use apt_data::read_text;
@@ -118,9 +118,14 @@ impl ModelArgs {
             };
             return Ok(names.iter().enumerate().map(of_class).collect());
         };
-        parse_classes(&read_text(file).context("--classes")?)
-            .map_err(|reason| anyhow!("--classes {}: {reason}", printable(file)))
+        read_classes(file)
     }
+}
+
+/// All names of each class in a file of `--classes`.
+pub fn read_classes(file: &Path) -> Result<Vec<Vec<String>>> {
+    parse_classes(&read_text(file).context("--classes")?)
+        .map_err(|reason| anyhow!("--classes {}: {reason}", printable(file)))
 }
 
 /// All names of each class, a class a line, with tabs between its names; blank lines at the end are left out.

@@ -23,15 +23,15 @@ pub fn style(unit: &str) -> ProgressStyle {
     ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar())
 }
 
-/// A search for what meets a share of the FLOPs, on stderr: what was tried, what it gave, and how long it took. A search ends
-/// where it is near enough, so that nobody knows when.
+/// A search for a threshold or a schedule that meets a share of the FLOPs, on stderr: number of tries, the last try's share, and
+/// the time. It has no estimate: the search ends as soon as a try is near enough.
 pub struct SearchBar {
     bar: ProgressBar,
     target: f64,
 }
 
 impl SearchBar {
-    /// A search for this share.
+    /// A search for this share of the dense FLOPs.
     pub fn new(target: f64) -> Self {
         let bar = progress_bar(0, "");
         if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}, {elapsed} so far") {
@@ -42,7 +42,7 @@ impl SearchBar {
         Self { bar, target }
     }
 
-    /// One more try gave this share.
+    /// Shows one more try and the share that it gave.
     pub fn found(&self, share: f64) {
         self.bar.inc(1);
         self.bar.set_message(format!(

@@ -12,7 +12,7 @@ use crate::progress_bar::progress_bar;
 use crate::values::duration as parse_duration;
 use crate::{End, device, panics};
 
-/// What the end of a training, a pruning or a sweep takes for its report.
+/// Limits of the report at the end of a training, a pruning or a sweep.
 const AT_THE_END: PassSettings = PassSettings {
     images: 256,
     time_limit: Some(Duration::from_secs(20)),
@@ -26,8 +26,8 @@ Examples:
   aptvit report runs/first runs/second --out both.html      side by side, with a diff of their settings
   aptvit report sweep --images 0                            from the files alone
 
-One self-contained page, also where a folder is not complete: the page says what is missing. Pictures, confusions and easy and
-hard images come from the model itself, on test images of the folder's own data.";
+One self-contained page. If a folder is not complete, the page says what is missing. For pictures, confusions and easy and
+hard images, the model runs on test images of the folder's own data.";
 
 #[derive(Debug, Parser)]
 #[command(after_help = EXAMPLES)]
@@ -44,7 +44,7 @@ pub struct Report {
     /// Other test images than the folder's own: a folder or an archive
     #[arg(long, value_name = "PATH")]
     pub data: Option<PathBuf>,
-    /// Run no further images after so long, as in 90s or 5m
+    /// Begin no further batch of images after this time, as in 90s or 5m
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     pub time_limit: Option<Duration>,
     /// Show the page in the browser
@@ -97,7 +97,7 @@ pub fn at_the_end_of_a_training(run: &Path) {
     at_the_end(run);
 }
 
-/// The page at the end of a training, a pruning or a sweep. Without it the work is as good: what goes wrong is a warning.
+/// The page at the end of a training, a pruning or a sweep. A failure is only a warning: the work itself is done.
 pub fn at_the_end(folder: &Path) {
     let file = folder.join(FILE);
     let written = panics::caught(|| write_page(&[folder.to_path_buf()], &file, &AT_THE_END));

@@ -1,5 +1,6 @@
 //! `aptvit serve`
 
+use std::env::VarError;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use apt_server::{
 use clap::Parser;
 
 use crate::global::Global;
+use crate::model_args::read_classes;
 use crate::values::{at_least_one, batch_size, duration, share};
 use crate::{End, device};
 
@@ -26,7 +28,7 @@ Examples:
   aptvit serve --model a=runs/a --model b=exported/b --listen 0.0.0.0:8443 \\
       --tls-cert cert.pem --tls-key key.pem                    with APTVIT_API_KEY set to a secret
 
-  curl --data-binary @cat.jpg http://127.0.0.1:8080/v1/models/mine/classify?flops=0.5
+  curl --data-binary @cat.jpg 'http://127.0.0.1:8080/v1/models/mine/classify?flops=0.5'
 
 Set APTVIT_API_KEY, and requests have to say `Authorization: Bearer` and that secret. SIGTERM and Ctrl-C end it when all
 that was taken in is answered; the second one ends it at once.";
@@ -110,7 +112,11 @@ pub fn run(args: &Serve, global: &Global) -> Result<End> {
             );
         }
     }
-    let key = std::env::var(API_KEY).ok().filter(|key| !key.is_empty());
+    let key = match std::env::var(API_KEY) {
+        // Taken for unset, it would leave the server open.
+        Err(VarError::NotUnicode(_)) => bail!("{API_KEY}: expected UTF-8"),
+        key => key.ok().filter(|key| !key.is_empty()),
+    };
     let is_open = key.is_none();
     let service = Service::new(models, args.settings(key))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -188,17 +194,10 @@ impl Serve {
         };
         let mut model = Model::open_with(path, options, &device::open())?;
         if let Some((_, file)) = self.classes.iter().find(|(of, _)| of == name) {
-            let text = std::fs::read_to_string(file)
-                .with_context(|| format!("{}: cannot read it", file.display()))?;
-            let last = |line: &str| {
-                line.split('\t')
-                    .next_back()
-                    .unwrap_or(line)
-                    .trim()
-                    .to_string()
-            };
+            let classes = read_classes(file)?.into_iter();
+            let names = classes.map(|mut names| names.pop().unwrap_or_default());
             model = model
-                .with_class_names(text.lines().map(last).collect())
+                .with_class_names(names.collect())
                 .with_context(|| file.display().to_string())?;
         }
         if let Some(policy) = &self.policy {
