@@ -1,4 +1,4 @@
-"""Triton's HTTP client against `aptvit serve`: does a client that nobody here wrote list, load and infer?
+"""Triton's HTTP client against `aptvit serve`: does an independent client list, load and infer?
 
     pip install 'tritonclient[http]' numpy
     python3 triton.py 127.0.0.1:8080 MODEL PICTURE
