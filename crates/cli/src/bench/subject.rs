@@ -247,9 +247,10 @@ fn opened(path: &Path, args: &Bench, global: &Global, device: &Device) -> Result
     Ok(Subject {
         name: path.display().to_string(),
         policy: Some(model.description().policy.name().to_string()),
-        removed: match selected.is_empty() {
-            true => Removed::Nothing,
-            false => Removed::Selected(selected),
+        removed: if selected.is_empty() {
+            Removed::Nothing
+        } else {
+            Removed::Selected(selected)
         },
         given: given.transpose()?,
         model: model.pruning().clone(),
