@@ -213,6 +213,7 @@ impl Engine {
             self.shared.metrics.refused.increment(inputs.len() as u64);
             return Err(Refused::Full { wait, most });
         }
+        self.shared.metrics.accepted.increment(inputs.len() as u64);
         line.arrivals[wish.priority.index()].add(now, inputs.len());
         let mut receivers = Vec::with_capacity(inputs.len());
         for input in inputs {

@@ -90,6 +90,7 @@ impl Metrics {
         let gauge = |name| gauge_of(name, labels());
         let histogram = |name| histogram(recorder, name, labels());
         ModelMetrics {
+            accepted: counter("aptvit_accepted_total"),
             images: counter("aptvit_images_total"),
             flops: counter("aptvit_flops_total"),
             cancelled: counter("aptvit_cancelled_total"),
@@ -116,6 +117,7 @@ impl Metrics {
 
 /// What one model counts.
 pub struct ModelMetrics {
+    pub(crate) accepted: Counter,
     pub(crate) images: Counter,
     pub(crate) flops: Counter,
     pub(crate) cancelled: Counter,
@@ -134,7 +136,7 @@ pub struct ModelMetrics {
     pub(crate) share: [Gauge; Priority::ALL.len()],
 }
 
-const DESCRIPTIONS: [(&str, &str); 21] = [
+const DESCRIPTIONS: [(&str, &str); 22] = [
     ("aptvit_connections", "Open connections."),
     (
         "aptvit_connections_refused_total",
@@ -152,6 +154,7 @@ const DESCRIPTIONS: [(&str, &str); 21] = [
         "aptvit_request_seconds",
         "Time from a request's head to its answer.",
     ),
+    ("aptvit_accepted_total", "Images taken in."),
     ("aptvit_images_total", "Images computed."),
     (
         "aptvit_flops_total",
