@@ -18,6 +18,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let size: u32 = arguments.next().map_or(Ok(32), |size| size.parse())?;
     let shapes = DataSource::Shapes {
         size,
+        figure: 0.55,
         train: 1,
         test: 10 * ROWS,
         seed: 0,

@@ -10,7 +10,7 @@
 //! use burn::data::dataloader::DataLoader;
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let source = DataSource::Shapes { size: 32, train: 100, test: 20, seed: 0 };
+//! let source = DataSource::Shapes { size: 32, figure: 0.55, train: 100, test: 20, seed: 0 };
 //! let splits = source.load(None, Progress::Hidden)?;
 //! assert_eq!(splits.test.class_names()[splits.test.label(0)], "circle");
 //!

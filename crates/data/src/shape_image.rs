@@ -36,13 +36,15 @@ pub(crate) struct ShapeImage {
     pub split: Split,
     pub index: usize,
     pub size: u32,
+    /// The most that the figure measures, as a share of the side.
+    pub figure: f32,
 }
 
 impl ShapeImage {
     pub fn render(&self) -> RgbImage {
         let mut rng = self.rng();
         // First, so that `foreground` can place it without drawing the clutter.
-        let placed = Placed::random(self.figure(), &mut rng);
+        let placed = Placed::random(self.kind(), self.figure, &mut rng);
         let colour = bright(&mut rng);
         let mut canvas = Canvas::new(self.size, dull(&mut rng));
         draw_clutter(&mut canvas, &mut rng);
@@ -54,7 +56,7 @@ impl ShapeImage {
     }
 
     pub fn foreground(&self, grid: [usize; 2]) -> Vec<bool> {
-        let placed = Placed::random(self.figure(), &mut self.rng());
+        let placed = Placed::random(self.kind(), self.figure, &mut self.rng());
         let mut mask = Canvas::new(self.size, [0.0; 3]);
         mask.fill(placed.centre, placed.radius, [1.0; 3], |x, y| {
             placed.contains(x, y)
@@ -77,7 +79,7 @@ impl ShapeImage {
         (0..down * across).map(is_foreground).collect()
     }
 
-    fn figure(&self) -> Figure {
+    fn kind(&self) -> Figure {
         Figure::ALL[self.index % Figure::ALL.len()]
     }
 
@@ -102,8 +104,8 @@ struct Placed {
 }
 
 impl Placed {
-    fn random(figure: Figure, rng: &mut Rng) -> Self {
-        let scale = rng.random_range(0.4..0.55f32) / 2.0;
+    fn random(figure: Figure, largest: f32, rng: &mut Rng) -> Self {
+        let scale = rng.random_range(0.4..0.55f32) / 2.0 * (largest / 0.55);
         // A figure may just touch the border.
         let nearest = (0.95 * scale * LATTICE as f32).ceil() as u32;
         let place = |place: u32| place as f32 / LATTICE as f32;

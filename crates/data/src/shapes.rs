@@ -11,12 +11,16 @@ use rayon::prelude::*;
 /// Images up to this side are generated when the dataset is loaded, and kept.
 const KEPT_SIDE: u32 = 64;
 
+/// Figures of this share of the image's side fit into it; smaller ones are harder.
+pub(crate) const LARGEST_FIGURE: f64 = 0.55;
+const SMALLEST_FIGURE: f64 = 0.05;
+
 /// Makes both splits: image `i` of a split is a pure function of seed, split, `i` and size, and
 /// its class is `i` modulo the number of classes.
 pub(crate) fn load(
     size: u32,
-    train: usize,
-    test: usize,
+    figure: f64,
+    [train, test]: [usize; 2],
     seed: u64,
     progress: Progress,
 ) -> Result<Splits, DataError> {
@@ -25,6 +29,13 @@ pub(crate) fn load(
             field: "data.size",
             found: size.to_string(),
             expected: "16 to 4096 pixels",
+        });
+    }
+    if !(SMALLEST_FIGURE..=LARGEST_FIGURE).contains(&figure) {
+        return Err(DataError::Setting {
+            field: "data.figure",
+            found: figure.to_string(),
+            expected: "0.05 to 0.55 of the side",
         });
     }
     for (field, count) in [("data.train", train), ("data.test", test)] {
@@ -51,6 +62,7 @@ pub(crate) fn load(
                     split,
                     index,
                     size,
+                    figure: figure as f32,
                 };
                 meter.add(1);
                 StoredImage {
@@ -75,7 +87,7 @@ mod tests {
     use super::*;
 
     fn splits(size: u32, seed: u64) -> Splits {
-        load(size, 40, 20, seed, Progress::Hidden).unwrap()
+        load(size, LARGEST_FIGURE, [40, 20], seed, Progress::Hidden).unwrap()
     }
 
     #[test]
@@ -85,7 +97,7 @@ mod tests {
             assert_eq!(a.train.image(i).unwrap(), b.train.image(i).unwrap());
             assert_ne!(a.train.image(i).unwrap(), a.test.image(i).unwrap());
         }
-        let longer = load(32, 500, 20, 1, Progress::Hidden).unwrap();
+        let longer = load(32, LARGEST_FIGURE, [500, 20], 1, Progress::Hidden).unwrap();
         assert_eq!(longer.train.image(39).unwrap(), a.train.image(39).unwrap());
         let other = splits(32, 2);
         assert_ne!(other.train.image(0).unwrap(), a.train.image(0).unwrap());
@@ -153,8 +165,20 @@ mod tests {
     }
 
     #[test]
+    fn small_figures_fill_little_of_the_image() {
+        let test = load(224, 0.13, [1, 40], 5, Progress::Hidden).unwrap().test;
+        for i in 0..test.len() {
+            let pixels = test.foreground(i, [224, 224]).unwrap();
+            let share = pixels.iter().filter(|&&figure| figure).count() as f64 / 224.0 / 224.0;
+            assert!((0.001..0.02).contains(&share), "{}: {share}", test.name(i));
+        }
+    }
+
+    #[test]
     fn an_impossible_size_is_an_error() {
-        let error = load(0, 1, 1, 0, Progress::Hidden).unwrap_err().to_string();
-        assert!(error.contains("data.size = 0"), "{error}");
+        for (size, figure, field) in [(0, 0.5, "data.size = 0"), (32, 0.6, "data.figure = 0.6")] {
+            let error = load(size, figure, [1, 1], 0, Progress::Hidden).unwrap_err();
+            assert!(error.to_string().contains(field), "{error}");
+        }
     }
 }

@@ -26,6 +26,9 @@ pub enum DataSource {
         /// Height and width in pixels.
         #[serde(default = "default::size")]
         size: u32,
+        /// The most that a figure measures, as a share of the image's side; the least is 8/11 of it.
+        #[serde(default = "default::figure")]
+        figure: f64,
         /// Number of training images.
         #[serde(default = "default::train")]
         train: usize,
@@ -63,6 +66,10 @@ mod default {
         32
     }
 
+    pub fn figure() -> f64 {
+        crate::shapes::LARGEST_FIGURE
+    }
+
     pub fn train() -> usize {
         8000
     }
@@ -88,6 +95,7 @@ impl Default for DataSource {
     fn default() -> Self {
         Self::Shapes {
             size: default::size(),
+            figure: default::figure(),
             train: default::train(),
             test: default::test(),
             seed: 0,
@@ -257,12 +265,13 @@ impl DataSource {
             (
                 &Self::Shapes {
                     size,
+                    figure,
                     train,
                     test,
                     seed,
                 },
                 None,
-            ) => shapes::load(size, train, test, seed, options.progress),
+            ) => shapes::load(size, figure, [train, test], seed, options.progress),
             (Self::Shapes { .. }, Some(path)) => Err(DataError::PathUnused { path: path.into() }),
             (Self::Cifar10 {}, path) => load_cifar(Cifar::Ten, path, options, fetch),
             (Self::Cifar100 { labels }, path) => {

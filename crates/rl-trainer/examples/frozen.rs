@@ -3,8 +3,9 @@
 //! Learns on images without labels, fits budgets on a fifth of them that is held out, and measures all policies on the same
 //! other images, as differences to ToMe at the share that the policy really computed, with intervals.
 //!
-//! `cargo run --release -p apt-rl-trainer --example frozen -- WEIGHTS LEARN TEST SHARES IMAGES TESTED SEEDS POLICY ...`, a policy
-//! being a name or a table such as `{ name = "pairs", width = 8 }`. Where TEST is `-`, the test images are further ones of LEARN.
+//! `cargo run --release -p apt-rl-trainer --example frozen -- WEIGHTS LEARN TEST[,TEST...] SHARES IMAGES TESTED SEEDS POLICY ...`,
+//! a policy being a name or a table such as `{ name = "pairs", width = 8 }`. WEIGHTS may be a run. LEARN and TEST are folders,
+//! archives, or an experiment's TOML file, whose images are meant. Where TEST is `-`, it is further images of LEARN.
 
 mod comparison;
 
@@ -15,7 +16,7 @@ use apt_data::{DataSource, ImageDataset, Progress};
 use apt_inference::{Choice, Model, PruningVit};
 use apt_pruning_agent::{PolicyConfig, Selection};
 use apt_rl_trainer::prune::{FrozenModel, SensitivitySettings, learn_sensitivity};
-use apt_rl_trainer::{EvaluationSettings, calibrate, evaluate_each};
+use apt_rl_trainer::{EvaluationSettings, ExperimentConfig, calibrate, evaluate_each};
 use apt_vit_model::ExecutionMode;
 use burn::prelude::*;
 
@@ -28,7 +29,7 @@ struct Experiment {
     model: PruningVit,
     learned: ImageDataset,
     held_out: ImageDataset,
-    test: ImageDataset,
+    tests: Vec<(String, ImageDataset)>,
     targets: Vec<f64>,
     settings: EvaluationSettings,
     device: Device,
@@ -39,7 +40,7 @@ fn main() -> Result<(), Failure> {
     let [
         weights,
         learn,
-        test,
+        tests,
         targets,
         images,
         tested,
@@ -47,7 +48,9 @@ fn main() -> Result<(), Failure> {
         policies @ ..,
     ] = &args[..]
     else {
-        return Err("expected WEIGHTS LEARN TEST SHARES IMAGES TESTED SEEDS POLICY ...".into());
+        return Err(
+            "expected WEIGHTS LEARN TEST[,TEST...] SHARES IMAGES TESTED SEEDS POLICY ...".into(),
+        );
     };
     let targets = targets.split(',').map(str::parse);
     let (images, tested, seeds): (usize, usize, u64) =
@@ -55,17 +58,15 @@ fn main() -> Result<(), Failure> {
     let device = Device::default();
     let (model, description) =
         Model::open_unpacked(Path::new(weights), Choice::default(), &device)?;
-    let all = shuffled(&DataSource::load_to_learn(
-        Path::new(learn),
-        Progress::Hidden,
-    )?);
+    let all = shuffled(&to_learn(Path::new(learn))?);
     let rest: Vec<usize> = (images..all.len()).collect();
-    let test = if test == "-" {
-        all.subset(&rest)
-    } else {
-        let (test, _) =
-            DataSource::load_to_measure(Path::new(test), Default::default(), Progress::Hidden)?;
-        shuffled(&test)
+    let test = |name: &str| -> Result<(String, ImageDataset), Failure> {
+        let images = if name == "-" {
+            all.subset(&rest)
+        } else {
+            shuffled(&to_measure(Path::new(name))?)
+        };
+        Ok((name.to_string(), images.take(tested)))
     };
     let (held_out, learned): (Vec<usize>, Vec<usize>) =
         (0..images.min(all.len())).partition(|image| image % 5 == 4);
@@ -73,7 +74,7 @@ fn main() -> Result<(), Failure> {
         model,
         learned: all.subset(&learned),
         held_out: all.subset(&held_out),
-        test: test.take(tested),
+        tests: tests.split(',').map(test).collect::<Result<_, _>>()?,
         targets: targets.collect::<Result<_, _>>()?,
         settings: EvaluationSettings {
             selection: Selection::All,
@@ -86,27 +87,48 @@ fn main() -> Result<(), Failure> {
         },
         device,
     };
-    let baseline = experiment.tome(&experiment.targets)?;
-    experiment.show("tome", &baseline, &baseline);
+    experiment.compare(&experiment.tome()?, "tome", false)?;
     for said in policies {
         let config = parsed(said)?;
         let learns = config.name() == "pairs";
         let mut of_seeds = Vec::new();
         for seed in 0..if learns { seeds } else { 1 } {
             let begun = Instant::now();
-            let found = experiment.outcomes(&config, learns.then_some(seed))?;
+            let found = experiment.measured(&config, learns.then_some(seed))?;
             let name = format!("{said} {seed}, {:.0?}", begun.elapsed());
-            let shares: Vec<f64> = found.iter().map(|(share, _)| *share).collect();
-            experiment.show(&name, &found, &experiment.tome(&shares)?);
+            experiment.compare(&found, &name, seeds == 1 || !learns)?;
             of_seeds.push(found);
         }
         if of_seeds.len() > 1 {
-            let found = mean(&of_seeds);
-            let shares: Vec<f64> = found.iter().map(|(share, _)| *share).collect();
-            experiment.show(&format!("{said} all"), &found, &experiment.tome(&shares)?);
+            experiment.compare(&mean(&of_seeds), &format!("{said} all"), true)?;
         }
     }
     Ok(())
+}
+
+fn is_config(path: &Path) -> bool {
+    path.extension()
+        .is_some_and(|extension| extension == "toml")
+}
+
+fn to_learn(path: &Path) -> Result<ImageDataset, Failure> {
+    if is_config(path) {
+        let config = ExperimentConfig::load(path, &[])?;
+        return Ok(config
+            .load_data(None, Progress::Hidden)?
+            .train
+            .without_labels());
+    }
+    Ok(DataSource::load_to_learn(path, Progress::Hidden)?)
+}
+
+fn to_measure(path: &Path) -> Result<ImageDataset, Failure> {
+    if is_config(path) {
+        let config = ExperimentConfig::load(path, &[])?;
+        return Ok(config.load_data(None, Progress::Hidden)?.test);
+    }
+    let (images, _) = DataSource::load_to_measure(path, Default::default(), Progress::Hidden)?;
+    Ok(images)
 }
 
 fn parsed(said: &str) -> Result<PolicyConfig, Failure> {
@@ -118,13 +140,23 @@ fn parsed(said: &str) -> Result<PolicyConfig, Failure> {
     table.into_values().next().ok_or_else(|| "no policy".into())
 }
 
+/// What a policy did at one budget to the images of one test.
+#[derive(Clone)]
+struct Found {
+    share: f64,
+    outcome: Outcome,
+    accuracy: Option<f64>,
+    /// Foreground patches that are still there at the end, as a share, where the truth is known.
+    foreground: Option<f64>,
+}
+
 impl Experiment {
-    /// Per budget, the share that was computed and what became of each test image; learned with the seed, if there is one.
-    fn outcomes(
+    /// Per test and budget what the policy did; learned with the seed, if there is one.
+    fn measured(
         &self,
         config: &PolicyConfig,
         seed: Option<u64>,
-    ) -> Result<Vec<(f64, Outcome)>, Failure> {
+    ) -> Result<Vec<Vec<Found>>, Failure> {
         let policy = match seed {
             Some(seed) => {
                 let settings = SensitivitySettings {
@@ -145,78 +177,125 @@ impl Experiment {
         };
         let model = &self.model;
         let model = PruningVit::new(model.vit.clone(), policy, model.config().clone()).prepack();
-        let mut runs = vec![(ExecutionMode::Dense, Selection::All)];
-        for &target in &self.targets {
-            let budget = calibrate(
-                &model,
-                &self.held_out,
-                target,
-                &self.settings,
-                &self.device,
-                |_| (),
-            )?;
-            runs.push((ExecutionMode::Drop, budget.selection));
-        }
-        self.measured(&model, &runs)
+        let budgets = self.targets.iter().map(|&target| {
+            let (settings, device) = (&self.settings, &self.device);
+            calibrate(&model, &self.held_out, target, settings, device, |_| ())
+        });
+        let budgets = budgets.map(|budget| Ok(budget?.selection));
+        let budgets: Vec<Selection> = budgets.collect::<Result<_, Failure>>()?;
+        let tests = self.tests.iter();
+        tests
+            .map(|(_, images)| self.evaluated(&model, images, &budgets))
+            .collect()
     }
 
-    /// What ToMe does at these shares.
-    fn tome(&self, shares: &[f64]) -> Result<Vec<(f64, Outcome)>, Failure> {
+    /// What ToMe does at the budgets asked for, on all tests.
+    fn tome(&self) -> Result<Vec<Vec<Found>>, Failure> {
+        let tests = self.tests.iter();
+        tests
+            .map(|(_, images)| self.tome_at(images, &self.targets))
+            .collect()
+    }
+
+    fn tome_at(&self, images: &ImageDataset, shares: &[f64]) -> Result<Vec<Found>, Failure> {
         let model = self.model.clone().prepack();
         let model = model.with_policy(&PolicyConfig::named("tome")?)?;
-        let mut runs = vec![(ExecutionMode::Dense, Selection::All)];
-        for &share in shares {
+        let budgets = shares.iter().map(|&share| {
             let kept = model.kept_for(share)?;
-            runs.push((ExecutionMode::Drop, Selection::Kept { kept }));
-        }
-        self.measured(&model, &runs)
+            Ok(Selection::Kept { kept })
+        });
+        let budgets: Vec<Selection> = budgets.collect::<Result<_, Failure>>()?;
+        self.evaluated(&model, images, &budgets)
     }
 
-    /// Per run but the first, which is dense, the share and what became of each test image.
-    fn measured(
+    fn evaluated(
         &self,
         model: &PruningVit,
-        runs: &[(ExecutionMode, Selection)],
-    ) -> Result<Vec<(f64, Outcome)>, Failure> {
+        images: &ImageDataset,
+        budgets: &[Selection],
+    ) -> Result<Vec<Found>, Failure> {
+        let mut runs = vec![(ExecutionMode::Dense, Selection::All)];
+        let pruned = budgets.iter().cloned();
+        runs.extend(pruned.map(|selection| (ExecutionMode::Drop, selection)));
         let (settings, device) = (&self.settings, &self.device);
-        let found = evaluate_each(model, &self.test, runs, settings, device, |_| ())?;
-        let outcomes = found.into_iter().skip(1).filter_map(|found| {
-            let outcome = outcome_of(&found.fidelity?);
-            Some((found.flops_share, outcome))
+        let found = evaluate_each(model, images, &runs, settings, device, |_| ())?;
+        let found = found.into_iter().skip(1).filter_map(|found| {
+            Some(Found {
+                share: found.flops_share,
+                outcome: outcome_of(&found.fidelity?),
+                accuracy: found.accuracy,
+                foreground: found.layers.last().and_then(|last| last.foreground_kept),
+            })
         });
-        Ok(outcomes.collect())
+        Ok(found.collect())
     }
 
-    fn show(&self, name: &str, found: &[(f64, Outcome)], baseline: &[(f64, Outcome)]) {
-        for ((target, (share, ours)), (_, theirs)) in self.targets.iter().zip(found).zip(baseline) {
-            let ([kl, equal], [of_tome, _]) = (means(ours), means(theirs));
-            let [low, high] = interval(ours, theirs);
-            println!(
-                "{target}\t{name}\tshare {share:.4}\tKL {kl:.4} (of ToMe's {:.2}) [{:+.4}, {:+.4}]\tequal {equal:.4} [{:+.4}, {:+.4}]",
-                kl / of_tome,
-                low[0],
-                high[0],
-                low[1],
-                high[1]
-            );
+    /// Shows a line for each test and budget; if asked for, beside ToMe at the shares that were computed.
+    fn compare(&self, found: &[Vec<Found>], name: &str, with_tome: bool) -> Result<(), Failure> {
+        for ((test, images), found) in self.tests.iter().zip(found) {
+            let tome = if with_tome {
+                let shares: Vec<f64> = found.iter().map(|found| found.share).collect();
+                self.tome_at(images, &shares)?
+            } else {
+                Vec::new()
+            };
+            for (place, (target, ours)) in self.targets.iter().zip(found).enumerate() {
+                let [kl, equal] = means(&ours.outcome);
+                let share = ours.share;
+                print!("{test}\t{target}\t{name}\tshare {share:.4}\tKL {kl:.4}\tequal {equal:.4}");
+                if let Some(accuracy) = ours.accuracy {
+                    print!("\taccuracy {accuracy:.4}");
+                }
+                if let Some(kept) = ours.foreground {
+                    print!("\tforeground {kept:.3}");
+                }
+                if let Some(tome) = tome.get(place) {
+                    let [of_tome, equal] = means(&tome.outcome);
+                    let [low, high] = interval(&ours.outcome, &tome.outcome);
+                    print!(
+                        "\tToMe {of_tome:.4} {equal:.4}\tKL {:.2} [{:+.4}, {:+.4}]\tequal [{:+.4}, {:+.4}]",
+                        kl / of_tome,
+                        low[0],
+                        high[0],
+                        low[1],
+                        high[1]
+                    );
+                }
+                println!();
+            }
         }
+        Ok(())
     }
 }
 
-/// Per budget, the means over seeds, image by image.
-fn mean(of_seeds: &[Vec<(f64, Outcome)>]) -> Vec<(f64, Outcome)> {
-    let count = of_seeds.len() as f64;
-    let budgets = 0..of_seeds[0].len();
-    let of_budget = |budget: usize| {
-        let seeds = of_seeds.iter().map(|found| &found[budget]);
-        let share = seeds.clone().map(|(share, _)| share).sum::<f64>() / count;
-        let images = 0..of_seeds[0][budget].1.len();
-        let outcome = images.map(|image| {
-            let values = seeds.clone().map(|(_, outcome)| outcome[image]);
-            let sum = values.fold((0.0, 0.0), |sum, value| (sum.0 + value.0, sum.1 + value.1));
-            (sum.0 / count, sum.1 / count)
-        });
-        (share, outcome.collect())
+/// Per test and budget, the means over seeds, image by image.
+fn mean(of_seeds: &[Vec<Vec<Found>>]) -> Vec<Vec<Found>> {
+    let first = &of_seeds[0];
+    let of_test = |test: usize| {
+        let of_budget = |budget: usize| {
+            let seeds: Vec<&Found> = of_seeds.iter().map(|found| &found[test][budget]).collect();
+            mean_of(&seeds)
+        };
+        (0..first[test].len()).map(of_budget).collect()
     };
-    budgets.map(of_budget).collect()
+    (0..first.len()).map(of_test).collect()
+}
+
+fn mean_of(seeds: &[&Found]) -> Found {
+    let count = seeds.len() as f64;
+    let of = |value: &dyn Fn(&Found) -> Option<f64>| {
+        let values: Option<f64> = seeds.iter().map(|found| value(found)).sum();
+        values.map(|sum| sum / count)
+    };
+    let outcome = (0..seeds[0].outcome.len()).map(|image| {
+        let values = seeds.iter().map(|found| found.outcome[image]);
+        let sum = values.fold((0.0, 0.0), |sum, value| (sum.0 + value.0, sum.1 + value.1));
+        (sum.0 / count, sum.1 / count)
+    });
+    Found {
+        share: seeds.iter().map(|found| found.share).sum::<f64>() / count,
+        outcome: outcome.collect(),
+        accuracy: of(&|found| found.accuracy),
+        foreground: of(&|found| found.foreground),
+    }
 }

@@ -46,6 +46,7 @@ fn model(seed: u64, device: &Device) -> PruningVit {
 fn images() -> ImageDataset {
     let shapes = DataSource::Shapes {
         size: 32,
+        figure: 0.55,
         train: 128,
         test: 64,
         seed: 0,

@@ -20,6 +20,7 @@ const WORKERS: RangeInclusive<usize> = 0..=1024;
 /// Generated images of a split, and pixels of their sides.
 const SHAPES: RangeInclusive<usize> = 1..=10_000_000;
 const SHAPES_SIDE: RangeInclusive<usize> = 16..=4096;
+const SHAPES_FIGURE: RangeInclusive<f64> = 0.05..=0.55;
 /// Blocks that any model can have.
 const BLOCKS: usize = 1024;
 /// Peaks of the learning rate.
@@ -119,9 +120,14 @@ impl ExperimentConfig {
     fn check_data(&self, wrong: &mut Wrong) {
         match self.data {
             DataSource::Shapes {
-                size, train, test, ..
+                size,
+                figure,
+                train,
+                test,
+                ..
             } => {
                 wrong.within("data.size", size as usize, SHAPES_SIDE);
+                wrong.within("data.figure", figure, SHAPES_FIGURE);
                 wrong.within("data.train", train, SHAPES);
                 wrong.within("data.test", test, SHAPES);
             }
