@@ -122,7 +122,8 @@ pub fn run(args: &Eval, global: &Global) -> Result<End> {
         CifarLabels::Fine
     };
     let (test, from) = test_images(args, run.as_ref(), labels)?;
-    let test = if args.unlabelled || !test.is_labelled() {
+    let has_classes = !model.class_names().is_empty();
+    let test = if args.unlabelled || !test.is_labelled() || !has_classes {
         test.without_labels()
     } else {
         test.with_classes(&args.model.class_names(&model)?)
@@ -237,12 +238,18 @@ fn shown_classes(images: &ImageDataset) -> usize {
 
 /// The first `references` are those of the same model in 32-bit floats.
 fn print(evaluations: &[Evaluation], references: usize) {
+    let fidelities = evaluations
+        .iter()
+        .filter_map(|found| found.fidelity.as_ref());
+    let features = fidelities
+        .clone()
+        .any(|fidelity| fidelity.cosine().is_some());
     let mut rows = table(&[
         "mode",
         "dtype",
         "accuracy",
         "equal answers",
-        "KL",
+        if features { "cosine" } else { "KL" },
         "FLOPs/image",
         "FLOPs share",
         "images/s",
@@ -250,31 +257,31 @@ fn print(evaluations: &[Evaluation], references: usize) {
     for evaluation in evaluations {
         let fidelity = evaluation.fidelity.as_ref();
         let equal = fidelity.and_then(Fidelity::equal_answers);
-        let kl = fidelity.and_then(Fidelity::kl);
+        let moved = fidelity.and_then(|fidelity| fidelity.kl().or(fidelity.cosine()));
         rows.add_row([
             evaluation.mode.to_string(),
             evaluation.dtype.to_string(),
             evaluation.accuracy.map_or("-".into(), percent),
             equal.map_or("-".into(), percent),
-            kl.map_or("-".into(), |kl| format!("{kl:.4}")),
+            moved.map_or("-".into(), |moved| format!("{moved:.4}")),
             count(evaluation.flops_per_image),
             percent(evaluation.flops_share),
             format!("{:.1}", evaluation.images_per_s),
         ]);
     }
     println!("{rows}");
-    if evaluations
-        .iter()
-        .any(|evaluation| evaluation.fidelity.is_some())
-    {
+    if fidelities.count() > 0 {
         let dense = if references > 0 {
             "dense model in f32"
         } else {
             "dense model"
         };
-        println!(
-            "equal answers and KL(dense || this), in nats: of the same images, to the {dense}"
-        );
+        let said = if features {
+            "cosine of features"
+        } else {
+            "equal answers and KL(dense || this), in nats"
+        };
+        println!("{said}: of the same images, to the {dense}");
     }
     let (references, own) = evaluations.split_at(references);
     for reference in references {

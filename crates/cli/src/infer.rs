@@ -191,6 +191,7 @@ fn in_json(
     json!({
         "image": in_text(path),
         "classes": answer.classes,
+        "features": (!answer.features.is_empty()).then_some(&answer.features),
         "tokens": answer.tokens,
         "tokens_per_layer": tokens,
         "flops": answer.flops,
@@ -208,7 +209,11 @@ fn print(path: &Path, answer: &Answer, [picture, animation]: [Option<PathBuf>; 2
             format!("{name} {}", percent(f64::from(class.probability)))
         })
         .collect();
-    println!("{}: {}", printable(path), classes.join(", "));
+    let said = match answer.features.len() {
+        0 => classes.join(", "),
+        count => format!("{count} features (--json gives them)"),
+    };
+    println!("{}: {said}", printable(path));
     let layers = answer.layers.iter();
     let layers: Vec<String> = layers
         .map(|layer| format!("{} after block {}", layer.tokens, layer.layer))

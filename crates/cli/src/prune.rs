@@ -156,18 +156,27 @@ fn keep(args: &Prune, found: &PruneReport) {
 }
 
 fn print(report: &PruneReport) {
-    let mut rows = table(&["policy", "FLOPs share", "equal answers", "KL", "images/s"]);
+    let features = report.rows.iter().any(|row| row.cosine.is_some());
+    let moved = if features { "cosine" } else { "KL" };
+    let mut rows = table(&["policy", "FLOPs share", "equal answers", moved, "images/s"]);
     for row in &report.rows {
         rows.add_row([
             row.policy.clone(),
             percent(row.flops_share),
             row.equal_answers.map_or("-".into(), percent),
-            row.kl.map_or("-".into(), |kl| format!("{kl:.4}")),
+            row.kl
+                .or(row.cosine)
+                .map_or("-".into(), |moved| format!("{moved:.4}")),
             format!("{:.1}", row.images_per_s),
         ]);
     }
     println!("{rows}");
-    println!("equal answers and KL(dense || pruned), in nats, on images held out from learning");
+    let said = if features {
+        "cosine of dense and pruned features"
+    } else {
+        "equal answers and KL(dense || pruned), in nats"
+    };
+    println!("{said}, on images held out from learning");
     println!("policy {}: {}", report.policy, report.why);
     let folder = report.folder.display();
     let took = duration(Duration::from_secs_f64(report.seconds));

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use common::{TINY, aptvit, refusal, stdout, text};
+use common::{TINY, aptvit, fixture, refusal, stdout, text};
 
 /// A trained run of the tiny experiment, and pictures of which no two are alike.
 fn run_and_pictures(root: &Path) -> (PathBuf, PathBuf) {
@@ -104,6 +104,64 @@ fn pruned_folder_answers(run: &Path, data: &Path, out: &Path, policy: &str) {
         text(&picture),
     ]);
     assert!(other.contains("0.7, 0.6"), "{other}");
+}
+
+#[test]
+fn a_model_without_a_head_is_pruned_by_its_features() {
+    let root = tempfile::tempdir().unwrap();
+    let (_, data) = run_and_pictures(root.path());
+    let (model, out) = (fixture("hf-dinov2"), root.path().join("pruned"));
+    let prune = |policy: &str, out: &Path| {
+        let arguments = [
+            "prune",
+            "--model",
+            text(&model),
+            "--data",
+            text(&data),
+            "--flops",
+            "0.8",
+        ];
+        let more = ["--policy", policy, "--out", text(out), "--json"];
+        let output = aptvit(&[&arguments[..], &more].concat());
+        serde_json::from_str::<Value>(&stdout(&output)).unwrap()
+    };
+    let report = prune("pairs", &out);
+    let pruned = report["rows"].as_array().unwrap().last().unwrap();
+    let cosine = pruned["cosine"].as_f64().unwrap();
+    assert!((0.5..1.0).contains(&cosine), "{report}");
+    assert!(pruned["kl"].is_null() && pruned["equal_answers"].is_null());
+    let auto = prune("auto", &root.path().join("auto"));
+    assert!(auto["why"].as_str().unwrap().contains("cosine"), "{auto}");
+
+    let (out, data) = (text(&out), text(&data));
+    let eval = [
+        "eval", "--run", out, "--data", data, "--flops", "0.8", "--json",
+    ];
+    let found: Value = serde_json::from_str(&stdout(&aptvit(&eval))).unwrap();
+    let fidelity = &found["evaluations"][1]["fidelity"];
+    assert!(
+        fidelity["cosine"].is_f64() && fidelity.get("kl").is_none(),
+        "{found}"
+    );
+    assert!(stdout(&aptvit(&eval[..7])).contains("cosine"));
+    let picture = format!("{data}/03.png");
+    let infer = ["infer", "--run", out, &picture, "--json"];
+    let found: Value = serde_json::from_str(&stdout(&aptvit(&infer))).unwrap();
+    assert_eq!(found[0]["features"].as_array().unwrap().len(), 16);
+    assert!(stdout(&aptvit(&infer[..4])).contains("16 features"));
+    let bench = stdout(&aptvit(&[
+        "bench",
+        "--run",
+        out,
+        "--seconds",
+        "0.1",
+        "--batch-size",
+        "2",
+    ]));
+    assert!(!bench.is_empty());
+    let exported = root.path().join("exported");
+    stdout(&aptvit(&["export", "--run", out, "--out", text(&exported)]));
+    stdout(&aptvit(&["infer", "--run", text(&exported), &picture]));
 }
 
 #[test]

@@ -5,6 +5,9 @@ use serde::Serialize;
 pub struct Answer {
     /// The most probable classes, the first one first.
     pub classes: Vec<ClassProbability>,
+    /// What a model without classes answers with; empty of others.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub features: Vec<f32>,
     /// Tokens of an image before anything is removed, CLS counted.
     pub tokens: usize,
     /// What each block in which the policy acted left.

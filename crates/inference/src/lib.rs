@@ -30,7 +30,7 @@ pub use checksum::{Checksum, checksum_file, publish, remove_checked, verify, wri
 pub use description::{Description, FORMAT};
 pub use error::InferenceError;
 pub use exported::{Export, export_model};
-pub use fidelity::{Fidelity, kl_divergence};
+pub use fidelity::{Answers, Fidelity, kl_divergence};
 pub use files::{partial, to_json, write_whole};
 pub use finite::NotFinite;
 pub use imagenet::imagenet_ids;

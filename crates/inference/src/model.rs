@@ -12,7 +12,8 @@ use crate::checkpoints::Choice;
 use crate::description::Description;
 use crate::opening::{ModelSource, OpenOptions, Parts};
 use crate::{
-    Answer, ClassProbability, InferenceError, LayerAnswer, NotFinite, PruningVit, Reduced, exported,
+    Answer, Answers, ClassProbability, InferenceError, LayerAnswer, NotFinite, PruningVit, Reduced,
+    exported,
 };
 
 /// The policy of a model that was trained with none.
@@ -286,14 +287,20 @@ impl Model {
 
     /// The answers that a pass of [`forward`](Self::forward) gives, as [`classify`](Self::classify).
     pub fn answers(&self, output: VitOutput, top: usize) -> Vec<Result<Answer, NotFinite>> {
-        let [_, classes] = output.logits.dims();
-        let logits: Vec<f32> = output.logits.into_data().iter::<f32>().collect();
-        let reductions = self.reductions(&output.trace, logits.len() / classes);
-        let images = logits.chunks_exact(classes).zip(reductions);
-        let answers = images.map(|(logits, reduced)| {
-            NotFinite::check("logits", logits)?;
+        let [images, width] = output.logits.dims();
+        let values: Vec<f32> = output.logits.into_data().iter::<f32>().collect();
+        let reductions = self.reductions(&output.trace, images);
+        let images = values.chunks_exact(width).zip(reductions);
+        let kind = Answers::of(self.pruning.config());
+        let answers = images.map(|(values, reduced)| {
+            NotFinite::check(kind.name(), values)?;
+            let (classes, features) = match kind {
+                Answers::Logits => (self.top_classes(values, top), Vec::new()),
+                Answers::Features => (Vec::new(), values.to_vec()),
+            };
             Ok(Answer {
-                classes: self.top_classes(logits, top),
+                classes,
+                features,
                 tokens: self.pruning.config().num_tokens(),
                 layers: reduced.layers,
                 flops: reduced.flops,

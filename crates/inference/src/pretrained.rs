@@ -9,21 +9,18 @@ use burn::prelude::*;
 use crate::description::{Description, FORMAT};
 use crate::{InferenceError, Preprocessing, PruningVit, imagenet};
 
-/// The model of opened weights, which nothing prunes yet.
+/// The model of opened weights, which nothing prunes yet. Without a classification head it answers with features.
 ///
 /// # Errors
 ///
-/// Where the weights have no classification head, or do not load.
+/// Where the weights do not load.
 pub(crate) fn load(
     mut checkpoint: Checkpoint,
     preprocessing: Preprocessing,
     device: &Device,
 ) -> Result<(PruningVit, Description), InferenceError> {
     let info = checkpoint.info();
-    let Some(classes) = info.classes else {
-        let reason = "has no classification head: it can be trained from (model.pretrained), and embeds images";
-        return Err(InferenceError::folder(&info.path, reason));
-    };
+    let classes = info.classes.unwrap_or(0);
     let config = VitConfig {
         num_classes: classes,
         ..info.config
@@ -56,7 +53,7 @@ pub(crate) fn load(
 ///
 /// # Errors
 ///
-/// Where they cannot be read, have no classification head, or do not load.
+/// Where they cannot be read, or do not load.
 pub(crate) fn open(
     path: &Path,
     device: &Device,

@@ -29,10 +29,10 @@ impl Setting {
             distillation,
             ..VitPreset::Tiny32.config()
         };
-        let mut vit = config.init(&device).unwrap();
+        let vit = config.init(&device).unwrap();
         let normal = Distribution::Normal(0.0, 1.0);
         // The head starts at zero.
-        vit.head.weight = vit.head.weight.map(|weight| weight.random_like(normal));
+        let vit = vit.map_head(|weight| weight.random_like(normal));
         let images = Tensor::random([5, 3, 32, 32], normal, &device);
         Self {
             config,

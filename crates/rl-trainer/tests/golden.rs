@@ -426,7 +426,7 @@ fn backbone_gradient(vit: &Vit, name: &str, grads: &Gradients) -> Vec<f64> {
         // [3 * patch * patch, out] to [out, 3, patch, patch]: the same order once transposed.
         ["patch", kind] => of_linear(&vit.embedding.projection, kind, grads),
         ["norm", kind] => of_norm(&vit.norm, kind, grads),
-        ["head", kind] => of_linear(&vit.head, kind, grads),
+        ["head", kind] => of_linear(vit.head.as_ref().unwrap(), kind, grads),
         ["blocks", index, part, kind] => {
             let block = &vit.blocks[index.parse::<usize>().unwrap()];
             match part {

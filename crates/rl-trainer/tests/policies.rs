@@ -110,7 +110,7 @@ fn a_training_can_start_from_another_run() {
         run.load_model(&checkpoint, &Device::default()).unwrap()
     };
     let (before, after) = (vit(&start), vit(&out));
-    let head = |model: &PruningVit| model.vit.head.weight.val().into_data();
+    let head = |model: &PruningVit| model.vit.head.as_ref().unwrap().weight.val().into_data();
     assert_eq!(head(&before), head(&after));
     assert!(
         weights(&before) != weights(&after),

@@ -88,7 +88,7 @@ fn weights_that_are_no_numbers_are_refused_by_their_tensor() {
     fs::remove_file(checksum_file(&file)).unwrap();
     let device = Device::default();
     let mut model = run.load_model(&last, &device).unwrap();
-    model.vit.head.weight = model.vit.head.weight.map(|weight| weight * f32::NAN);
+    model.vit = model.vit.map_head(|weight| weight * f32::NAN);
     model.into_record().save(&file).unwrap();
     let error = run.load_model(&last, &device).unwrap_err().to_string();
     for word in ["model-2.bpk", "tensor 'vit.head.weight'", "NaN"] {

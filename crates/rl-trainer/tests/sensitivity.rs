@@ -38,8 +38,7 @@ fn model(seed: u64, device: &Device) -> PruningVit {
     }
     // A fresh head says the same of every image.
     let loud = Distribution::Normal(0.0, 1.0);
-    let head = model.vit.head.weight.clone();
-    model.vit.head.weight = head.map(|weight| weight.random_like(loud));
+    model.vit = model.vit.map_head(|weight| weight.random_like(loud));
     model
 }
 

@@ -176,7 +176,12 @@ fn answer(shared: &Shared, budget: &Budget, images: Vec<Prepared>, pruned: &mut 
         }));
     }
     let mut line = shared.line();
-    if task == Task::Classify {
+    let usual = if shared.model.class_names().is_empty() {
+        Task::Embed
+    } else {
+        Task::Classify
+    };
+    if task == usual {
         let seconds = computed.as_secs_f64() / batch as f64;
         line.speed.measure(budget.cost(), seconds, batch);
     }

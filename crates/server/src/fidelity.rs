@@ -31,7 +31,7 @@ impl Fidelity {
     /// Where a logit is infinite or no number. Nothing is added then.
     pub fn add(&mut self, dense: &[f32], pruned: &[f32]) -> Result<(), InferenceError> {
         let mut image = OfImages::default();
-        image.add_logits(dense, pruned, dense.len())?;
+        image.add(dense, pruned, dense.len())?;
         if self.last.len() == WINDOW {
             self.last.pop_front();
         }

@@ -11,7 +11,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::ServerError;
 use crate::engine::{Engine, EngineSettings};
-use crate::job::{Input, Reply, Wish};
+use crate::job::{Input, Reply, Task, Wish};
 use crate::key::ApiKey;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
@@ -146,6 +146,10 @@ impl Service {
         inputs: Vec<Input>,
         wish: &Wish,
     ) -> Result<Vec<Reply>, Refusal> {
+        if wish.task == Task::Classify && engine.model().class_names().is_empty() {
+            let message = "the model has no classes: ask for its embedding";
+            return Err(Refusal::unprocessable(message));
+        }
         for input in &inputs {
             if let Input::Picture(bytes) = input {
                 check(bytes, self.settings.limits.pixels)?;

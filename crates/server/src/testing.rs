@@ -6,7 +6,6 @@ use std::sync::LazyLock;
 
 use apt_inference::Model;
 use apt_vit_model::{ExportDetails, ExportNaming, VitPreset, export, write_safetensors};
-use burn::module::Param;
 use burn::tensor::{Device, Distribution, Tensor};
 use image::{ImageFormat, Rgb, RgbImage};
 
@@ -27,10 +26,10 @@ pub fn write_tiny_model(folder: &std::path::Path) {
     let device = Device::default();
     device.seed(5);
     let config = VitPreset::Tiny32.config();
-    let mut vit = config.init(&device).unwrap();
+    let vit = config.init(&device).unwrap();
     let shape = [config.hidden_size, config.num_classes];
     let head = Tensor::random(shape, Distribution::Normal(0.0, 0.3), &device);
-    vit.head.weight = Param::from_tensor(head);
+    let vit = vit.map_head(|_| head);
     let names: Vec<String> = (0..config.num_classes)
         .map(|class| format!("thing {class}"))
         .collect();

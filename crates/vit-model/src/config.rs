@@ -48,7 +48,7 @@ pub struct VitConfig {
     pub num_heads: usize,
     /// Width between the two linear layers of each MLP.
     pub mlp_dim: usize,
-    /// Outputs of the classification head.
+    /// Outputs of the classification head; 0 is no head: the model answers with its features.
     pub num_classes: usize,
     /// Epsilon of every layer norm (1e-6 in Google's and timm's ViT, 1e-12 in Hugging Face's).
     pub layer_norm_eps: f64,
@@ -94,7 +94,7 @@ impl VitConfig {
     /// Tokens before the patches, which are never removed: CLS, and the distillation token where
     /// there is one.
     pub fn num_prefix_tokens(&self) -> usize {
-        1 + usize::from(self.distillation.is_some())
+        usize::from(self.num_classes > 0) + usize::from(self.distillation.is_some())
     }
 
     /// Tokens of an image before any is removed: those before the patches, and every patch.

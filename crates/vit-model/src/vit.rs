@@ -21,16 +21,16 @@ pub struct Vit {
     pub blocks: Vec<Block>,
     /// The norm after the last block.
     pub norm: LayerNorm,
-    /// The classification head on the CLS token, `[hidden, classes]`.
-    pub head: Linear,
+    /// The classification head on the CLS token, `[hidden, classes]`, where there is one.
+    pub head: Option<Linear>,
     /// The head on the distillation token; the logits are the mean of both.
     pub distillation_head: Option<Linear>,
 }
 
-/// The class logits of a batch, and what was removed on the way to them.
+/// What the model answers to a batch, and what was removed on the way to it.
 #[derive(Clone, Debug)]
 pub struct VitOutput {
-    /// `[batch, classes]`
+    /// Class logits, `[batch, classes]`; of a model without a head its features, `[batch, hidden]`.
     pub logits: Tensor<2>,
     /// One entry for each block in which the reducer acted.
     pub trace: Vec<LayerTrace>,
@@ -53,7 +53,7 @@ impl Vit {
             norm: LayerNormConfig::new(config.hidden_size)
                 .with_epsilon(config.layer_norm_eps)
                 .init(device),
-            head: head(),
+            head: (config.num_classes > 0).then(head),
             distillation_head: distilled.then(head),
         }
     }
@@ -63,6 +63,15 @@ impl Vit {
         self.embedding.precision = precision;
         for block in &mut self.blocks {
             block.precision = precision;
+        }
+        self
+    }
+
+    /// The same model, its head's weights, `[hidden, classes]`, what `change` makes of them; without a head, as it is. A fresh
+    /// head is zero, and says the same of every image.
+    pub fn map_head(mut self, change: impl FnOnce(Tensor<2>) -> Tensor<2>) -> Self {
+        if let Some(head) = &mut self.head {
+            head.weight = head.weight.clone().map(change);
         }
         self
     }
@@ -104,7 +113,7 @@ impl Vit {
         run_blocks(&self.blocks, batch, layers, settings)
     }
 
-    /// The class logits, `[batch, classes]`, after the last block.
+    /// The class logits, `[batch, classes]`, after the last block; without a head the features, `[batch, hidden]`.
     pub fn classify(&self, batch: &TokenBatch) -> Tensor<2> {
         self.logits_of(batch.cls(), || batch.after_cls())
     }
@@ -116,11 +125,14 @@ impl Vit {
 
     /// The class logits of the CLS tokens, `[batch, hidden]`, and where there are two heads the tokens after them.
     pub(crate) fn logits_of(&self, cls: Tensor<2>, after_cls: impl Fn() -> Tensor<2>) -> Tensor<2> {
-        let by = |head: &Linear, tokens| head.forward(self.norm.forward(widen(tokens)));
-        let logits = by(&self.head, cls);
+        let features = self.norm.forward(widen(cls));
+        let Some(head) = &self.head else {
+            return features;
+        };
+        let logits = head.forward(features);
         match &self.distillation_head {
             None => logits,
-            Some(head) => (logits + by(head, after_cls())) / 2.0,
+            Some(head) => (logits + head.forward(self.norm.forward(widen(after_cls())))) / 2.0,
         }
     }
 

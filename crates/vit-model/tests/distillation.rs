@@ -51,7 +51,7 @@ fn both_tokens_stay_and_both_heads_speak() {
     let mut vit = config.init(&device).unwrap();
     let normal = Distribution::Normal(0.0, 1.0);
     let random = |weight: Tensor<2>| weight.random_like(normal);
-    vit.head.weight = vit.head.weight.map(random);
+    vit = vit.map_head(random);
     let images = Tensor::random([4, 3, 8, 12], normal, &device);
     let dense = vit.forward(images.clone(), RunSettings::DENSE).logits;
     for step in [1, 3] {

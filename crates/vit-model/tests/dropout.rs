@@ -12,12 +12,9 @@ fn the_same_seed_drops_the_same_in_training() {
         dropout: 0.3,
         ..VitPreset::Tiny32.config()
     };
-    let mut vit = config.init(&device).unwrap();
+    let vit = config.init(&device).unwrap();
     let normal = Distribution::Normal(0.0, 1.0);
-    vit.head.weight = vit
-        .head
-        .weight
-        .map(|weight| weight.random_like(normal).require_grad());
+    let vit = vit.map_head(|weight| weight.random_like(normal).require_grad());
     let images = Tensor::<4>::random([2, 3, 32, 32], normal, &device);
     let logits = |seed| {
         device.seed(seed);

@@ -29,11 +29,10 @@ fn load(path: &Path, heads: Option<usize>) -> (Vit, VitConfig) {
         None => CheckpointHead::Fresh,
     };
     let mut vit = config.init(&Device::default()).unwrap();
-    let weight = vit.head.weight.clone();
     vit = checkpoint.load(vit, &config, head, None).unwrap();
     if head == CheckpointHead::Fresh {
         // Something to be exported.
-        vit.head.weight = weight.map(|weight| weight.random_like(Distribution::Default));
+        vit = vit.map_head(|weight| weight.random_like(Distribution::Default));
     }
     (vit, config)
 }
@@ -160,9 +159,8 @@ fn weights_in_short_precisions_are_loaded_again_as_the_model_that_computes_in_th
     };
     let device = Device::default();
     device.seed(12);
-    let mut vit = config.init(&device).unwrap();
-    let weight = vit.head.weight.clone();
-    vit.head.weight = weight.map(|weight| weight.random_like(Distribution::Default));
+    let vit = config.init(&device).unwrap();
+    let vit = vit.map_head(|weight| weight.random_like(Distribution::Default));
     let classes: Vec<String> = (0..CLASSES).map(|class| format!("class {class}")).collect();
     let details = ExportDetails {
         class_names: &classes,

@@ -5,7 +5,6 @@ use apt_vit_model::{
     ExecutionMode, ImageSize, Merge, Needs, Observation, Placement, Precision, Reduction,
     RunSettings, TokenReducer, Vit, VitConfig, VitPreset,
 };
-use burn::module::Param;
 use burn::tensor::{Device, Distribution, Tensor};
 
 /// The short precisions of this device; says by name which are computed in 32-bit floats or not at all.
@@ -41,10 +40,9 @@ fn model(device: &Device) -> Vit {
         dropout: 0.0,
         ..VitPreset::Tiny32.config()
     };
-    let mut vit = config.init(device).unwrap();
+    let vit = config.init(device).unwrap();
     let normal = Distribution::Normal(0.0, 0.09);
-    vit.head.weight = Param::from_tensor(Tensor::random([128, 10], normal, device));
-    vit
+    vit.map_head(|weight| weight.random_like(normal))
 }
 
 fn images(count: usize, device: &Device) -> Tensor<4> {

@@ -124,10 +124,10 @@ proptest! {
     ) {
         let device = common::device().autodiff();
         device.seed(seed);
-        let mut vit = config.init(&device).unwrap();
+        let vit = config.init(&device).unwrap();
         // The head starts at zero, and would let no gradient through.
         let normal = Distribution::Normal(0.0, 1.0);
-        vit.head.weight = vit.head.weight.map(|weight| weight.random_like(normal).require_grad());
+        let vit = vit.map_head(|weight| weight.random_like(normal).require_grad());
         let size = config.image_size.height;
         let images = Tensor::random([batch, 3, size, size], normal, &device);
         let masked = run(&vit, &images, ExecutionMode::Mask, &pattern);

@@ -244,6 +244,12 @@ fn opened(path: &Path, args: &Bench, global: &Global, device: &Device) -> Result
         .data
         .as_deref()
         .map(|data| pictures(data, &model, args));
+    if given.is_none() && model.pruning().leaves_ragged() {
+        eprintln!(
+            "random images are timed, which {} does not give what yours would get: --data times yours",
+            model.description().policy.name()
+        );
+    }
     Ok(Subject {
         name: path.display().to_string(),
         policy: Some(model.description().policy.name().to_string()),

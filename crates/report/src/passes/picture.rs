@@ -61,6 +61,7 @@ impl Passes {
                 index: seen.pruned.class,
                 probability: seen.pruned.probability as f32,
             }],
+            features: Vec::new(),
             tokens: self.tokens,
             layers: seen.layers.clone(),
             flops: 0,

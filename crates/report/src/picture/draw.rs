@@ -226,6 +226,7 @@ mod tests {
                 index: 0,
                 probability: 0.9,
             }],
+            features: Vec::new(),
             tokens: 17,
             layers: vec![LayerAnswer {
                 layer: 3,

@@ -119,6 +119,7 @@ mod tests {
                 index: 0,
                 probability: 0.5,
             }],
+            features: Vec::new(),
             tokens: 197,
             layers: Vec::new(),
             flops: 1,
@@ -174,6 +175,7 @@ mod tests {
         };
         let answer = Answer {
             classes: Vec::new(),
+            features: Vec::new(),
             tokens: 1 + patches,
             layers: vec![layer(1, 8), layer(3, 20)],
             flops: 1,

@@ -13,7 +13,7 @@ pub type Outcome = Vec<(f64, f64)>;
 pub fn outcome_of(fidelity: &Fidelity) -> Outcome {
     let equal = fidelity.equal_of_images().iter();
     let equal = equal.map(|&equal| f64::from(u8::from(equal)));
-    let kl = fidelity.kl_of_images().iter().copied();
+    let kl = fidelity.divergence_of_images().iter().copied();
     kl.zip(equal).collect()
 }
 

@@ -390,7 +390,7 @@ mod tests {
         let mut vit: Vit = config.init(&device).unwrap();
         // A fresh head says nothing, whatever the tokens are.
         let head = LinearConfig::new(config.hidden_size, config.num_classes);
-        vit.head = head.init(&device);
+        vit.head = Some(head.init(&device));
         let settings = PairsSettings {
             layers: Some(vec![1]),
             ..Default::default()

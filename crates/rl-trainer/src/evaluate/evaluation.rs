@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use apt_data::{EvalLoader, ImageDataset};
-use apt_inference::{Fidelity, InferenceError, NotFinite, PruningVit};
+use apt_inference::{Answers, Fidelity, InferenceError, NotFinite, PruningVit};
 use apt_pruning_agent::Selection;
 use apt_vit_model::{ExecutionMode, ImageSize};
 use burn::data::dataloader::DataLoader;
@@ -169,6 +169,7 @@ pub fn evaluate_each(
 ) -> Result<Vec<Evaluation>, TrainerError> {
     let config = model.config();
     let prefix = config.num_prefix_tokens();
+    let answers_are = Answers::of(config);
     let loader = EvalLoader::new(
         dataset.clone(),
         settings.batch_size,
@@ -214,7 +215,7 @@ pub fn evaluate_each(
                 selection,
                 correct: vec![0; dataset.num_classes()],
                 right: vec![false; dataset.len()],
-                fidelity: (compared && compared_with.is_some()).then(Fidelity::default),
+                fidelity: (compared && compared_with.is_some()).then(|| Fidelity::new(answers_are)),
                 left: vec![(0, 0); layers],
                 foreground: vec![[0; 2]; layers],
                 background: vec![[0; 2]; layers],
@@ -299,7 +300,7 @@ pub fn evaluate_each(
 ///
 /// # Errors
 ///
-/// Names the first image whose logits, `[batch, classes]`, are not finite.
+/// Names the first image whose logits, `[batch, classes]`, or features are not finite.
 pub(crate) fn check_finite(
     logits: Tensor<2>,
     indices: &[usize],
@@ -316,20 +317,20 @@ pub(crate) fn check_finite(
     Ok(())
 }
 
-/// Compares the answers of each tally, `[batch, classes]`, with those of one of them.
+/// Compares the answers of each tally, `[batch, width]`, with those of one of them.
 fn compare(
     tallies: &mut [Tally<'_>],
     answers: Vec<Tensor<2>>,
     dense: usize,
 ) -> Result<(), TrainerError> {
-    let classes = answers.first().map_or(0, |logits| logits.dims()[1]);
+    let width = answers.first().map_or(0, |logits| logits.dims()[1]);
     let answers = answers.into_iter();
     let answers: Vec<Vec<f32>> = answers
         .map(|logits| logits.into_data().iter::<f32>().collect())
         .collect();
     for (tally, pruned) in tallies.iter_mut().zip(&answers) {
         if let Some(fidelity) = &mut tally.fidelity {
-            fidelity.add_logits(&answers[dense], pruned, classes)?;
+            fidelity.add(&answers[dense], pruned, width)?;
         }
     }
     Ok(())
@@ -367,7 +368,8 @@ fn finish(
         .zip(&tally.correct)
         .zip(per_class);
     let count = images.max(1) as f64;
-    let is_labelled = dataset.is_labelled();
+    // A model without classes is neither right nor wrong.
+    let is_labelled = dataset.is_labelled() && model.config().num_classes > 0;
     Evaluation {
         mode: mode_name(tally.mode),
         dtype: model.precision().name(),

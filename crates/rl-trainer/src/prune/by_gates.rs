@@ -131,7 +131,7 @@ impl Job<'_> {
             config,
             policy,
             budgets: budgets.collect(),
-            kl: fitted.iter().map(|fitted| fitted.kl).collect(),
+            divergence: fitted.iter().map(|fitted| fitted.kl).collect(),
         })
     }
 }

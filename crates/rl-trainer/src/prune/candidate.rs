@@ -1,6 +1,6 @@
 //! Policies that could be chosen.
 
-use apt_inference::Budget;
+use apt_inference::{Answers, Budget};
 use apt_pruning_agent::{
     AgentError, AllocateSettings, AnyPolicy, PairsSettings, PolicyConfig, PolicySettings,
     RandomAllocationSettings, RegressionSettings,
@@ -15,8 +15,8 @@ pub(crate) struct Candidate {
     pub policy: AnyPolicy,
     /// One for each target.
     pub budgets: Vec<Budget>,
-    /// KL(dense || pruned) on held-out images, per budget; none where nobody asks.
-    pub kl: Vec<f64>,
+    /// How far answers move on held-out images, per budget; none where nobody asks.
+    pub divergence: Vec<f64>,
 }
 
 /// Do its gates learn from explored images?
@@ -50,23 +50,29 @@ pub(crate) fn learns(policy: &PolicyConfig) -> bool {
 }
 
 /// The candidate of the least divergence over all budgets (the geometric mean), and why it is the best.
-pub(crate) fn best(candidates: Vec<Candidate>, learned_from: usize) -> Option<(Candidate, String)> {
+pub(crate) fn best(
+    candidates: Vec<Candidate>,
+    answers: Answers,
+    learned_from: usize,
+) -> Option<(Candidate, String)> {
     let logarithm = |candidate: &Candidate| {
-        let sum: f64 = candidate.kl.iter().map(|kl| (kl + 1e-6).ln()).sum();
-        sum / candidate.kl.len().max(1) as f64
+        let found = candidate.divergence.iter();
+        let sum: f64 = found.map(|divergence| (divergence + 1e-6).ln()).sum();
+        sum / candidate.divergence.len().max(1) as f64
     };
     let mut ranked = candidates;
     ranked.sort_by(|a, b| logarithm(a).total_cmp(&logarithm(b)));
     let shown = ranked.iter().map(|candidate| {
-        let kl = candidate.kl.iter().map(|kl| format!("{kl:.4}"));
-        let kl: Vec<String> = kl.collect();
-        format!("{} {}", candidate.config.name(), kl.join(" / "))
+        let found = candidate.divergence.iter();
+        let found: Vec<String> = found.map(|divergence| format!("{divergence:.4}")).collect();
+        format!("{} {}", candidate.config.name(), found.join(" / "))
     });
     let shown: Vec<String> = shown.collect();
     let chosen = (!ranked.is_empty()).then(|| ranked.remove(0))?;
     let why = match (ranked.is_empty(), learned_from) {
         (false, _) => format!(
-            "least KL(dense || pruned) on held-out images: {}",
+            "least {} on held-out images: {}",
+            answers.divergence(),
             shown.join(", ")
         ),
         (true, 0) => "it was asked for; nothing is learned".into(),

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use apt_data::{EvalLoader, ImageDataset};
-use apt_inference::{Fidelity, PruningVit};
+use apt_inference::{Answers, Fidelity, PruningVit};
 use apt_pruning_agent::{Exploration, ScheduleTree, feature_count};
 use apt_vit_model::fused::computes_here;
 use apt_vit_model::{ExecutionMode, RunSettings, TokenBatch};
@@ -180,11 +180,11 @@ fn explore_batch(
         answers: Vec::new(),
     };
     walk.visit(0, 0, &tokens);
-    let classes = model.config().num_classes;
-    let fidelity = walk.answers.iter().map(|answers| {
-        let mut fidelity = Fidelity::default();
+    let answers = Answers::of(model.config());
+    let fidelity = walk.answers.iter().map(|pruned| {
+        let mut fidelity = Fidelity::new(answers);
         // The first schedule merges nothing.
-        fidelity.add_logits(&walk.answers[0], answers, classes)?;
+        fidelity.add(&walk.answers[0], pruned, pruned.len() / images)?;
         Ok(fidelity)
     });
     let fidelity: Vec<Fidelity> = fidelity.collect::<Result<_, TrainerError>>()?;
@@ -205,11 +205,12 @@ fn explore_batch(
         features: features.collect(),
         distances: pairs
             .iter()
-            .map(|(fidelity, image)| fidelity.kl_of_images()[*image].max(0.0) as f32)
+            .map(|(fidelity, image)| fidelity.divergence_of_images()[*image].max(0.0) as f32)
             .collect(),
         equal: pairs
             .iter()
-            .map(|(fidelity, image)| fidelity.equal_of_images()[*image])
+            .map(|(fidelity, image)| fidelity.equal_of_images().get(*image).copied())
+            .map(Option::unwrap_or_default)
             .collect(),
     })
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use apt_data::ImageDataset;
-use apt_inference::{Budget, Budgets, Description, Export, PruningVit, export_model};
+use apt_inference::{Answers, Budget, Budgets, Description, Export, PruningVit, export_model};
 use apt_pruning_agent::{AnyPolicy, PolicyConfig, Selection};
 use apt_vit_model::{ExecutionMode, ExportNaming, Precision};
 use burn::prelude::*;
@@ -14,7 +14,7 @@ use rand::seq::SliceRandom;
 
 use super::candidate::{Candidate, best, config_for, is_taught, learns};
 use super::job::{CHECKPOINT, Job, is_held_out};
-use super::report::{PruneReport, PruneRow, kl_of, row};
+use super::report::{PruneReport, PruneRow, row};
 use super::request::{AUTO, CANDIDATES, PruneOptions, PruneProgress, check};
 use super::sensitivity::{FrozenModel, SensitivitySettings, learn_sensitivity};
 use crate::TrainerError;
@@ -103,7 +103,7 @@ pub fn prune(
             return Ok(None);
         }
     }
-    let Some((chosen, why)) = best(candidates, learned_from) else {
+    let Some((chosen, why)) = best(candidates, Answers::of(model.config()), learned_from) else {
         return Err(TrainerError::Pruning("no policy was tried".into()));
     };
     let pruned = PruningVit::new(model.vit.clone(), chosen.policy, model.config().clone());
@@ -199,10 +199,13 @@ impl Job<'_> {
             })
         });
         let budgets: Vec<Budget> = budgets.collect::<Result<_, TrainerError>>()?;
-        let kl = if choosing {
+        let divergence = if choosing {
             let found = self.evaluate(&model, &budgets, held_out)?;
-            let kl = found.iter().skip(1).map(kl_of);
-            kl.map(|kl| kl.unwrap_or(f64::INFINITY)).collect()
+            let moved = found
+                .iter()
+                .skip(1)
+                .map(|found| found.fidelity.as_ref()?.divergence());
+            moved.map(|moved| moved.unwrap_or(f64::INFINITY)).collect()
         } else {
             Vec::new()
         };
@@ -210,7 +213,7 @@ impl Job<'_> {
             config: config.clone(),
             policy,
             budgets,
-            kl,
+            divergence,
         })
     }
 

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use apt_inference::Fidelity;
 use serde::Serialize;
 
 use crate::evaluate::Evaluation;
@@ -17,6 +18,9 @@ pub struct PruneRow {
     pub flops_share: f64,
     /// KL(dense || pruned) in nats, mean over the images.
     pub kl: Option<f64>,
+    /// The cosine of dense and pruned features, mean over the images, of a model without classes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cosine: Option<f64>,
     /// Share of the images whose answer is the dense one.
     pub equal_answers: Option<f64>,
     /// Timed.
@@ -42,22 +46,16 @@ pub struct PruneReport {
     pub rows: Vec<PruneRow>,
 }
 
-/// KL(dense || pruned) in nats, where answers were compared.
-pub(crate) fn kl_of(found: &Evaluation) -> Option<f64> {
-    found.fidelity.as_ref().and_then(|fidelity| fidelity.kl())
-}
-
 /// The row of a policy.
 pub(crate) fn row(policy: &str, target_flops: Option<f64>, found: &Evaluation) -> PruneRow {
+    let fidelity = found.fidelity.as_ref();
     PruneRow {
         policy: policy.into(),
         target_flops,
         flops_share: found.flops_share,
-        kl: kl_of(found),
-        equal_answers: found
-            .fidelity
-            .as_ref()
-            .and_then(|fidelity| fidelity.equal_answers()),
+        kl: fidelity.and_then(Fidelity::kl),
+        cosine: fidelity.and_then(Fidelity::cosine),
+        equal_answers: fidelity.and_then(Fidelity::equal_answers),
         images_per_s: found.images_per_s,
     }
 }

@@ -1,7 +1,7 @@
 //! How many patches to keep after each block, searched on images for the answers that are nearest to the dense model's.
 
 use apt_data::{EvalLoader, ImageDataset};
-use apt_inference::{Fidelity, PruningVit};
+use apt_inference::{Answers, Fidelity, PruningVit};
 use apt_pruning_agent::Selection;
 use apt_vit_model::ExecutionMode;
 use burn::data::dataloader::DataLoader;
@@ -150,11 +150,11 @@ impl ScheduleSearch {
 /// What is moved at once, as a share of the mean number of merges of a block.
 const STEPS: [f64; 4] = [1.0, 0.5, 0.25, 0.125];
 
-/// A batch of images, `[batch, 3, height, width]`, and the dense model's answers, `[batch, classes]` row after row.
+/// A batch of images, `[batch, 3, height, width]`, and the dense model's answers, `[batch, width]` row after row.
 struct Answered {
     images: Tensor<4>,
     dense: Vec<f32>,
-    classes: usize,
+    width: usize,
 }
 
 fn answered(
@@ -179,17 +179,17 @@ fn answered(
             &Selection::All,
             &[],
         );
-        let [_, classes] = output.logits.dims();
+        let [_, width] = output.logits.dims();
         Ok(Answered {
             images: batch.images,
             dense: output.logits.into_data().iter::<f32>().collect(),
-            classes,
+            width,
         })
     });
     batches.collect()
 }
 
-/// Per image, KL(dense || pruned); nothing where it is surely more than `best` in the mean.
+/// Per image, how far the answer moves; nothing where it is surely more than `best` in the mean.
 fn distances(
     model: &PruningVit,
     batches: &[Answered],
@@ -199,16 +199,16 @@ fn distances(
     let selection = Selection::Kept {
         kept: kept.to_vec(),
     };
-    let mut fidelity = Fidelity::default();
+    let mut fidelity = Fidelity::new(Answers::of(model.config()));
     for batch in batches {
         let output = model.run(batch.images.clone(), ExecutionMode::Drop, &selection, &[]);
         let pruned: Vec<f32> = output.logits.into_data().iter::<f32>().collect();
-        fidelity.add_logits(&batch.dense, &pruned, batch.classes)?;
-        if best.is_some_and(|best| is_surely_worse(fidelity.kl_of_images(), best)) {
+        fidelity.add(&batch.dense, &pruned, batch.width)?;
+        if best.is_some_and(|best| is_surely_worse(fidelity.divergence_of_images(), best)) {
             return Ok(None);
         }
     }
-    Ok(Some(fidelity.kl_of_images().to_vec()))
+    Ok(Some(fidelity.divergence_of_images().to_vec()))
 }
 
 /// Is the mean of `found` above that of `best` by more than [`SURELY`] standard errors of the paired differences?

@@ -3,13 +3,14 @@
 //! Observation: the pair of tokens, as the agent sees it. Action: which pairs merge. Reward: minus KL(dense || pruned), to
 //! second order, for all pairs of all blocks from one backward pass: if `g` is the gradient of `sum(r * logits)` and `r` is
 //! random with the covariance that KL has as its curvature (the Fisher information of the answer), then the expected square
-//! of `g . d` is twice the KL that moving the tokens by `d` leads to. The agents act as they learn, so that they learn where
-//! they lead.
+//! of `g . d` is twice the KL that moving the tokens by `d` leads to. A model without a head answers with features: there the
+//! reward is minus 1 plus their cosine, by a random direction across them. The agents act as they learn, so that they learn
+//! where they lead.
 
 use std::collections::VecDeque;
 
 use apt_data::{EvalLoader, ImageDataset};
-use apt_inference::{PruningVit, initialize, probabilities};
+use apt_inference::{Answers, PruningVit, initialize, probabilities};
 use apt_pruning_agent::{AnyPolicy, PolicyConfig, Selection};
 use apt_vit_model::host::{read, upload};
 use apt_vit_model::{ExecutionMode, RunSettings, Vit, VitConfig};
@@ -125,7 +126,7 @@ pub fn learn_sensitivity(
             let selection = practised(&acting, config, targets, &mut rng)?;
             let answers = packed.vit.forward(batch.images.clone(), RunSettings::DENSE);
             check_finite(answers.logits.clone(), &batch.indices, &images)?;
-            let directions = directions(answers.logits, &mut rng);
+            let directions = directions(answers.logits, Answers::of(config), &mut rng);
             let rewards = rewards(&vit, &acting, &selection, batch.images, directions)?;
             seen.push_back(rewards);
             if seen.len() > settings.replayed {
@@ -195,13 +196,29 @@ fn rewards(
     Ok(probe.rewards(&loss.backward(), 1.0))
 }
 
-/// A random direction for each image's logits, `[batch, classes]`.
-fn directions(logits: Tensor<2>, rng: &mut ChaCha8Rng) -> Tensor<2> {
-    let ([images, classes], device) = (logits.dims(), logits.device());
-    let logits = read(logits);
-    let directions = logits.chunks_exact(classes);
-    let directions = directions.flat_map(|logits| direction(logits, rng));
-    upload(directions.collect(), [images, classes], &device)
+/// A random direction for each image's answer, `[batch, width]`.
+fn directions(dense: Tensor<2>, answers: Answers, rng: &mut ChaCha8Rng) -> Tensor<2> {
+    let ([images, width], device) = (dense.dims(), dense.device());
+    let dense = read(dense);
+    let directions = dense.chunks_exact(width).flat_map(|dense| match answers {
+        Answers::Logits => direction(dense, rng),
+        Answers::Features => direction_of_features(dense, rng),
+    });
+    upload(directions.collect(), [images, width], &device)
+}
+
+/// Random, with such a covariance that the expected square of what moves along it is twice the growth of 1 - cosine:
+/// `(z - u (u . z)) / |e|`, `u` being the features' own direction.
+fn direction_of_features(features: &[f32], rng: &mut ChaCha8Rng) -> Vec<f32> {
+    let length = features.iter().map(|value| value * value).sum::<f32>();
+    let length = length.sqrt().max(f32::MIN_POSITIVE);
+    let random: Vec<f32> = features.iter().map(|_| normal(rng)).collect();
+    let both = features.iter().zip(&random);
+    let along = both.map(|(value, random)| value / length * random);
+    let along: f32 = along.sum();
+    let both = features.iter().zip(&random);
+    both.map(|(value, random)| (random - value / length * along) / length)
+        .collect()
 }
 
 /// Random, with the Fisher information of the classes' probabilities as its covariance: `sqrt(p) z - p (sqrt(p) . z)`.
@@ -229,21 +246,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_expected_square_is_twice_the_divergence_of_a_small_move_of_the_logits() {
-        let logits = [1.0, 0.0, -1.0, 2.0];
+    fn the_expected_square_is_twice_the_divergence_of_a_small_move_of_the_answer() {
+        the_expected_square_is_twice_the_divergence(Answers::Logits, direction);
+        the_expected_square_is_twice_the_divergence(Answers::Features, direction_of_features);
+    }
+
+    fn the_expected_square_is_twice_the_divergence(
+        answers: Answers,
+        direction: fn(&[f32], &mut ChaCha8Rng) -> Vec<f32>,
+    ) {
+        let dense = [1.0, 0.0, -1.0, 2.0];
         let small = [0.05, -0.08, 0.03, 0.06];
-        let moved: Vec<f32> = logits.iter().zip(small).map(|(a, b)| a + b).collect();
-        let mut fidelity = apt_inference::Fidelity::default();
-        fidelity.add_logits(&logits, &moved, 4).unwrap();
-        let twice = 2.0 * fidelity.kl().unwrap() as f32;
+        let moved: Vec<f32> = dense.iter().zip(small).map(|(a, b)| a + b).collect();
+        let mut fidelity = apt_inference::Fidelity::new(answers);
+        fidelity.add(&dense, &moved, 4).unwrap();
+        let twice = 2.0 * fidelity.divergence().unwrap() as f32;
         let mut rng = ChaCha8Rng::seed_from_u64(3);
         let draws = 40_000;
         let squares = (0..draws).map(|_| {
-            let drawn = direction(&logits, &mut rng);
+            let drawn = direction(&dense, &mut rng);
             let along: f32 = drawn.iter().zip(small).map(|(r, d)| r * d).sum();
             along * along
         });
         let found = squares.sum::<f32>() / draws as f32;
-        assert!((found / twice - 1.0).abs() < 0.1, "{found} for {twice}");
+        assert!(
+            (found / twice - 1.0).abs() < 0.1,
+            "{answers:?}: {found} for {twice}"
+        );
     }
 }

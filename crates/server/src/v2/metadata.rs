@@ -57,6 +57,17 @@ pub(crate) async fn model(
     let ImageSize { height, width } = config.image_size;
     let classes = config.num_classes;
     let tensor = |name: &str, kind: &str, shape: &[i64]| json!({ "name": name, "datatype": kind, "shape": shape });
+    let outputs = [
+        tensor(LOGITS, "FP32", &[-1, classes as i64]),
+        tensor(PROBABILITIES, "FP32", &[-1, classes as i64]),
+        tensor(EMBEDDING, "FP32", &[-1, config.hidden_size as i64]),
+    ];
+    // A model without classes has features alone.
+    let outputs = if classes == 0 {
+        &outputs[2..]
+    } else {
+        &outputs
+    };
     let body = json!({
         "name": model,
         "versions": [VERSION],
@@ -65,11 +76,7 @@ pub(crate) async fn model(
             tensor(PICTURES, "BYTES", &[-1]),
             tensor(PIXELS, "FP32", &[-1, 3, height as i64, width as i64]),
         ],
-        "outputs": [
-            tensor(LOGITS, "FP32", &[-1, classes as i64]),
-            tensor(PROBABILITIES, "FP32", &[-1, classes as i64]),
-            tensor(EMBEDDING, "FP32", &[-1, config.hidden_size as i64]),
-        ],
+        "outputs": outputs,
     });
     Ok(json_response(StatusCode::OK, &body))
 }

@@ -12,7 +12,7 @@ const PATCHES: usize = 65_536;
 const HIDDEN_SIZE: RangeInclusive<usize> = 1..=65_536;
 const NUM_LAYERS: RangeInclusive<usize> = 1..=1024;
 const MLP_DIM: RangeInclusive<usize> = 1..=262_144;
-const NUM_CLASSES: RangeInclusive<usize> = 1..=1_000_000;
+const NUM_CLASSES: RangeInclusive<usize> = 0..=1_000_000;
 /// Parameters in all: 80 GB in f32. The largest published Vision Transformer has 22 billion, which no single device trains.
 const PARAMETERS: u64 = 20_000_000_000;
 /// Stages of convolutions before the patches.

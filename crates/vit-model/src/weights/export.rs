@@ -169,7 +169,9 @@ impl Exporter {
             }
         }
         self.norm(Part::Norm, 0, &vit.norm);
-        self.linear(Part::Head, 0, &vit.head);
+        if let Some(head) = &vit.head {
+            self.linear(Part::Head, 0, head);
+        }
         if let Some(head) = &vit.distillation_head {
             self.linear(Part::DistillationHead, 0, head);
         }

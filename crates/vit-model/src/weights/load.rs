@@ -68,11 +68,13 @@ impl Checkpoint {
         vit.norm = self.norm(vit.norm, Part::Norm, 0, d)?;
         if head == CheckpointHead::Load {
             let shape = [d, config.num_classes];
-            vit.head = if self.has_wide_head(d)? {
-                self.wide_head(vit.head, shape)?
-            } else {
-                self.linear(vit.head, Part::Head, 0, shape)?
-            };
+            if let Some(head) = vit.head {
+                vit.head = Some(if self.has_wide_head(d)? {
+                    self.wide_head(head, shape)?
+                } else {
+                    self.linear(head, Part::Head, 0, shape)?
+                });
+            }
             if let Some(head) = vit.distillation_head {
                 vit.distillation_head =
                     Some(self.linear(head, Part::DistillationHead, 0, shape)?);
