@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
-use apt_inference::{Budgets, Description, Export as Exported, Run, export_model};
+use apt_inference::{Export as Exported, Run, export_model};
 use apt_vit_model::{ExportNaming, Precision};
 use clap::{Parser, ValueEnum};
 use serde_json::json;
@@ -17,6 +17,7 @@ Examples:
   aptvit export --run runs/mine --out exported
   aptvit export --run runs/mine --out exported --naming hugging-face
   aptvit export --run runs/mine --out small --dtype int8       a quarter of the bytes, and it answers in integers
+  aptvit export --run half --out half-int8 --dtype int8        what `aptvit prune` wrote, smaller
   aptvit export --run runs/mine --out slim --format run
 
 The folder has `model.safetensors` and `config.json` for the other framework, and `aptvit.json` and
@@ -27,10 +28,10 @@ infer, calibrate and export, not for `train --resume`.";
 #[derive(Debug, Parser)]
 #[command(after_help = EXAMPLES)]
 pub struct Export {
-    /// The run's folder
-    #[arg(long, value_name = "DIR")]
+    /// A run's folder; or a pruned or exported one, or published weights
+    #[arg(long, value_name = "PATH")]
     pub run: PathBuf,
-    /// The folder to write into, apart from the run's
+    /// The folder to write into, apart from the other
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
     /// What the folder is for
@@ -82,34 +83,41 @@ pub fn run(args: &Export, global: &Global) -> Result<End> {
             "--dtype: a run keeps its weights as they were trained; leave it out, or --format run"
         );
     }
-    let run = Run::open(&args.run)?;
-    run.check_apart(&args.out)?;
-    let checkpoint = run.checkpoints().choose(args.checkpoint.into())?;
-    let name = checkpoint.name();
-    match args.format {
-        Format::Run => run.slim(&checkpoint, &args.out)?,
-        Format::Weights => {
-            let model = run.load_model(&checkpoint, &device::open())?;
-            let exported = Exported {
-                // Where the data was is nobody else's business.
-                description: Description {
-                    data: None,
-                    dtype: global.dtype.unwrap_or(run.description.dtype),
-                    ..run.description.clone()
-                },
-                budgets: Budgets::read(run.path())?.of(&name),
-                checkpoint: name.clone(),
-            };
-            let naming = args.naming.unwrap_or_default();
-            let stored = global.dtype.unwrap_or(Precision::F32);
-            export_model(&model, &exported, naming.into(), stored, &args.out)?;
-        }
-    }
+    let name = match args.format {
+        Format::Run => slim(args)?,
+        Format::Weights => weights(args, global)?,
+    };
     if global.json {
         println!("{}", json!({ "folder": args.out, "checkpoint": name }));
     } else {
         let (run, out) = (args.run.display(), args.out.display());
-        println!("{name} of {run} is in {out}");
+        let what = if name.is_empty() { "the model" } else { &name };
+        println!("{what} of {run} is in {out}");
     }
     Ok(End::Done)
+}
+
+/// Writes a run without what only its training needs, and names the checkpoint.
+fn slim(args: &Export) -> Result<String> {
+    let run = Run::open(&args.run)?;
+    run.check_apart(&args.out)?;
+    let checkpoint = run.checkpoints().choose(args.checkpoint.into())?;
+    run.slim(&checkpoint, &args.out)?;
+    Ok(checkpoint.name())
+}
+
+/// Writes weights for other frameworks, and names the checkpoint.
+fn weights(args: &Export, global: &Global) -> Result<String> {
+    if Run::is_in(&args.run) {
+        Run::open(&args.run)?.check_apart(&args.out)?;
+    }
+    let (model, mut exported) = Exported::open(&args.run, args.checkpoint.into(), &device::open())?;
+    // Where the data was is nobody else's business.
+    exported.description.data = None;
+    let own = exported.description.dtype;
+    exported.description.dtype = global.dtype.unwrap_or(own);
+    let naming = args.naming.unwrap_or_default();
+    let stored = global.dtype.unwrap_or(Precision::F32);
+    export_model(&model, &exported, naming.into(), stored, &args.out)?;
+    Ok(exported.checkpoint)
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use common::{TINY, aptvit, fixture, refusal, stdout, text};
+use common::{TINY, aptvit, fixture, refusal, stderr, stdout, text};
 
 /// A trained run of the tiny experiment, and pictures of which no two are alike.
 fn run_and_pictures(root: &Path) -> (PathBuf, PathBuf) {
@@ -149,16 +149,10 @@ fn a_model_without_a_head_is_pruned_by_its_features() {
     let found: Value = serde_json::from_str(&stdout(&aptvit(&infer))).unwrap();
     assert_eq!(found[0]["features"].as_array().unwrap().len(), 16);
     assert!(stdout(&aptvit(&infer[..4])).contains("16 features"));
-    let bench = stdout(&aptvit(&[
-        "bench",
-        "--run",
-        out,
-        "--seconds",
-        "0.1",
-        "--batch-size",
-        "2",
-    ]));
-    assert!(!bench.is_empty());
+    let quick = ["--batch", "2", "--repeats", "2", "--warmup", "0"];
+    let bench = aptvit(&[&["bench", "--model", out][..], &quick].concat());
+    assert!(stdout(&bench).contains("pairs"));
+    assert!(stderr(&bench).contains("--data"));
     let exported = root.path().join("exported");
     stdout(&aptvit(&["export", "--run", out, "--out", text(&exported)]));
     stdout(&aptvit(&["infer", "--run", text(&exported), &picture]));

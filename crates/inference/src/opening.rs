@@ -30,6 +30,28 @@ pub struct OpenOptions {
     pub precision: Option<Precision>,
 }
 
+impl Export {
+    /// A run, an exported folder or published weights, not laid out for inference: to be exported again, with the budgets of
+    /// the chosen checkpoint.
+    ///
+    /// # Errors
+    ///
+    /// As [`Model::open`](crate::Model::open).
+    pub fn open(
+        path: &Path,
+        choice: Choice,
+        device: &Device,
+    ) -> Result<(PruningVit, Self), InferenceError> {
+        let parts = Parts::open(path, choice, device)?;
+        let exported = Self {
+            description: parts.description,
+            budgets: parts.budgets.of(&parts.checkpoint),
+            checkpoint: parts.checkpoint,
+        };
+        Ok((parts.pruning, exported))
+    }
+}
+
 /// What a model is made of.
 pub(crate) struct Parts {
     pub pruning: PruningVit,
