@@ -1,5 +1,6 @@
 """`aptvit serve` as a child, and what it says of itself."""
 
+import atexit
 import json
 import os
 import signal
@@ -18,6 +19,7 @@ class Server:
         self.child = subprocess.Popen(
             command + list(options), stdout=subprocess.PIPE, text=True, env={**os.environ, **(env or {})}
         )
+        atexit.register(self.child.kill)
         line = self.child.stdout.readline()
         if not line:
             raise SystemExit("aptvit serve did not start")
@@ -66,6 +68,7 @@ class Peer:
             port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
         self.child = subprocess.Popen([python, script, onnx, "--port", str(port), *options])
+        atexit.register(self.child.kill)
         for _ in range(600):
             try:
                 socket.create_connection(("127.0.0.1", port)).close()

@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use apt_inference::{Model, OpenOptions};
 use apt_pruning_agent::PolicyConfig;
+use apt_rl_trainer::sweep::DENSE;
 use apt_server::{
     API_KEY, ApiKey, EngineSettings, Limits, Server, Service, Settings, TlsFiles, Usual,
 };
@@ -201,6 +202,17 @@ impl Serve {
                 .with_context(|| file.display().to_string())?;
         }
         if let Some(policy) = &self.policy {
+            if policy == DENSE {
+                bail!(
+                    "--policy {DENSE}: it meets no budget that a request may name; leave it out: where neither --flops nor a \
+                     request names a share, weights are served dense"
+                );
+            }
+            if self.flops.is_none() {
+                eprintln!(
+                    "{name}: {policy} prunes where a request names a share; --flops 0.5 makes that the rule"
+                );
+            }
             model = model.with_policy(PolicyConfig::named(policy).context("--policy")?)?;
         }
         Ok(model)
