@@ -22,7 +22,6 @@ mod report;
 mod samples;
 mod selection;
 mod serve;
-mod shell;
 mod signals;
 mod sweep;
 mod table;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use apt_report::{FILE, PassSettings, log_kept_patches, write};
+use apt_report::{FILE, PassSettings, write, write_after_training};
 use apt_vit_model::printable;
 use clap::Parser;
 
@@ -78,31 +78,50 @@ pub fn run(args: &Report) -> Result<End> {
 }
 
 fn write_page(folders: &[PathBuf], file: &Path, settings: &PassSettings) -> Result<()> {
+    let written = with_bar(|progress| write(folders, file, settings, &device::open(), progress));
+    Ok(written?)
+}
+
+/// Shows a bar for images on which a model is run.
+fn with_bar<T>(run: impl FnOnce(&dyn Fn(usize, usize)) -> T) -> T {
     let bar = progress_bar(0, "images looked at");
-    let progress = |done: usize, all: usize| {
+    let done = run(&|done, all| {
         bar.set_length(all as u64);
         bar.set_position(done as u64);
-    };
-    let written = write(folders, file, settings, &device::open(), &progress);
+    });
     bar.finish_and_clear();
-    Ok(written?)
+    done
 }
 
 /// The end of a training: pictures for TensorBoard, and the page.
 pub fn at_the_end_of_a_training(run: &Path) {
-    let logged = panics::caught(|| Ok(log_kept_patches(run, &device::open())?));
-    if let Err(error) = logged {
-        tracing::warn!("TensorBoard has no pictures of kept patches: {error:#}");
+    let file = run.join(FILE);
+    let written = panics::caught(|| {
+        Ok(with_bar(|progress| {
+            write_after_training(run, &file, &AT_THE_END, &device::open(), progress)
+        })?)
+    });
+    match written {
+        Ok(written) => {
+            if let Err(error) = written.pictures {
+                tracing::warn!("TensorBoard has no pictures of kept patches: {error}");
+            }
+            say(&file, written.page.map_err(Into::into));
+        }
+        Err(error) => say(&file, Err(error)),
     }
-    at_the_end(run);
 }
 
 /// The page at the end of a training, a pruning or a sweep. A failure is only a warning: the work itself is done.
 pub fn at_the_end(folder: &Path) {
     let file = folder.join(FILE);
     let written = panics::caught(|| write_page(&[folder.to_path_buf()], &file, &AT_THE_END));
+    say(&file, written);
+}
+
+fn say(file: &Path, written: Result<()>) {
     match written {
-        Ok(()) => eprintln!("report: {}", printable(&file)),
+        Ok(()) => eprintln!("report: {}", printable(file)),
         Err(error) => tracing::warn!("no report was written: {error:#}"),
     }
 }

@@ -4,12 +4,12 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use apt_data::{DataSource, Progress};
+use apt_report::quoted;
 use apt_rl_trainer::RunFolder;
 
 use crate::global::Global;
 use crate::infer::{self, Infer};
 use crate::model_args::{ModelArgs, Which};
-use crate::shell::quoted;
 
 /// How many.
 const COUNT: usize = 10;

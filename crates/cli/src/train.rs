@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use apt_data::{DataSource, Progress, Splits};
+use apt_report::quoted;
 use apt_rl_trainer::{
     Devices, ExperimentConfig, Outcome, Pause, Plan, RunFolder, Sized, StopRequest, Summary,
     TrainOptions, available_memory, check, duration, known_classes, plan, resume, size_for, train,
@@ -16,7 +17,6 @@ use serde_json::json;
 
 use crate::global::Global;
 use crate::samples::try_some;
-use crate::shell::quoted;
 use crate::table::{count, percent, table};
 use crate::values::duration as parse_duration;
 use crate::{End, device, report, signals};

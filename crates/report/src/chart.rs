@@ -1,26 +1,16 @@
 //! Lines and points as an inline SVG, with a legend of text beside it.
 //!
-//! A drawing uses [`COLORS`] and the colours of the axes. The page's style replaces them by those of a bright or a dark page.
+//! A drawing uses the colours of sweeps' plots, [`COLORS`], and those of the axes. The page's style replaces them by those of a
+//! bright or a dark page, and calls them `--c0`, `--c1`, ...
 
 use std::ops::Range;
 
+use apt_rl_trainer::sweep::COLORS;
 use maud::{Markup, PreEscaped, html};
 use plotters::prelude::*;
 
 /// About the width of a phone, on which letters then keep their size.
 const SIZE: (u32, u32) = (440, 270);
-/// Okabe and Ito's colours, which the colour-blind tell apart; the plots of a sweep use them, too. The style sheet calls them
-/// `--c0`, `--c1`, ...
-pub const COLORS: [RGBColor; 8] = [
-    RGBColor(0, 114, 178),
-    RGBColor(213, 94, 0),
-    RGBColor(0, 158, 115),
-    RGBColor(204, 121, 167),
-    RGBColor(230, 159, 0),
-    RGBColor(86, 180, 233),
-    RGBColor(110, 110, 110),
-    RGBColor(136, 34, 85),
-];
 const GRID: RGBColor = RGBColor(232, 232, 232);
 const AXIS: RGBColor = RGBColor(90, 90, 90);
 
@@ -71,6 +61,10 @@ pub struct Chart {
 
 /// Percentage points that an axis of percentages spans at least.
 const LEAST: f64 = 5.0;
+/// Percentage points that an axis of costs spans at least: policies of one budget then stand close to each other.
+const LEAST_COST: f64 = 20.0;
+/// Points that are no more pixels apart hide each other.
+const HIDDEN: f64 = 6.0;
 
 impl Chart {
     /// A chart over the steps of a training, as [`of_points`](Self::of_points).
@@ -143,7 +137,12 @@ fn draw(chart: &Chart) -> Result<String, Box<dyn std::error::Error>> {
     let all = || chart.series.iter().flat_map(|series| &series.points);
     let is_over_steps = chart.series.iter().any(|series| !series.marked);
     let beside = if is_over_steps { 0.0 } else { 0.05 };
-    let xs = axis(all().map(|point| point.0), beside, 0.0);
+    let least_cost = if chart.x.contains('%') {
+        LEAST_COST
+    } else {
+        0.0
+    };
+    let xs = axis(all().map(|point| point.0), beside, least_cost);
     let mut ys = axis(
         all().map(|point| point.1),
         0.06,
@@ -177,7 +176,8 @@ fn draw(chart: &Chart) -> Result<String, Box<dyn std::error::Error>> {
             .x_label_formatter(&tick(&xs))
             .y_label_formatter(&tick(&ys))
             .draw()?;
-        for (series, color) in chart.series.iter().zip(COLORS.iter().cycle()) {
+        let colored = chart.series.iter().zip(COLORS.iter().cycle());
+        for (index, (series, color)) in colored.enumerate() {
             if series.points.len() > 1 {
                 let points = series.points.iter().copied();
                 canvas.draw_series(LineSeries::new(points, color.stroke_width(2)))?;
@@ -185,17 +185,38 @@ fn draw(chart: &Chart) -> Result<String, Box<dyn std::error::Error>> {
             if series.marked || series.points.len() == 1 {
                 let is_crowded = is_over_steps || series.points.len() > 6;
                 let radius = if is_crowded { 3 } else { 5 };
-                let circles = |radius: i32, style: ShapeStyle| {
-                    let points = series.points.iter();
-                    points.map(move |&at| Circle::new(at, radius, style))
+                let later = if is_crowded {
+                    &[]
+                } else {
+                    &chart.series[index + 1..]
                 };
-                canvas.draw_series(circles(radius + 1, WHITE.filled()))?;
-                canvas.draw_series(circles(radius, color.filled()))?;
+                let (xs, ys) = (&xs, &ys);
+                let circles = |wider: i32, style: ShapeStyle| {
+                    let points = series.points.iter();
+                    let radius = move |at| radius + wider + 3 * hidden_by(at, later, xs, ys);
+                    points.map(move |&at| Circle::new(at, radius(at), style))
+                };
+                canvas.draw_series(circles(1, WHITE.filled()))?;
+                canvas.draw_series(circles(0, color.filled()))?;
             }
         }
         root.present()?;
     }
     Ok(svg)
+}
+
+/// How many of the series that are drawn later have a point about here: a point that they would hide is drawn larger.
+fn hidden_by(at: (f64, f64), later: &[Series], xs: &Range<f64>, ys: &Range<f64>) -> i32 {
+    let pixels = |from: f64, to: f64, range: &Range<f64>, size: u32| {
+        (to - from) / (range.end - range.start) * f64::from(size)
+    };
+    let is_near = |&(x, y): &(f64, f64)| {
+        pixels(at.0, x, xs, SIZE.0).hypot(pixels(at.1, y, ys, SIZE.1)) <= HIDDEN
+    };
+    let hiding = later
+        .iter()
+        .filter(|series| series.points.iter().any(is_near));
+    hiding.count() as i32
 }
 
 fn text(size: f64) -> TextStyle<'static> {
@@ -223,7 +244,8 @@ fn tick(range: &Range<f64>) -> impl Fn(&f64) -> String + use<> {
     let most = range.start.abs().max(range.end.abs());
     move |&value| {
         if most < 1e-3 {
-            return if value == 0.0 {
+            // A sum of steps that should be 0 may be 1e-19.
+            return if value.abs() < 1e-6 * span {
                 "0".into()
             } else {
                 format!("{value:.0e}")
@@ -277,6 +299,33 @@ mod tests {
         );
         let range = axis([98.5, 98.6].into_iter(), 0.06, LEAST);
         assert!((range.end - range.start - LEAST).abs() < 1e-9, "{range:?}");
+    }
+
+    #[test]
+    fn a_point_under_another_one_is_larger_and_nearly_equal_costs_stay_close() {
+        let at = |name: &str, x: f64| Series::marked(name, vec![(x, 98.5)]);
+        let radii = |second: f64| -> Vec<String> {
+            let drawn = Chart::of_points(
+                "Accuracy (%)",
+                "FLOPs, %",
+                vec![at("first", 65.3), at("second", second)],
+            );
+            let text = drawn.unwrap().figure().into_string();
+            let radii = text.split(" r=\"").skip(1);
+            radii
+                .filter_map(|rest| Some(rest.split('"').next()?.to_string()))
+                .collect()
+        };
+        // A white edge, and the mark.
+        assert_eq!(radii(100.0), ["6", "5", "6", "5"]);
+        assert_eq!(radii(65.4), ["9", "8", "6", "5"]);
+    }
+
+    #[test]
+    fn a_zero_of_an_axis_is_written_as_zero() {
+        let tick = tick(&(-4e-4..4e-4));
+        assert_eq!(tick(&-1e-19), "0");
+        assert_eq!(tick(&2e-4), "2e-4");
     }
 
     #[test]

@@ -50,6 +50,14 @@ impl Document {
         }
     }
 
+    /// The values of a TOML file's text; `null` if it cannot be parsed.
+    pub fn toml(file: &str, text: &str) -> Self {
+        Self {
+            file: file.into(),
+            value: toml::from_str(text).unwrap_or_default(),
+        }
+    }
+
     /// Is it there and readable?
     pub fn is_there(&self) -> bool {
         !self.value.is_null()

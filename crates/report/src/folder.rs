@@ -6,11 +6,13 @@ use apt_data::read_text;
 use apt_inference::{Run, verify};
 use apt_rl_trainer::sweep::{Cell, CellFolder};
 use apt_vit_model::printable_text;
+use serde_json::Value;
 
 use crate::ReportError;
 use crate::document::{DIFFERS, Document};
 use crate::metrics::{self, Metrics};
 use crate::pruning::PRUNING;
+use crate::training::Training;
 
 /// The resolved config of a run.
 pub const CONFIG: &str = "config.toml";
@@ -31,17 +33,6 @@ pub enum Kind {
     Sweep,
     /// A model that `aptvit prune` or `aptvit export` wrote.
     Model,
-}
-
-impl Kind {
-    /// What people call it.
-    pub fn noun(self) -> &'static str {
-        match self {
-            Self::Run => "training run",
-            Self::Sweep => "sweep of policies",
-            Self::Model => "exported model",
-        }
-    }
 }
 
 /// A folder's files, as far as they can be read.
@@ -71,6 +62,8 @@ pub struct Folder {
     pub metrics: Metrics,
     /// The cells of a sweep.
     pub cells: Vec<Cell>,
+    /// One of a sweep's trainings.
+    pub training: Option<Training>,
 }
 
 impl Folder {
@@ -126,9 +119,28 @@ impl Folder {
             config,
             metrics,
             cells,
+            training: (kind == Kind::Sweep)
+                .then(|| Training::first(path))
+                .flatten(),
         };
         folder.name_what_is_missing();
         Ok(folder)
+    }
+
+    /// What people call it.
+    pub fn noun(&self) -> &'static str {
+        match self.kind {
+            Kind::Run => "training run",
+            Kind::Sweep => "sweep of policies",
+            Kind::Model if self.pruning.is_there() => "pruned model",
+            Kind::Model => "exported model",
+        }
+    }
+
+    /// A section of the config; `null` if there is none.
+    pub fn setting(&self, section: &str) -> Value {
+        let config = Document::toml(CONFIG, self.config.as_deref().unwrap_or_default());
+        config.value.get(section).cloned().unwrap_or_default()
     }
 
     /// The policy's name. The description has a table with the name and the settings, or the name alone.

@@ -13,14 +13,16 @@ mod passes;
 mod picture;
 mod pruning;
 mod section;
+mod shell;
 mod style;
 mod subject;
 mod tensorboard;
+mod training;
 mod write;
 
 pub use error::ReportError;
 pub use passes::PassSettings;
 pub use picture::Pictures;
 pub use pruning::Pruning;
-pub use tensorboard::log_kept_patches;
-pub use write::{FILE, report, write};
+pub use shell::quoted;
+pub use write::{AfterTraining, FILE, report, write, write_after_training};

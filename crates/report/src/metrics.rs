@@ -117,7 +117,15 @@ impl Metrics {
 
     /// By step, a metric of the batches; with many batches, neighbours are averaged.
     pub fn of_batches(&self, name: &str) -> Vec<(f64, f64)> {
-        let mut curve = Curve::new();
+        self.drawn_in(name, Curve::new())
+    }
+
+    /// The same, of the mean of the last `window` batches: for a metric that alternates.
+    pub fn mean_of_batches(&self, name: &str, window: usize) -> Vec<(f64, f64)> {
+        self.drawn_in(name, Curve::mean_of_last(window))
+    }
+
+    fn drawn_in(&self, name: &str, mut curve: Curve) -> Vec<(f64, f64)> {
         let lines = self.lines.iter().filter(|line| line.is("train", false));
         for (step, value) in lines.filter_map(|line| line.step().zip(line.value(name))) {
             curve.push(step, value);

@@ -46,7 +46,7 @@ fn one(subject: &Subject) -> Markup {
     let sections = sections(subject, &mut drawings);
     html! {
         header {
-            p.kind { "aptvit report: " (subject.folder.kind.noun()) }
+            p.kind { "aptvit report: " (subject.folder.noun()) }
             h1 { (subject.folder.name) }
         }
         main {
@@ -76,7 +76,7 @@ fn many(subjects: &[Subject]) -> Markup {
                 @let mut drawings = Drawings::new(subject.seen(), format!("i{index}-"));
                 @let sections = sections(subject, &mut drawings);
                 h2 id={ "folder" (index) } { (subject.folder.name) }
-                p.kind { (subject.folder.kind.noun()) }
+                p.kind { (subject.folder.noun()) }
                 (missing(subject))
                 (headline(subject))
                 details {

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::chart::COLORS;
+use apt_rl_trainer::sweep::COLORS;
 
 const STYLE: &str = include_str!("style.css");
 

@@ -1,13 +1,10 @@
 //! Pictures of kept patches for TensorBoard.
 
-use std::path::Path;
-
 use apt_rl_trainer::{LoggedPicture, log_pictures};
-use burn::tensor::Device;
 
 use crate::ReportError;
 use crate::folder::Folder;
-use crate::passes::{PassSettings, pass};
+use crate::passes::Passes;
 use crate::picture::png;
 
 /// Images that TensorBoard shows.
@@ -17,16 +14,9 @@ const IMAGES: usize = 8;
 ///
 /// # Errors
 ///
-/// Where the run cannot answer, has no images at hand, or its event file cannot be written.
-pub fn log_kept_patches(run: &Path, device: &Device) -> Result<(), ReportError> {
-    let folder = Folder::read(run)?;
-    let settings = PassSettings {
-        images: IMAGES,
-        time_limit: None,
-        data: None,
-    };
-    let passes = pass(&folder, &settings, device, &|_, _| ())?;
-    let pictures = passes.seen.iter().map(|seen| {
+/// Where an image cannot be drawn, or the run's event file cannot be written.
+pub(crate) fn log_kept_patches(run: &Folder, passes: &Passes) -> Result<(), ReportError> {
+    let pictures = passes.seen.iter().take(IMAGES).map(|seen| {
         let drawn = passes.drawing(seen)?;
         let (width, height) = drawn.dimensions();
         let class = passes
@@ -39,6 +29,6 @@ pub fn log_kept_patches(run: &Path, device: &Device) -> Result<(), ReportError> 
         })
     });
     let pictures = pictures.collect::<Result<Vec<_>, ReportError>>()?;
-    let step = folder.metrics.last_step().unwrap_or(0.0);
-    Ok(log_pictures(run, step as u64, pictures)?)
+    let step = run.metrics.last_step().unwrap_or(0.0);
+    Ok(log_pictures(&run.path, step as u64, pictures)?)
 }

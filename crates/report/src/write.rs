@@ -10,6 +10,7 @@ use crate::folder::{Folder, Kind};
 use crate::page::page;
 use crate::passes::{PassSettings, pass};
 use crate::subject::Subject;
+use crate::tensorboard::log_kept_patches;
 
 /// The report of a folder, in that folder.
 pub const FILE: &str = "report.html";
@@ -40,6 +41,40 @@ pub fn report(
     let subjects = folders.iter().map(subject);
     let subjects: Vec<Subject> = subjects.collect::<Result<_, ReportError>>()?;
     Ok(page(&subjects))
+}
+
+/// What the end of a training leaves for people to look at.
+#[derive(Debug)]
+pub struct AfterTraining {
+    /// Were pictures of kept patches added to what TensorBoard shows?
+    pub pictures: Result<(), ReportError>,
+    /// Was the page written?
+    pub page: Result<(), ReportError>,
+}
+
+/// After a training: pictures for TensorBoard, and the page, from the same answers of the model. One can fail without the other.
+///
+/// # Errors
+///
+/// As [`report`].
+pub fn write_after_training(
+    run: &Path,
+    file: &Path,
+    settings: &PassSettings,
+    device: &Device,
+    progress: &dyn Fn(usize, usize),
+) -> Result<AfterTraining, ReportError> {
+    let folder = Folder::read(run)?;
+    let (pictures, passes) = match pass(&folder, settings, device, progress) {
+        Ok(passes) => (log_kept_patches(&folder, &passes), Ok(passes)),
+        Err(error) => {
+            let reason = error.to_string();
+            (Err(error), Err(reason))
+        }
+    };
+    let html = page(&[Subject { folder, passes }]);
+    let page = write_whole(file, html.as_bytes()).map_err(ReportError::from);
+    Ok(AfterTraining { pictures, page })
 }
 
 /// Writes the page to `file`, whole or not at all.

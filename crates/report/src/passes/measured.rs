@@ -26,7 +26,7 @@ pub struct Measured {
     pub kl: f64,
     /// Counted FLOPs as a share of the dense model's, mean.
     pub flops_share: f64,
-    /// Timed, in turns with the others.
+    /// Timed in turns with the others: that of the median batch, which other work on the machine changes least.
     pub images_per_s: f64,
 }
 
@@ -37,8 +37,8 @@ pub(super) struct Tally {
     pub equal: usize,
     pub kl: f64,
     pub flops: f64,
-    pub seconds: f64,
-    pub timed: usize,
+    /// Seconds per image of each batch.
+    pub seconds: Vec<f64>,
     pub images: usize,
 }
 
@@ -52,7 +52,32 @@ impl Tally {
             equal_answers: share(self.equal as f64),
             kl: share(self.kl),
             flops_share: share(self.flops),
-            images_per_s: self.timed as f64 / self.seconds,
+            images_per_s: 1.0 / median(&self.seconds),
         }
+    }
+}
+
+/// The middle value; the upper one of two. Not a number if there is none.
+fn median(values: &[f64]) -> f64 {
+    let mut values = values.to_vec();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_batch_that_was_held_up_does_not_change_the_time() {
+        let timed = |seconds: &[f64]| Tally {
+            seconds: seconds.to_vec(),
+            images: 48,
+            ..Tally::default()
+        };
+        let speed = |tally: Tally| tally.measured(Way::Own, None, false).images_per_s;
+        assert_eq!(speed(timed(&[0.01, 0.01, 0.01])), 100.0);
+        assert_eq!(speed(timed(&[0.01, 5.0, 0.01])), 100.0);
+        assert!(speed(timed(&[])).is_nan());
     }
 }

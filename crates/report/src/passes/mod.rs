@@ -7,5 +7,5 @@ mod picture;
 mod seen;
 
 pub use measured::{Measured, Way};
-pub use pass::{PassSettings, Passes, pass};
+pub use pass::{PassSettings, Passes, pass, short};
 pub use seen::Seen;

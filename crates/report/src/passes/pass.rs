@@ -13,6 +13,7 @@ use super::measured::{Measured, Tally, Way};
 use super::seen::{Seen, Verdict};
 use crate::ReportError;
 use crate::folder::{Folder, Kind};
+use crate::number::Style;
 
 /// Images of a forward pass.
 const BATCH: usize = 16;
@@ -51,6 +52,8 @@ pub struct Passes {
     pub seen: Vec<Seen>,
     /// Every way in which the model was run: dense, its policy at each budget, and ToMe at each budget.
     pub measured: Vec<Measured>,
+    /// Budgets that were not measured, and why: a sentence each.
+    pub left_out: Vec<String>,
     /// Images of a forward pass.
     pub batch: usize,
     pub(super) dataset: ImageDataset,
@@ -60,9 +63,13 @@ pub struct Passes {
 impl Passes {
     /// What a class is called, in short: of several names with commas between them, the first one.
     pub fn class(&self, index: usize) -> &str {
-        let name = self.class_names.get(index).map_or("?", String::as_str);
-        name.split(", ").next().unwrap_or(name)
+        short(self.class_names.get(index).map_or("?", String::as_str))
     }
+}
+
+/// The first of a class's several names.
+pub fn short(name: &str) -> &str {
+    name.split(", ").next().unwrap_or(name)
 }
 
 /// One way to run the model.
@@ -102,6 +109,12 @@ pub fn pass(
         ));
     }
     let model = Model::open(&folder.path, device)?;
+    if model.class_names().is_empty() {
+        return Err(ReportError::folder(
+            &folder.path,
+            "the model has no classes, so that no answers can be shown",
+        ));
+    }
     let (images, from) = test_images(folder, &model, settings.data.as_deref())?;
     let of = images.len();
     if of == 0 {
@@ -116,7 +129,7 @@ pub fn pass(
     } else {
         images
     };
-    let mut runs = ways(&model);
+    let (mut runs, left_out) = ways(&model);
     let mut seen = Vec::with_capacity(count);
     let begun = Instant::now();
     for start in (0..count).step_by(BATCH) {
@@ -146,6 +159,7 @@ pub fn pass(
         grid: config.grid(),
         tokens: config.num_tokens(),
         measured: measured.collect(),
+        left_out,
         batch: BATCH,
         seen,
         dataset,
@@ -153,51 +167,73 @@ pub fn pass(
     })
 }
 
-/// Dense first, then the policy at its first budget, then at its other budgets, then ToMe. A budget that cannot be met is
-/// left out.
-fn ways(model: &Model) -> Vec<Run> {
+/// Dense first, then the policy at its first budget, then at its other budgets, then ToMe. And the budgets that are left out:
+/// those that cannot be met, and those that are too many.
+fn ways(model: &Model) -> (Vec<Run>, Vec<String>) {
     let mut dense = model.clone();
     dense.select(Selection::All);
-    let description = model.description();
-    let mut targets: Vec<Option<f64>> = vec![description.flops.first().copied()];
-    let calibrated = model.budgets().of(model.checkpoint()).0;
-    let others = description.flops.iter().copied();
-    let others = others.chain(calibrated.iter().map(|budget| budget.target_flops));
-    for target in others.map(Some) {
-        if !targets.contains(&target) && targets.len() < BUDGETS {
-            targets.push(target);
-        }
-    }
     let mut runs = vec![Run::new(Way::Dense, None, dense)];
+    let mut left_out = Vec::new();
+    let description = model.description();
     let name = description.policy.name();
     if name == "dense" {
-        return runs;
+        return (runs, left_out);
+    }
+    let (targets, more) = targets(model);
+    if !more.is_empty() {
+        let more: Vec<String> = more.iter().map(|&share| percent(share)).collect();
+        left_out.push(format!(
+            "Not measured, because {BUDGETS} budgets are enough: {}.",
+            more.join(", ")
+        ));
     }
     for target in targets.iter().copied() {
         let mut own = model.clone();
-        match target {
-            // As it was opened.
-            None => runs.push(Run::new(Way::Own, None, own)),
-            Some(share) => {
-                if own.prune_to(share).is_ok() {
-                    runs.push(Run::new(Way::Own, target, own));
-                }
-            }
+        // Without a budget it removes what it did when it was opened.
+        match target.map_or(Ok(()), |share| own.prune_to(share).map(|_| ())) {
+            Ok(()) => runs.push(Run::new(Way::Own, target, own)),
+            Err(error) => left_out.extend(target.map(|share| not_met(name, share, &error))),
         }
     }
     if name != "tome" {
         for share in targets.into_iter().flatten() {
-            let Ok(policy) = PolicyConfig::named("tome") else {
-                continue;
-            };
-            if let Ok(mut tome) = model.clone().with_policy(policy)
-                && tome.prune_to(share).is_ok()
-            {
-                runs.push(Run::new(Way::Tome, Some(share), tome));
+            match tome(model, share) {
+                Ok(tome) => runs.push(Run::new(Way::Tome, Some(share), tome)),
+                Err(error) => left_out.push(not_met("ToMe", share, &error)),
             }
         }
     }
-    runs
+    (runs, left_out)
+}
+
+/// The model's budgets that are measured, and the others. `None` is what it removes without a budget.
+fn targets(model: &Model) -> (Vec<Option<f64>>, Vec<f64>) {
+    let own = &model.description().flops;
+    let calibrated = model.budgets().of(model.checkpoint()).0;
+    let others = calibrated.iter().map(|budget| budget.target_flops);
+    let mut targets = vec![own.first().copied()];
+    for target in own.iter().copied().chain(others).map(Some) {
+        if !targets.contains(&target) {
+            targets.push(target);
+        }
+    }
+    let more = targets.split_off(targets.len().min(BUDGETS));
+    (targets, more.into_iter().flatten().collect())
+}
+
+/// ToMe on the model's weights.
+fn tome(model: &Model, share: f64) -> Result<Model, InferenceError> {
+    let mut tome = model.clone().with_policy(PolicyConfig::named("tome")?)?;
+    tome.prune_to(share)?;
+    Ok(tome)
+}
+
+fn percent(share: f64) -> String {
+    Style::Percent.text(share)
+}
+
+fn not_met(policy: &str, share: f64, error: &InferenceError) -> String {
+    format!("Not measured: {policy} at {}: {error}.", percent(share))
 }
 
 fn run_batch(
@@ -226,8 +262,8 @@ fn run_batch(
             .forward_with(images.clone(), run.model.selection());
         let [_, classes] = output.logits.dims();
         let logits: Vec<f32> = output.logits.into_data().iter::<f32>().collect();
-        run.tally.seconds += begun.elapsed().as_secs_f64();
-        run.tally.timed += batch.len();
+        let seconds = begun.elapsed().as_secs_f64() / batch.len() as f64;
+        run.tally.seconds.push(seconds);
         let reduced = run.model.reductions(&output.trace, batch.len());
         for (place, (logits, reduced)) in logits.chunks_exact(classes).zip(reduced).enumerate() {
             NotFinite::check("logits", logits).map_err(|reason| {

@@ -1,9 +1,13 @@
 //! Accuracy, FLOPs and time: dense, at each budget, and a peer.
 
+use std::path::Path;
+
+use apt_vit_model::printable;
 use maud::{Markup, html};
 use serde_json::Value;
 
 use super::Section;
+use super::interval::half_interval;
 use crate::chart::{Chart, Series};
 use crate::document::Document;
 use crate::folder::Folder;
@@ -98,15 +102,18 @@ fn calibrated(folder: &Folder) -> Option<Markup> {
     }
     let at =
         |index: usize, key: &str, style| document.number(&format!("{start}/{index}/{key}"), style);
+    let accuracy = |index: usize| at(index, "accuracy", Style::Percent);
+    // Without labels there is none.
+    let knows = (0..count).any(|index| accuracy(index).is_some());
     Some(html! {
         h3 { "Calibrated budgets" }
         p.note { "Fitted on held-out images. The table gives the budget that was asked for, and what the model reached on these images." }
         div.scroll { table {
-            thead { tr { th { "asked for" } th { "FLOPs share" } th { "accuracy" } th { "images" } th { "checkpoint" } } }
+            thead { tr { th { "asked for" } th { "FLOPs share" } @if knows { th { "accuracy" } } th { "images" } th { "checkpoint" } } }
             tbody { @for index in 0..count { tr {
                 td { (or_dash(at(index, "target_flops", Style::Percent))) }
                 td { (or_dash(at(index, "flops_share", Style::Percent))) }
-                td { (or_dash(at(index, "accuracy", Style::Percent))) }
+                @if knows { td { (or_dash(accuracy(index))) } }
                 td { (or_dash(at(index, "images", Style::Whole))) }
                 td { (document.text(&format!("{start}/{index}/checkpoint")).unwrap_or_default()) }
             } } }
@@ -131,9 +138,14 @@ fn measured(subject: &Subject, passes: &Passes) -> Markup {
         h3 { "Measured for this report" }
         p.note {
             (passes.seen.len()) " images" @if passes.of > passes.seen.len() { " of " (passes.of) ", drawn at random" } ": " (passes.from)
-            ". All rows are of the same images; times are of the model alone, in turns, in batches of " (passes.batch) ", on the machine that made this page."
+            ". All rows are of the same images. Equal answers and KL(dense || pruned), in nats, compare a row with the dense model. \
+             Times are of the model alone on the machine that made this page, in turns, for the median of its batches of " (passes.batch)
+            ". Compare them with each other, not with times of other batches."
             @if has_peer { " The peer is ToMe on the same weights at the same budget. It needs no training, so a learned policy should beat it." }
             @if passes.labelled { " The 95% interval of an accuracy on so few images is about ±" (Number::computed(interval(passes), Style::Percent)) "." }
+            @if let Some(images) = learned_from(subject, passes) {
+                " The policy learned from " (images) " images at the same path. If there is no test or validation split, some of them may be among these."
+            }
         }
         div.scroll { table {
             thead { tr {
@@ -149,6 +161,7 @@ fn measured(subject: &Subject, passes: &Passes) -> Markup {
                 td { (Number::computed(found.images_per_s, Style::TimePerImage)) }
             } } }
         } }
+        @for sentence in &passes.left_out { p.note { (sentence) } }
         div.charts {
             @for chart in charts(passes, &name) { (chart.figure()) }
         }
@@ -162,8 +175,15 @@ fn interval(passes: &Passes) -> f64 {
         .first()
         .and_then(|dense| dense.accuracy)
         .unwrap_or(0.5);
-    let accuracy = accuracy.clamp(0.02, 0.98);
-    1.96 * (accuracy * (1.0 - accuracy) / passes.seen.len() as f64).sqrt()
+    half_interval(accuracy, passes.seen.len() as f64)
+}
+
+/// From how many images the policy was learned, if these are images of the same place.
+fn learned_from(subject: &Subject, passes: &Passes) -> Option<Number> {
+    let pruning = &subject.folder.pruning;
+    let path = printable(Path::new(pruning.text("/data")?));
+    let number = pruning.number("/learned_from", Style::Whole)?;
+    (path == passes.from).then_some(number)
 }
 
 /// Quality against FLOPs and against time.

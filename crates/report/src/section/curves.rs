@@ -1,9 +1,11 @@
 //! How the training went, step by step.
 
+use apt_rl_trainer::sweep::COLORS;
 use maud::{Markup, html};
+use serde_json::Value;
 
 use super::Section;
-use crate::chart::{COLORS, Chart, Series};
+use crate::chart::{Chart, Series};
 use crate::metrics::Metrics;
 use crate::number::{Style, or_dash};
 use crate::subject::Subject;
@@ -16,9 +18,12 @@ const COLUMNS: [(&str, &str, Style); 4] = [
     ("flops_share", "FLOPs share", Style::Percent),
 ];
 
+/// Batches over which the FLOPs of training are averaged.
+const FLOPS_OF_BATCHES: usize = 20;
+
 pub(super) fn curves(subject: &Subject) -> Option<Section> {
     let metrics = &subject.folder.metrics;
-    let charts = charts(metrics);
+    let charts = charts(metrics, &subject.folder.setting("train"));
     if charts.is_empty() {
         return None;
     }
@@ -31,7 +36,7 @@ pub(super) fn curves(subject: &Subject) -> Option<Section> {
 }
 
 /// Those of which something was logged.
-fn charts(metrics: &Metrics) -> Vec<Chart> {
+fn charts(metrics: &Metrics, settings: &Value) -> Vec<Chart> {
     let percent = |points: Vec<(f64, f64)>| -> Vec<(f64, f64)> {
         points
             .into_iter()
@@ -56,7 +61,10 @@ fn charts(metrics: &Metrics) -> Vec<Chart> {
         Series::marked("held out", metrics.of_epochs("valid", "loss")),
     ];
     let flops = vec![
-        Series::line("training", percent(batches("flops_share"))),
+        Series::line(
+            "training",
+            percent(metrics.mean_of_batches("flops_share", FLOPS_OF_BATCHES)),
+        ),
         Series::marked("held out", held_out("flops_share")),
     ];
     // Training alternates between dense and pruned passes; held-out images show what the policy leaves.
@@ -69,7 +77,8 @@ fn charts(metrics: &Metrics) -> Vec<Chart> {
     let charts = [
         Chart::over_steps("Accuracy on held-out images (%)", accuracy),
         Chart::over_steps("Loss", loss),
-        Chart::over_steps("FLOPs share (% of the dense model's)", flops),
+        Chart::over_steps("FLOPs share (% of the dense model's)", flops)
+            .map(|chart| chart.with_note(in_training(settings))),
         Chart::over_steps(
             "Keep rate after each block of the policy (%)",
             keep.collect(),
@@ -93,6 +102,24 @@ fn charts(metrics: &Metrics) -> Vec<Chart> {
         ),
     ];
     charts.into_iter().flatten().collect()
+}
+
+/// Why the FLOPs of training are not those of held-out images.
+fn in_training(settings: &Value) -> String {
+    let setting = |name: &str| settings[name].as_u64().filter(|&value| value > 0);
+    let mut note = format!(
+        "Training: the mean of the last {FLOPS_OF_BATCHES} batches. The policy's own FLOPs count."
+    );
+    if let Some(steps) = setting("dense_steps") {
+        note += &format!(" The policy removes nothing in the first {steps} steps.");
+    }
+    if let Some(steps) = setting("agent_warmup_steps") {
+        note += &format!(" Then it learns for {steps} steps before it acts.");
+    }
+    if let Some(every) = setting("dense_interval") {
+        note += &format!(" One of every {every} forward passes of the training is dense.");
+    }
+    note
 }
 
 /// As many series as there are colours; if there are more, evenly spaced ones.

@@ -27,7 +27,9 @@ pub(super) fn disagreements(subject: &Subject, drawings: &mut Drawings<'_>) -> O
         whole(changed.iter().filter(is).count())
     };
     let body = html! {
-        p {
+        @if changed.is_empty() {
+            p { "Pruned and dense answers are the same on all " (whole(passes.seen.len())) " images." }
+        } @else { p {
             "Pruned and dense answers differ on " (whole(changed.len())) " of " (whole(passes.seen.len())) " images"
             @if passes.labelled {
                 ": on " (count(true, false)) " pruning made a right answer wrong, on " (count(false, true))
@@ -35,7 +37,7 @@ pub(super) fn disagreements(subject: &Subject, drawings: &mut Drawings<'_>) -> O
             }
             ". "
             @if changed.len() > IMAGES { "Those with the largest KL(dense || pruned):" }
-        }
+        } }
         div.gallery.small { @for seen in changed.iter().take(IMAGES) { (entry(passes, seen, drawings, PANELS)) } }
     };
     Some(Section::new(

@@ -34,7 +34,9 @@ pub(super) fn effort(subject: &Subject, drawings: &mut Drawings<'_>) -> Option<S
     } else {
         html! {
             p { "From " (percent(first.flops_share)) " to " (percent(last.flops_share)) " of the dense FLOPs an image. \
-                 If the policy decides well, cheap images are easy for the dense model, and costly ones are hard." }
+                 If the policy decides well, cheap images are easy for the dense model, and costly ones are hard."
+                @if last.flops_share > 1.0 { " An image from which little is removed can cost more than 100%: the policy's own FLOPs count, too." }
+            }
             (quarters(passes, &by_cost))
             h3 { "The cheapest" }
             div.gallery.small { @for seen in by_cost.iter().take(IMAGES) { (entry(passes, seen, drawings, PANELS)) } }

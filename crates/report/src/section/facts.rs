@@ -8,6 +8,7 @@ use super::Section;
 use crate::document::Document;
 use crate::folder::{CONFIG, Folder, Kind};
 use crate::number::{Number, Style};
+use crate::passes::short;
 use crate::subject::Subject;
 
 /// Classes that are named, at most.
@@ -19,7 +20,7 @@ type Row = (&'static str, Option<Markup>);
 pub(super) fn facts(subject: &Subject) -> Option<Section> {
     let folder = &subject.folder;
     let rows = match folder.kind {
-        Kind::Sweep => of_sweep(&folder.sweep),
+        Kind::Sweep => of_sweep(folder),
         Kind::Run | Kind::Model => of_model(folder),
     };
     let rows: Vec<Row> = rows
@@ -78,14 +79,7 @@ fn of_model(folder: &Folder) -> Vec<Row> {
 
 /// The config, as a document with its keys as pointers.
 fn config(folder: &Folder) -> Document {
-    let parsed = folder
-        .config
-        .as_deref()
-        .and_then(|text| toml::from_str::<Value>(text).ok());
-    Document {
-        file: CONFIG.into(),
-        value: parsed.unwrap_or_default(),
-    }
+    Document::toml(CONFIG, folder.config.as_deref().unwrap_or_default())
 }
 
 fn model(description: &Document) -> Option<Markup> {
@@ -171,11 +165,8 @@ fn images(config: &Document, description: &Document, pruning: &Document) -> Opti
 }
 
 fn classes(description: &Document) -> Option<Markup> {
-    let names: Vec<&str> = description
-        .items("/class_names")
-        .iter()
-        .filter_map(Value::as_str)
-        .collect();
+    let names = description.items("/class_names").iter();
+    let names: Vec<&str> = names.filter_map(Value::as_str).map(short).collect();
     let some = names[..names.len().min(NAMED)].join(", ");
     (!names.is_empty()).then(|| {
         html! {
@@ -204,7 +195,10 @@ fn optimizer(config: &Document) -> Option<Markup> {
     })
 }
 
-fn of_sweep(sweep: &Document) -> Vec<Row> {
+fn of_sweep(folder: &Folder) -> Vec<Row> {
+    let sweep = &folder.sweep;
+    let training = folder.training.clone().unwrap_or_default();
+    let (description, config) = (&training.description, &training.config);
     let text = |pointer: &str| sweep.text(pointer).map(|text| html! { (text) });
     let policies = sweep.value["policies"].as_object();
     let overrides: Vec<&str> = sweep
@@ -213,8 +207,13 @@ fn of_sweep(sweep: &Document) -> Vec<Row> {
         .filter_map(Value::as_str)
         .collect();
     vec![
+        ("model", model(description)),
+        ("FLOPs of an image, dense", dense_flops(description)),
+        ("images", images(config, description, &folder.pruning)),
+        ("classes", classes(description)),
         ("start", text("/start").map(|start| html! { (start) ", its best dense checkpoint" })),
         ("image passes", sweep.number("/passes", Style::Whole).map(|n| html! { (n) " of each training" })),
+        ("optimiser", optimizer(config)),
         ("measured on", text("/measured_on").map(|on| html! { (on) " images" })),
         ("settings of all trainings", (!overrides.is_empty()).then(|| html! { code { (overrides.join(", ")) } })),
         ("policies", policies.map(|policies| html! {

@@ -21,7 +21,7 @@ pub(super) fn gallery(subject: &Subject, drawings: &mut Drawings<'_>) -> Option<
     }
     let chosen = chosen(passes);
     let body = html! {
-        p { "Images drawn at random, not chosen by their results" @if passes.labelled { ", one of each class" } ". Panels further to the right are after deeper blocks." }
+        p { "Images drawn at random, not chosen by their results" @if passes.labelled { ", one of each class" } ". Panels further to the right are after deeper blocks; the first block is block 0." }
         (key())
         // Where there is one panel beside the image, several images stand side by side.
         div.gallery.small[passes.seen[0].layers.len() < 3] { @for seen in chosen { (entry(passes, seen, drawings, PANELS)) } }

@@ -1,8 +1,9 @@
 //! The large numbers at the top: accuracy, cost and speed.
 
-use apt_rl_trainer::sweep::{Cell, DENSE, Group, groups, mean};
+use apt_rl_trainer::sweep::{Cell, DENSE, Group, compare, groups, mean};
 use maud::{Markup, html};
 
+use super::interval::half_interval;
 use super::sweep::trainings;
 use crate::document::Document;
 use crate::folder::Kind;
@@ -90,20 +91,29 @@ fn winners(cells: &[Cell]) -> Option<Markup> {
     let best = budgets.iter().map(|&budget| {
         let own = || others().filter(|group| group.target_flops == budget);
         let most = own().map(accuracy).fold(0.0, f64::max);
-        let names = own()
-            .filter(|group| accuracy(group) == most)
-            .map(|group| group.policy);
-        (budget, names.collect::<Vec<_>>().join(" and "), most)
+        let (first, rest): (Vec<&Group<'_>>, Vec<&Group<'_>>) =
+            own().partition(|group| accuracy(group) == most);
+        // Those whose paired interval holds no difference.
+        let equal = rest.into_iter().filter(|group| {
+            let found = first
+                .first()
+                .and_then(|best| compare(&best.cells, &group.cells));
+            found.is_some_and(|found| !found.is_clear())
+        });
+        let equal: Vec<&str> = equal.map(|group| group.policy).collect();
+        let names: Vec<&str> = first.iter().map(|group| group.policy).collect();
+        (budget, names.join(" and "), most, equal.join(", "))
     });
-    let best: Vec<(f64, String, f64)> = best.collect();
+    let best: Vec<(f64, String, f64, String)> = best.collect();
     let dense = groups
         .iter()
         .find(|group| group.policy == DENSE)
         .map(accuracy);
     (!best.is_empty()).then(|| html! {
         "Most accurate"
-        @for (index, (budget, names, most)) in best.iter().enumerate() {
-            @if index > 0 { "," } " at " (percent(*budget)) " of the dense FLOPs: " b { (names) } ", " (percent(*most))
+        @for (index, (budget, names, most, equal)) in best.iter().enumerate() {
+            @if index > 0 { ";" } " at " (percent(*budget)) " of the dense FLOPs: " b { (names) } ", " (percent(*most))
+            @if !equal.is_empty() { " (" (equal) " may be as accurate)" }
         }
         "." @if let Some(dense) = dense { " Dense: " (percent(dense)) "." }
     })
@@ -135,7 +145,12 @@ fn of_summary(summary: &Document) -> Vec<Tile> {
         .zip(summary.number("/pruned_accuracy", Style::Percent));
     let lost = lost.map_or(String::new(), |(dense, pruned)| {
         let points = 100.0 * (pruned.value - dense.value);
-        format!("{points:+.1} points from dense, {images}")
+        let count = summary.number("/test_images", Style::Whole);
+        let chance = count.map_or(String::new(), |count| {
+            let half = 100.0 * half_interval(pruned.value, count.value);
+            format!("; 95% interval ±{half:.1} points")
+        });
+        format!("{points:+.1} points from dense, {images}{chance}")
     });
     vec![
         Tile::new(

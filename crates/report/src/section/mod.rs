@@ -11,6 +11,7 @@ mod effort;
 mod facts;
 mod gallery;
 mod headline;
+mod interval;
 mod mistakes;
 mod pruning;
 mod sweep;

@@ -1,20 +1,25 @@
 //! Commands to use the folder with.
 
-use apt_vit_model::printable;
 use maud::html;
 
 use super::Section;
 use crate::folder::Kind;
+use crate::shell::quoted;
 use crate::subject::Subject;
+use crate::training::RUNS;
 
 pub(super) fn usage(subject: &Subject) -> Option<Section> {
     let folder = &subject.folder;
-    let path = quoted(&printable(&folder.path));
+    let path = quoted(&folder.path);
+    let training = match &folder.training {
+        Some(training) => quoted(&folder.path.join(&training.folder)),
+        None => format!("{path}/{RUNS}/NAME"),
+    };
     let commands = match folder.kind {
         Kind::Sweep => vec![
             (
-                format!("aptvit report {path}/runs/NAME"),
-                "the page of one of the trainings",
+                format!("aptvit report {training}"),
+                "the page of one of the trainings, with images",
             ),
             (
                 format!("aptvit sweep --out {path} --report-only --reference tome"),
@@ -58,13 +63,4 @@ pub(super) fn usage(subject: &Subject) -> Option<Section> {
         } } }
     };
     Some(Section::new("usage", "Use it", body))
-}
-
-/// Quotes a path for a shell.
-fn quoted(path: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+=:@".contains(c);
-    if !path.is_empty() && path.chars().all(plain) {
-        return path.into();
-    }
-    format!("'{}'", path.replace('\'', "'\\''"))
 }

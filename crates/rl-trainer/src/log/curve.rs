@@ -1,5 +1,7 @@
 //! A curve over a training's steps, in as many points as a terminal can show.
 
+use std::collections::VecDeque;
+
 /// More points than a terminal has columns, in braille dots.
 const MOST: usize = 512;
 
@@ -9,6 +11,9 @@ pub struct Curve {
     /// So many values make a point.
     stride: usize,
     waiting: Vec<(f64, f64)>,
+    /// So many of the last values are averaged.
+    window: usize,
+    last: VecDeque<f64>,
 }
 
 impl Default for Curve {
@@ -20,10 +25,17 @@ impl Default for Curve {
 impl Curve {
     /// One without points.
     pub fn new() -> Self {
+        Self::mean_of_last(1)
+    }
+
+    /// One without points, of the mean of the last `window` values at each step: for values that alternate.
+    pub fn mean_of_last(window: usize) -> Self {
         Self {
             points: Vec::new(),
             stride: 1,
             waiting: Vec::new(),
+            window: window.max(1),
+            last: VecDeque::new(),
         }
     }
 
@@ -32,6 +44,11 @@ impl Curve {
         if !value.is_finite() {
             return;
         }
+        self.last.push_back(value);
+        if self.last.len() > self.window {
+            self.last.pop_front();
+        }
+        let value = self.last.iter().sum::<f64>() / self.last.len() as f64;
         self.waiting.push((step, value));
         if self.waiting.len() < self.stride {
             return;
@@ -62,6 +79,16 @@ fn mean(points: &[(f64, f64)]) -> (f64, f64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn alternating_values_become_their_mean() {
+        let mut curve = Curve::mean_of_last(2);
+        for (step, value) in [0.5, 1.0, 0.5, 1.0].into_iter().enumerate() {
+            curve.push(step as f64, value);
+        }
+        let values: Vec<f64> = curve.points().iter().map(|point| point.1).collect();
+        assert_eq!(values, [0.5, 0.75, 0.75, 0.75]);
+    }
 
     #[test]
     fn a_long_curve_keeps_its_course_in_few_points() {

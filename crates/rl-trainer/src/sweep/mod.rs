@@ -17,7 +17,7 @@ mod summary;
 pub use cell::{Cell, DENSE, Group, groups};
 pub use folder::CellFolder;
 pub use plan::{MeasuredOn, Sweep};
-pub use plot::{Against, plot_png, plot_svg};
+pub use plot::{Against, COLORS, plot_png, plot_svg};
 pub use policy::SweptPolicy;
 pub use run::Stage;
 pub use statistics::{Comparison, Mean, compare, compare_dense, mean};

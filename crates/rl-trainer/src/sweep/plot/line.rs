@@ -7,18 +7,8 @@ use super::super::statistics::{Mean, mean};
 use super::against::Against;
 use super::front::extent;
 use super::marker::Marker;
+use super::palette::COLORS;
 
-/// Okabe and Ito's colours, which the colour-blind tell apart, less the yellow that white swallows.
-const COLORS: [RGBColor; 8] = [
-    RGBColor(0, 114, 178),
-    RGBColor(213, 94, 0),
-    RGBColor(0, 158, 115),
-    RGBColor(204, 121, 167),
-    RGBColor(230, 159, 0),
-    RGBColor(86, 180, 233),
-    RGBColor(110, 110, 110),
-    RGBColor(136, 34, 85),
-];
 /// Pixels between the points of a budget, which all cost nearly the same FLOPs.
 const BESIDE: i32 = 9;
 

@@ -7,12 +7,14 @@ mod front;
 mod legend;
 mod line;
 mod marker;
+mod palette;
 mod shapes;
 
 use super::cell::Cell;
 
 pub use against::Against;
 pub use bitmap::plot_png;
+pub use palette::COLORS;
 
 /// Draws cells as SVG: a line for each policy over its budgets with 95% intervals over seeds, the
 /// dense model, and the Pareto front.

@@ -2,12 +2,14 @@
 
 use std::path::Path;
 
+use apt_vit_model::printable;
+
 /// A path as a shell takes it: in quotes where it holds anything that a shell reads.
 pub fn quoted(path: &Path) -> String {
-    let text = path.to_string_lossy();
+    let text = printable(path);
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+=:@%,".contains(c);
     if !text.is_empty() && text.chars().all(plain) {
-        text.into_owned()
+        text
     } else {
         format!("'{}'", text.replace('\'', r"'\''"))
     }
