@@ -1,26 +1,55 @@
 //! Bars with an estimate.
 
+use std::fmt::Write;
 use std::io::IsTerminal;
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use apt_rl_trainer::duration;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 use crate::table::percent;
 
-/// A bar with an estimate on stderr; hidden where that is no terminal.
+/// How often a bar is drawn where nothing was done.
+const TICK: Duration = Duration::from_millis(500);
+
+/// A bar with an estimate on stderr, there from the beginning; hidden where that is no terminal.
 pub fn progress_bar(total: u64, unit: &str) -> ProgressBar {
     let bar = ProgressBar::new(total);
     if !std::io::stderr().is_terminal() {
         bar.set_draw_target(ProgressDrawTarget::hidden());
+        return bar;
     }
     bar.set_style(style(unit));
+    // The estimate goes on between two batches, which may take a minute.
+    bar.enable_steady_tick(TICK);
     bar
 }
 
-/// A bar that counts units.
+/// A bar that counts units; of percent, `%` and what they are of.
 pub fn style(unit: &str) -> ProgressStyle {
-    let template = format!("{{bar:40}} {{pos}}/{{len}} {unit}, left {{eta}}");
-    ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar())
+    ProgressStyle::with_template(&template(unit))
+        .unwrap_or_else(|_| ProgressStyle::default_bar())
+        .with_key("left", |state: &ProgressState, out: &mut dyn Write| {
+            // What cannot be written is missing in the bar.
+            let _ = out.write_str(&left(state.pos(), state.elapsed(), state.eta()));
+        })
+}
+
+fn template(unit: &str) -> String {
+    let count = if unit.starts_with('%') {
+        format!("{{pos}}{unit}")
+    } else {
+        format!("{{pos}}/{{len}} {unit}")
+    };
+    format!("{{bar:40}} {count}, {{left}}")
+}
+
+/// The estimate; the time so far where nothing is done that it could come from.
+fn left(done: u64, elapsed: Duration, estimate: Duration) -> String {
+    match done {
+        0 => format!("{} so far", duration(elapsed)),
+        _ => format!("left {}", duration(estimate)),
+    }
 }
 
 /// A search for a threshold or a schedule that meets a share of the FLOPs, on stderr: number of tries, the last try's share, and
@@ -57,5 +86,23 @@ impl SearchBar {
 impl Drop for SearchBar {
     fn drop(&mut self) {
         self.bar.finish_and_clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_is_an_estimate_as_soon_as_something_is_done() {
+        let [elapsed, estimate] = [70, 200].map(Duration::from_secs);
+        assert_eq!(left(0, elapsed, estimate), "1m10s so far");
+        assert_eq!(left(64, elapsed, estimate), "left 3m20s");
+    }
+
+    #[test]
+    fn percent_are_counted_without_their_hundred() {
+        assert_eq!(template("images"), "{bar:40} {pos}/{len} images, {left}");
+        assert_eq!(template("% learned"), "{bar:40} {pos}% learned, {left}");
     }
 }

@@ -20,6 +20,9 @@ const QUIT: &str = "\
 
 [c] Go on with the training.";
 
+/// Steps over which the FLOPs of training are averaged: some forward passes are dense, and the others are not.
+const FLOPS_OF_STEPS: usize = 20;
+
 /// From this height on, in lines, the plots have two rows.
 const TWO_ROWS: u16 = 16;
 
@@ -66,7 +69,7 @@ impl View {
             pruned: Curve::new(),
             train_loss: Curve::new(),
             valid_loss: Curve::new(),
-            train_flops: Curve::new(),
+            train_flops: Curve::mean_of_last(FLOPS_OF_STEPS),
             valid_flops: Curve::new(),
             reward: Curve::new(),
         }
@@ -132,7 +135,7 @@ impl View {
             "measuring held-out images"
         };
         let label = format!(
-            "step {:.0} of {}, {doing}, left {}",
+            " step {:.0} of {}, {doing}, left {} ",
             self.step(),
             self.numbers.total_epochs * self.steps_per_epoch,
             self.numbers.left()
@@ -161,7 +164,10 @@ impl View {
         let of_both = |train, valid| vec![("training", train), ("held out", valid)];
         let accuracy = vec![("dense", &self.dense), ("pruned", &self.pruned)];
         let loss = of_both(&self.train_loss, &self.valid_loss);
-        let flops = of_both(&self.train_flops, &self.valid_flops);
+        let flops = vec![
+            ("training, last 20 steps", &self.train_flops),
+            ("held out", &self.valid_flops),
+        ];
         let mut plots = vec![
             plot(" held-out accuracy in % ", accuracy, 1.0, false),
             plot(" loss ", loss, 0.01, false),

@@ -14,6 +14,8 @@ use crate::train::StopRequest;
 
 /// How often a line is printed within an epoch.
 const INTERVAL: Duration = Duration::from_secs(20);
+/// After so long comes the first one: a person wants to know soon how long it will take.
+const FIRST: Duration = Duration::from_secs(3);
 
 /// Shows a training as plain lines on stderr: one every so often, and one for each epoch. A reader that has seen enough, as
 /// in `| head`, stops the training, which saves a checkpoint.
@@ -22,6 +24,8 @@ pub(crate) struct PlainRenderer<W = std::io::Stderr> {
     stop: StopRequest,
     numbers: Numbers,
     last_line: Instant,
+    /// From the last line to the next.
+    wait: Duration,
 }
 
 impl PlainRenderer {
@@ -37,6 +41,7 @@ impl<W: Write> PlainRenderer<W> {
             stop,
             numbers: Numbers::new(),
             last_line: Instant::now(),
+            wait: FIRST,
         }
     }
 
@@ -95,10 +100,11 @@ impl<W: Write + Send + Sync> TrainingProgressLogger for PlainRenderer<W> {
 
     fn update_split(&mut self, items_processed: usize) {
         self.numbers.update_split(items_processed);
-        if !self.numbers.in_training || self.last_line.elapsed() < INTERVAL {
+        if !self.numbers.in_training || self.last_line.elapsed() < self.wait {
             return;
         }
         self.last_line = Instant::now();
+        self.wait = INTERVAL;
         let numbers = &self.numbers;
         let line = format!(
             "  epoch {}/{} {:3.0}%  {}  {:.0} images/s  left {}",
@@ -117,6 +123,7 @@ impl<W: Write + Send + Sync> TrainingProgressLogger for PlainRenderer<W> {
     fn update_epoch(&mut self, epoch: usize) {
         self.numbers.end_epoch(epoch);
         self.last_line = Instant::now();
+        self.wait = INTERVAL;
         let numbers = &self.numbers;
         let line = format!(
             "epoch {epoch}/{}  train: {}  held out: {}  left {}",
@@ -183,6 +190,22 @@ mod tests {
             renderer.update_epoch(1);
             assert_eq!(stop.is_requested(), stops, "{kind}");
         }
+    }
+
+    #[test]
+    fn the_first_line_comes_early_and_the_next_ones_seldom() {
+        let mut renderer = PlainRenderer::to(Vec::new(), StopRequest::default());
+        renderer.start(1, 1, None, None);
+        renderer.start_split("train", 100);
+        renderer.update_split(1);
+        assert!(renderer.out.is_empty(), "nothing is known yet");
+        for items in [2, 3] {
+            renderer.last_line = Instant::now().checked_sub(FIRST).unwrap();
+            renderer.update_split(items);
+        }
+        let text = String::from_utf8(renderer.out).unwrap();
+        assert_eq!(text.lines().count(), 1, "{text}");
+        assert!(text.contains("left "), "{text}");
     }
 
     #[test]
