@@ -1,5 +1,6 @@
 //! Bars with an estimate.
 
+use std::cell::Cell;
 use std::fmt::Write;
 use std::io::IsTerminal;
 use std::time::Duration;
@@ -9,6 +10,8 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 use crate::table::percent;
 
+/// A search ends about so near to its share.
+const NEAR: f64 = 0.001;
 /// How often a bar is drawn where nothing was done.
 const TICK: Duration = Duration::from_millis(500);
 
@@ -52,35 +55,50 @@ fn left(done: u64, elapsed: Duration, estimate: Duration) -> String {
     }
 }
 
-/// A search for a threshold or a schedule that meets a share of the FLOPs, on stderr: number of tries, the last try's share, and
-/// the time. It has no estimate: the search ends as soon as a try is near enough.
+/// A search for a threshold or a schedule that meets a share of the FLOPs, on stderr: number of tries, the last try's share, the
+/// time, and an estimate.
 pub struct SearchBar {
     bar: ProgressBar,
     target: f64,
+    /// How far the best try missed the target.
+    miss: Cell<f64>,
 }
 
 impl SearchBar {
     /// A search for this share of the dense FLOPs.
     pub fn new(target: f64) -> Self {
         let bar = progress_bar(0, "");
-        if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}, {elapsed} so far") {
+        if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}; {elapsed} so far") {
             bar.set_style(style);
         }
         bar.set_message(format!("looking for {} of the FLOPs", percent(target)));
         bar.enable_steady_tick(Duration::from_millis(200));
-        Self { bar, target }
+        let miss = Cell::new(f64::INFINITY);
+        Self { bar, target, miss }
     }
 
     /// Shows one more try and the share that it gave.
     pub fn found(&self, share: f64) {
         self.bar.inc(1);
+        self.miss
+            .set(self.miss.get().min((share - self.target).abs()));
+        let tries = self.bar.position();
+        let left = search_left(tries, self.bar.elapsed(), self.miss.get());
         self.bar.set_message(format!(
-            "looking for {} of the FLOPs: try {} gave {}",
+            "looking for {} of the FLOPs: try {tries} gave {}, left about {}",
             percent(self.target),
-            self.bar.position(),
-            percent(share)
+            percent(share),
+            duration(left)
         ));
     }
+}
+
+/// What a search still takes after so many tries, whose best missed by so much: each try halves the miss, and the last one is
+/// measured once more.
+fn search_left(tries: u64, elapsed: Duration, miss: f64) -> Duration {
+    let each = elapsed.as_secs_f64() / tries.max(1) as f64;
+    let halvings = (miss / NEAR).log2().ceil().clamp(0.0, 30.0);
+    Duration::from_secs_f64(each * (halvings + 1.0))
 }
 
 impl Drop for SearchBar {
@@ -98,6 +116,15 @@ mod tests {
         let [elapsed, estimate] = [70, 200].map(Duration::from_secs);
         assert_eq!(left(0, elapsed, estimate), "1m10s so far");
         assert_eq!(left(64, elapsed, estimate), "left 3m20s");
+    }
+
+    #[test]
+    fn a_search_is_nearly_over_where_a_try_is_near() {
+        let left = |miss| search_left(4, Duration::from_secs(8), miss).as_secs();
+        assert_eq!(left(0.0005), 2);
+        assert_eq!(left(0.008), 8);
+        assert_eq!(left(f64::INFINITY), 62);
+        assert_eq!(left(0.0), 2);
     }
 
     #[test]
