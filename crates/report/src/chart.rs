@@ -61,8 +61,8 @@ pub struct Chart {
 
 /// Percentage points that an axis of percentages spans at least.
 const LEAST: f64 = 5.0;
-/// Percentage points that an axis of costs spans at least: policies of one budget then stand close to each other.
-const LEAST_COST: f64 = 20.0;
+/// The share of the largest cost that an axis of costs spans at least: nearly equal costs then stand close to each other.
+const LEAST_COST: f64 = 0.2;
 /// Points that are no more pixels apart hide each other.
 const HIDDEN: f64 = 6.0;
 
@@ -137,10 +137,11 @@ fn draw(chart: &Chart) -> Result<String, Box<dyn std::error::Error>> {
     let all = || chart.series.iter().flat_map(|series| &series.points);
     let is_over_steps = chart.series.iter().any(|series| !series.marked);
     let beside = if is_over_steps { 0.0 } else { 0.05 };
-    let least_cost = if chart.x.contains('%') {
-        LEAST_COST
-    } else {
+    let costs = all().map(|point| point.0);
+    let least_cost = if is_over_steps {
         0.0
+    } else {
+        LEAST_COST * costs.fold(0.0, f64::max)
     };
     let xs = axis(all().map(|point| point.0), beside, least_cost);
     let mut ys = axis(

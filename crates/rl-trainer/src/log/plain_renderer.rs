@@ -126,10 +126,10 @@ impl<W: Write + Send + Sync> TrainingProgressLogger for PlainRenderer<W> {
         self.wait = INTERVAL;
         let numbers = &self.numbers;
         let line = format!(
-            "epoch {epoch}/{}  train: {}  held out: {}  left {}",
+            "epoch {epoch}/{}  held out: {}  training loss {}  left {}",
             numbers.total_epochs,
-            in_short(&numbers.train),
             in_short(&numbers.valid),
+            numbers.train.loss(),
             numbers.left(),
         );
         self.line(&line);
