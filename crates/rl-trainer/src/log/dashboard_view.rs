@@ -164,14 +164,11 @@ impl View {
         let of_both = |train, valid| vec![("training", train), ("held out", valid)];
         let accuracy = vec![("dense", &self.dense), ("pruned", &self.pruned)];
         let loss = of_both(&self.train_loss, &self.valid_loss);
-        let flops = vec![
-            ("training, last 20 steps", &self.train_flops),
-            ("held out", &self.valid_flops),
-        ];
+        let flops = of_both(&self.train_flops, &self.valid_flops);
         let mut plots = vec![
-            plot(" held-out accuracy in % ", accuracy, 1.0, false),
+            plot(" held-out accuracy % ", accuracy, 1.0, false),
             plot(" loss ", loss, 0.01, false),
-            plot(" FLOPs in % of the dense model's ", flops, 1.0, false),
+            plot(" FLOPs share % ", flops, 1.0, false),
         ];
         // Policies without agents earn nothing.
         if !self.reward.points().is_empty() {
@@ -312,7 +309,7 @@ mod tests {
         let text = drawn(&view(), 110, 30, false);
         for word in [
             "policy apt, FLOPs 50%",
-            "accuracy in %",
+            "held-out accuracy %",
             "dense • pruned",
             "61.3%",
             "58.7%",
@@ -327,7 +324,7 @@ mod tests {
     #[test]
     fn flops_and_reward_have_plots_where_there_is_room() {
         let mut view = view();
-        assert!(drawn(&view, 110, 30, false).contains("FLOPs in % of the dense"));
+        assert!(drawn(&view, 110, 30, false).contains("FLOPs share %"));
         assert!(!drawn(&view, 110, 30, false).contains("reward"));
         view.numbers.start_split("train", 10);
         for reward in [-2e-6, 1e-6] {
@@ -344,6 +341,21 @@ mod tests {
             small.contains("accuracy") && !small.contains("reward"),
             "{small}"
         );
+    }
+
+    #[test]
+    fn titles_of_plots_fit_into_half_of_80_columns() {
+        let mut view = view();
+        view.numbers.start_split("train", 10);
+        view.numbers.train.set("reward/1", 1e-6);
+        view.batch_done(5);
+        let text = drawn(&view, 80, 40, false);
+        for title in [
+            "% ⠶ dense • pruned ",
+            "FLOPs share % ⠶ training • held out ",
+        ] {
+            assert!(text.contains(title), "{title}: {text}");
+        }
     }
 
     #[test]
