@@ -1,7 +1,7 @@
 //! `aptvit prune`
 
 use std::path::{PathBuf, absolute};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -90,26 +90,35 @@ pub fn run(args: &Prune, global: &Global) -> Result<End> {
         stop,
     };
     let bar = progress_bar(args.images.min(images.len()) as u64, "images explored");
-    let (explores, learns) = (AtomicBool::new(false), AtomicBool::new(false));
+    let phase = Mutex::new(String::new());
+    // What is done next is a line of its own; how much of it is done, the bar.
+    let begin = |what: String, unit: &str, all: usize| {
+        let mut phase = phase.lock().unwrap_or_else(PoisonError::into_inner);
+        if *phase != what {
+            bar.suspend(|| eprintln!("{what}"));
+            bar.reset();
+            bar.set_length(all as u64);
+            bar.set_style(style(unit));
+            *phase = what;
+        }
+    };
     let told = |progress: PruneProgress<'_>| match progress {
         PruneProgress::Exploring(done, all) => {
-            if !explores.swap(true, Ordering::Relaxed) {
-                eprintln!("trying schedules of merging on {all} images");
-            }
+            let what = format!("trying schedules of merging on {all} images");
+            begin(what, "images explored", all);
             bar.set_position(done as u64);
         }
         PruneProgress::Learning(share) => {
-            if !learns.swap(true, Ordering::Relaxed) {
-                bar.suspend(|| eprintln!("learning"));
-                bar.set_length(100);
-                bar.reset();
-                bar.set_style(style("% learned"));
-            }
+            begin("learning".into(), "% learned", 100);
             bar.set_position((100.0 * share) as u64);
         }
-        PruneProgress::Measuring(policy) => {
-            bar.finish_and_clear();
-            eprintln!("measuring {policy}");
+        PruneProgress::Fitting(policy, target) => {
+            let what = format!("fitting {policy} to {} of the FLOPs", percent(target));
+            begin(what, "budgets fitted", 1);
+        }
+        PruneProgress::Measuring(policy, done, all) => {
+            begin(format!("measuring {policy}"), "images", all);
+            bar.set_position(done as u64);
         }
     };
     let found = prune(

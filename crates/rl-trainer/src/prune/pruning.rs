@@ -97,7 +97,6 @@ pub fn prune(
         } else {
             config.init(model.config(), device)?
         };
-        progress(PruneProgress::Measuring(name));
         candidates.push(job.fitted(&config, policy, &held_out.take(MEASURED), choosing)?);
         if options.stop.is_requested() {
             return Ok(None);
@@ -192,6 +191,7 @@ impl Job<'_> {
         let settings = self.settings(64);
         let targets = self.options.targets.iter();
         let budgets = targets.map(|&target| {
+            (self.progress)(PruneProgress::Fitting(config.name(), target));
             let found = calibrate(&model, held_out, target, &settings, self.device, |_| ())?;
             Ok(Budget {
                 checkpoint: CHECKPOINT.into(),
@@ -200,7 +200,7 @@ impl Job<'_> {
         });
         let budgets: Vec<Budget> = budgets.collect::<Result<_, TrainerError>>()?;
         let divergence = if choosing {
-            let found = self.evaluate(&model, &budgets, held_out)?;
+            let found = self.evaluate(&model, config.name(), &budgets, held_out)?;
             let moved = found
                 .iter()
                 .skip(1)
@@ -221,22 +221,17 @@ impl Job<'_> {
     fn evaluate(
         &self,
         model: &PruningVit,
+        name: &str,
         budgets: &[Budget],
         images: &ImageDataset,
     ) -> Result<Vec<Evaluation>, TrainerError> {
+        let told = |done| (self.progress)(PruneProgress::Measuring(name, done, images.len()));
         let budgets = budgets.iter();
         let budgets = budgets.map(|budget| (ExecutionMode::Drop, budget.selection.clone()));
         let runs: Vec<_> = std::iter::once((ExecutionMode::Dense, Selection::All))
             .chain(budgets)
             .collect();
-        evaluate_each(
-            model,
-            images,
-            &runs,
-            &self.settings(32),
-            self.device,
-            |_| (),
-        )
+        evaluate_each(model, images, &runs, &self.settings(32), self.device, told)
     }
 
     /// The table: dense, the baseline and the policy, on the same images.
@@ -249,19 +244,17 @@ impl Job<'_> {
     ) -> Result<Vec<PruneRow>, TrainerError> {
         let mut rows = Vec::new();
         if name != BASELINE {
-            (self.progress)(PruneProgress::Measuring(BASELINE));
             let config = PolicyConfig::named(BASELINE)?;
             let policy = config.init(self.packed.config(), self.device)?;
             let baseline = self.fitted(&config, policy, &images.take(1), false)?;
             let model = self.packed.clone();
             let model = PruningVit::new(model.vit, baseline.policy, self.packed.config().clone());
-            let found = self.evaluate(&model, &baseline.budgets, images)?;
+            let found = self.evaluate(&model, BASELINE, &baseline.budgets, images)?;
             let targets = baseline.budgets.iter().map(|budget| budget.target_flops);
             let found = found.iter().skip(1).zip(targets);
             rows.extend(found.map(|(found, target)| row(BASELINE, Some(target), found)));
         }
-        (self.progress)(PruneProgress::Measuring(name));
-        let found = self.evaluate(&pruned.clone().prepack(), budgets, images)?;
+        let found = self.evaluate(&pruned.clone().prepack(), name, budgets, images)?;
         let targets = budgets.iter().map(|budget| Some(budget.target_flops));
         let names = std::iter::once(("dense", None)).chain(targets.map(|target| (name, target)));
         let own = names.zip(&found);

@@ -40,8 +40,10 @@ pub enum PruneProgress<'a> {
     Exploring(usize, usize),
     /// Gates learn: the share that is over.
     Learning(f64),
-    /// This policy is fitted and measured.
-    Measuring(&'a str),
+    /// This policy is fitted to this share of the dense FLOPs.
+    Fitting(&'a str, f64),
+    /// This policy is measured: images so far, and in all.
+    Measuring(&'a str, usize, usize),
 }
 
 /// Refuses what would fail at the end of a long job.
