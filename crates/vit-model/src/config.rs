@@ -94,7 +94,7 @@ impl VitConfig {
     /// Tokens before the patches, which are never removed: CLS, and the distillation token where
     /// there is one.
     pub fn num_prefix_tokens(&self) -> usize {
-        usize::from(self.num_classes > 0) + usize::from(self.distillation.is_some())
+        1 + usize::from(self.distillation.is_some())
     }
 
     /// Tokens of an image before any is removed: those before the patches, and every patch.
@@ -134,7 +134,8 @@ impl VitConfig {
 
     /// Classification heads.
     pub(crate) fn num_heads_on_top(&self) -> usize {
-        1 + usize::from(self.distillation == Some(Distillation::TokenAndHead))
+        usize::from(self.num_classes > 0)
+            + usize::from(self.distillation == Some(Distillation::TokenAndHead))
     }
 }
 

@@ -42,7 +42,7 @@ fn model(device: &Device) -> Vit {
     };
     let vit = config.init(device).unwrap();
     let normal = Distribution::Normal(0.0, 0.09);
-    vit.map_head(|weight| weight.random_like(normal))
+    vit.map_head(|weight| Tensor::random(weight.shape(), normal, device))
 }
 
 fn images(count: usize, device: &Device) -> Tensor<4> {

@@ -2,6 +2,8 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use apt_inference::{CheckpointFolder, CheckpointSet, partial, publish, remove_checked};
 use apt_vit_model::printable;
@@ -106,10 +108,13 @@ impl CheckpointWriter {
 
     /// burn-train's checkpointers for the three parts, which resume from `resume`.
     pub fn checkpointers(&self, resume: Option<&CheckpointSet>) -> [RunCheckpointer; 3] {
+        let unneeded = Arc::default();
         PARTS.map(|part| RunCheckpointer {
             folder: self.folder.path().to_path_buf(),
             part,
             resume: resume.map(|set| set.file(part)),
+            saved: AtomicUsize::new(0),
+            unneeded: Arc::clone(&unneeded),
         })
     }
 }
@@ -123,15 +128,40 @@ fn save<R: Checkpoint>(record: R, path: &Path) -> Result<(), String> {
 }
 
 /// A checkpointer that resumes from wherever it is told to. A record's file is there as a whole or not at all.
+///
+/// burn-train saves the three parts in a thread each. A file that a new epoch makes unneeded goes when all parts of that epoch
+/// are there: a kill in between leaves the best epoch before.
 pub(crate) struct RunCheckpointer {
     folder: PathBuf,
     part: &'static str,
     resume: Option<PathBuf>,
+    /// The last epoch whose part was saved; 0 is none.
+    saved: AtomicUsize,
+    /// Files that go, and the epoch that has to be whole before; of all three parts.
+    unneeded: Arc<Mutex<Vec<(usize, PathBuf)>>>,
 }
 
 impl RunCheckpointer {
     fn path(&self, epoch: usize) -> PathBuf {
-        self.folder.join(format!("{}-{epoch}.bpk", self.part))
+        self.path_of(self.part, epoch)
+    }
+
+    fn path_of(&self, part: &str, epoch: usize) -> PathBuf {
+        self.folder.join(format!("{part}-{epoch}.bpk"))
+    }
+
+    fn is_whole(&self, epoch: usize) -> bool {
+        epoch == 0 || PARTS.iter().all(|part| self.path_of(part, epoch).is_file())
+    }
+
+    /// Removes what is unneeded now.
+    fn remove_unneeded(&self) -> Result<(), CheckpointerError> {
+        let mut unneeded = self.unneeded.lock().unwrap_or_else(PoisonError::into_inner);
+        let gone = unneeded.extract_if(.., |(after, _)| self.is_whole(*after));
+        for (_, path) in gone {
+            remove_checked(&path).map_err(|error| named(&path, error))?;
+        }
+        Ok(())
     }
 }
 
@@ -143,12 +173,17 @@ impl<R: Checkpoint> Checkpointer<R> for RunCheckpointer {
     fn save(&self, epoch: usize, record: R) -> Result<(), CheckpointerError> {
         let path = self.path(epoch);
         fs::create_dir_all(&self.folder).map_err(|error| named(&self.folder, error))?;
-        save(record, &path).map_err(|error| named(&path, error))
+        save(record, &path).map_err(|error| named(&path, error))?;
+        self.saved.store(epoch, Ordering::Relaxed);
+        self.remove_unneeded()
     }
 
     fn delete(&self, epoch: usize) -> Result<(), CheckpointerError> {
-        let path = self.path(epoch);
-        remove_checked(&path).map_err(|error| named(&path, error))
+        let after = self.saved.load(Ordering::Relaxed);
+        let mut unneeded = self.unneeded.lock().unwrap_or_else(PoisonError::into_inner);
+        unneeded.push((after, self.path(epoch)));
+        drop(unneeded);
+        self.remove_unneeded()
     }
 
     fn restore(&self, epoch: usize) -> Result<R, CheckpointerError> {
@@ -215,4 +250,39 @@ fn check_readable(set: &CheckpointSet) -> Result<(), TrainerError> {
     OptimizerRecord::load(set.file("optim")).map_err(|error| failed("optim", &error))?;
     LrSchedulerRecord::load(set.file("scheduler")).map_err(|error| failed("scheduler", &error))?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::module::Module;
+    use burn::nn::LinearConfig;
+    use burn::tensor::Device;
+
+    #[test]
+    fn a_kill_while_a_new_best_epoch_is_saved_leaves_the_best_one_before() {
+        let folder = tempfile::tempdir().unwrap();
+        let writer = CheckpointWriter::new(folder.path().to_path_buf(), 1);
+        let parts = writer.checkpointers(None);
+        let save = |part: &RunCheckpointer, epoch| {
+            let record = LinearConfig::new(1, 1)
+                .init(&Device::default())
+                .into_record();
+            part.save(epoch, record).unwrap();
+        };
+        let delete = |part: &RunCheckpointer| {
+            Checkpointer::<ModuleRecord>::delete(part, 1).unwrap();
+        };
+        parts.iter().for_each(|part| save(part, 1));
+        let [model, optimizer, scheduler] = &parts;
+        for part in [model, optimizer] {
+            save(part, 2);
+            delete(part);
+            assert!(part.path(1).is_file());
+        }
+        save(scheduler, 2);
+        assert!(!model.path(1).exists() && !optimizer.path(1).exists());
+        delete(scheduler);
+        assert!(!scheduler.path(1).exists());
+    }
 }

@@ -208,7 +208,6 @@ mod tests {
                 ("mlp_dim", refused(|c| c.mlp_dim = absurd)),
                 ("hidden_size", refused(|c| c.hidden_size = absurd)),
                 ("num_heads", refused(|c| c.num_heads = absurd)),
-                ("num_classes", refused(|c| c.num_classes = absurd)),
                 ("patch_size", refused(|c| c.patch_size = absurd)),
                 (
                     "image_size",
@@ -219,6 +218,17 @@ mod tests {
                 assert!(message.contains(&said), "{message}");
             }
         }
+    }
+
+    #[test]
+    fn a_model_without_classes_can_be_and_one_of_absurdly_many_cannot() {
+        let message = refused(|config| config.num_classes = 1 << 31);
+        assert!(message.contains("num_classes = 2147483648"), "{message}");
+        let none = VitConfig {
+            num_classes: 0,
+            ..VitPreset::Tiny32.config()
+        };
+        assert!(none.init(&Device::default()).unwrap().head.is_none());
     }
 
     #[test]
