@@ -180,11 +180,6 @@ impl<'a> Probe<'a> {
         }
     }
 
-    /// Was nothing decided in the pass? Then nothing in it has a gradient on the probe's account.
-    pub fn is_idle(&self) -> bool {
-        self.masks.borrow().is_empty() && self.shifts.borrow().is_empty()
-    }
-
     /// The rewards of each block's decision.
     ///
     /// - Dropped: the derivative by the token's weight as a key.

@@ -128,7 +128,11 @@ pub fn learn_sensitivity(
             check_finite(answers.logits.clone(), &batch.indices, &images)?;
             let directions = directions(answers.logits, Answers::of(config), &mut rng);
             let rewards = rewards(&vit, &acting, &selection, batch.images, directions)?;
-            seen.push_back(rewards);
+            // Where every pair merges, as in a small model at its least budget, nothing is left to judge.
+            let known = |(_, rewards): &Rewards| rewards.iter().any(Option::is_some);
+            if rewards.iter().any(known) {
+                seen.push_back(rewards);
+            }
             if seen.len() > settings.replayed {
                 seen.pop_front();
             }
@@ -192,10 +196,6 @@ fn rewards(
         reducer: Some(&probe),
     };
     let logits = vit.forward(images.autodiff(), settings).logits;
-    // At a budget close to all FLOPs a small model merges nothing.
-    if probe.is_idle() {
-        return Ok(Vec::new());
-    }
     let loss = (logits * directions.autodiff()).sum() / count;
     Ok(probe.rewards(&loss.backward(), 1.0))
 }
