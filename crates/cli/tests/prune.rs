@@ -133,6 +133,9 @@ fn a_model_without_a_head_is_pruned_by_its_features() {
     let auto = prune("auto", &root.path().join("auto"));
     assert!(auto["why"].as_str().unwrap().contains("cosine"), "{auto}");
 
+    let page = std::fs::read_to_string(out.join("report.html")).unwrap();
+    assert!(page.contains("have a cosine of") && !page.contains("equal answers"));
+
     let (out, data) = (text(&out), text(&data));
     let eval = [
         "eval", "--run", out, "--data", data, "--flops", "0.8", "--json",

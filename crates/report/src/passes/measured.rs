@@ -26,7 +26,7 @@ pub struct Measured {
     pub kl: f64,
     /// Counted FLOPs as a share of the dense model's, mean.
     pub flops_share: f64,
-    /// Timed in turns with the others: that of the median batch, which other work on the machine changes least.
+    /// Of the median batch. Batches take turns with those of the other ways.
     pub images_per_s: f64,
 }
 

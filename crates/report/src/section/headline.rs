@@ -73,7 +73,13 @@ fn sentence(subject: &Subject) -> Option<Markup> {
     }
     let own = own_row(pruning)?;
     let percent = |key: &str| pruning.number(&format!("/rows/{own}/{key}"), Style::Percent);
-    let (share, equal) = (percent("flops_share")?, percent("equal_answers")?);
+    let share = percent("flops_share")?;
+    if let Some(cosine) = pruning.number(&format!("/rows/{own}/cosine"), Style::Digits(4)) {
+        return Some(html! {
+            "With " (share) " of the dense model's compute, its features and the dense model's have a cosine of " (cosine) "."
+        });
+    }
+    let equal = percent("equal_answers")?;
     Some(
         html! { "With " (share) " of the dense model's compute, it gives the dense model's answer for " (equal) " of the images." },
     )
@@ -236,6 +242,11 @@ fn of_pruning(pruning: &Document) -> Vec<Tile> {
             "KL divergence",
             at("kl", Style::Digits(4)),
             "KL(dense || pruned) in nats, mean",
+        ),
+        Tile::new(
+            "Cosine",
+            at("cosine", Style::Digits(4)),
+            "of dense and pruned features, mean",
         ),
         Tile::new(
             "Times as fast",

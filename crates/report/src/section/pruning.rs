@@ -16,19 +16,30 @@ pub(super) fn pruning(subject: &Subject) -> Option<Section> {
     let at = |index: usize, key: &str, style| {
         or_dash(pruning.number(&format!("/rows/{index}/{key}"), style))
     };
+    // A model without classes answers with features.
+    let features = rows.iter().any(|row| row["cosine"].is_number());
+    let compared = if features {
+        "Cosine of dense and pruned features"
+    } else {
+        "Equal answers and KL(dense || pruned), in nats"
+    };
     let body = html! {
         @if let Some(why) = pruning.text("/why") {
             p { "Policy " b { (pruning.text("/policy").unwrap_or_default()) } ": " (why) "." }
         }
-        p.note { "Equal answers and KL(dense || pruned), in nats, on images held out from learning; FLOPs are counted, times are measured." }
+        p.note { (compared) ", on images held out from learning; FLOPs are counted, times are measured." }
         div.scroll { table {
-            thead { tr { th { "policy" } th { "asked for" } th { "FLOPs share" } th { "equal answers" } th { "KL" } th { "time an image" } th { "images/s" } } }
+            thead { tr { th { "policy" } th { "asked for" } th { "FLOPs share" }
+                @if features { th { "cosine" } } @else { th { "equal answers" } th { "KL" } }
+                th { "time an image" } th { "images/s" } } }
             tbody { @for (index, row) in rows.iter().enumerate() { tr {
                 th scope="row" { (row["policy"].as_str().unwrap_or("?")) }
                 td { (at(index, "target_flops", Style::Percent)) }
                 td { (at(index, "flops_share", Style::Percent)) }
-                td { (at(index, "equal_answers", Style::Percent)) }
-                td { (at(index, "kl", Style::Digits(4))) }
+                @if features { td { (at(index, "cosine", Style::Digits(4))) } } @else {
+                    td { (at(index, "equal_answers", Style::Percent)) }
+                    td { (at(index, "kl", Style::Digits(4))) }
+                }
                 td { (at(index, "images_per_s", Style::TimePerImage)) }
                 td { (at(index, "images_per_s", Style::Digits(1))) }
             } } }
@@ -38,7 +49,7 @@ pub(super) fn pruning(subject: &Subject) -> Option<Section> {
     Some(Section::new("pruning", "What pruning found", body))
 }
 
-/// Equal answers and divergence against FLOPs.
+/// What was compared against FLOPs.
 fn charts(rows: &[serde_json::Value]) -> Vec<Chart> {
     let mut names: Vec<&str> = Vec::new();
     for name in rows.iter().filter_map(|row| row["policy"].as_str()) {
@@ -72,6 +83,7 @@ fn charts(rows: &[serde_json::Value]) -> Vec<Chart> {
             of("equal_answers", 100.0),
         ),
         chart("KL(dense || pruned) in nats against FLOPs", of("kl", 1.0)),
+        chart("Cosine of features against FLOPs", of("cosine", 1.0)),
     ];
     charts.into_iter().flatten().collect()
 }
