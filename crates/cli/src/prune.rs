@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use apt_data::{DataSource, Progress};
-use apt_inference::Model;
+use apt_inference::Export;
 use apt_report::Pruning;
 use apt_rl_trainer::prune::{AUTO, PruneOptions, PruneProgress, PruneReport, prune};
 use apt_rl_trainer::{StopRequest, duration, locate_weights};
@@ -72,8 +72,8 @@ pub fn run(args: &Prune, global: &Global) -> Result<End> {
     } else {
         locate_weights(&args.model, Progress::Bar).context("--model")?
     };
-    let (mut model, mut description) =
-        Model::open_unpacked(&path, args.checkpoint.into(), &device)?;
+    let (mut model, opened) = Export::open(&path, args.checkpoint.into(), &device)?;
+    let mut description = opened.description;
     if let Some(precision) = global.dtype {
         model = model.with_precision(precision)?;
         description.dtype = precision;

@@ -10,6 +10,8 @@ use std::f32::consts::{PI, TAU};
 /// Centres stand at multiples of the side by this, which spares a small ViT from learning each
 /// figure at each offset from its patches.
 const LATTICE: u32 = 8;
+/// What a figure measures at most, as a share of the image's side, where nobody says otherwise.
+pub(crate) const LARGEST_FIGURE: f64 = 0.55;
 /// A patch with at least this share of figure pixels is foreground.
 const FOREGROUND_SHARE: f32 = 0.1;
 
@@ -105,7 +107,7 @@ struct Placed {
 
 impl Placed {
     fn random(figure: Figure, largest: f32, rng: &mut Rng) -> Self {
-        let scale = rng.random_range(0.4..0.55f32) / 2.0 * (largest / 0.55);
+        let scale = rng.random_range(0.4..0.55f32) / 2.0 * (largest / LARGEST_FIGURE as f32);
         // A figure may just touch the border.
         let nearest = (0.95 * scale * LATTICE as f32).ceil() as u32;
         let place = |place: u32| place as f32 / LATTICE as f32;

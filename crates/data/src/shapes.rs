@@ -4,19 +4,18 @@
 
 use crate::dataset::{Content, StoredImage};
 use crate::figure::Figure;
-use crate::shape_image::{ShapeImage, Split};
+use crate::shape_image::{LARGEST_FIGURE, ShapeImage, Split};
 use crate::{DataError, ImageDataset, Progress, Splits};
 use rayon::prelude::*;
 
 /// Images up to this side are generated when the dataset is loaded, and kept.
 const KEPT_SIDE: u32 = 64;
 
-/// Figures of this share of the image's side fit into it; smaller ones are harder.
-pub(crate) const LARGEST_FIGURE: f64 = 0.55;
+/// A smaller figure is some pixels that nobody could name.
 const SMALLEST_FIGURE: f64 = 0.05;
 
-/// Makes both splits: image `i` of a split is a pure function of seed, split, `i` and size, and
-/// its class is `i` modulo the number of classes.
+/// Makes both splits: image `i` of a split is a pure function of seed, split, `i`, size and
+/// `figure`, and its class is `i` modulo the number of classes.
 pub(crate) fn load(
     size: u32,
     figure: f64,

@@ -67,7 +67,7 @@ mod default {
     }
 
     pub fn figure() -> f64 {
-        crate::shapes::LARGEST_FIGURE
+        crate::shape_image::LARGEST_FIGURE
     }
 
     pub fn train() -> usize {

@@ -8,7 +8,6 @@ use burn::prelude::*;
 
 use crate::answer::{TokenOf, probabilities};
 use crate::budgets::{Budget, Budgets};
-use crate::checkpoints::Choice;
 use crate::description::Description;
 use crate::opening::{ModelSource, OpenOptions, Parts};
 use crate::{
@@ -58,21 +57,6 @@ impl Model {
             Parts::open(path, options.checkpoint, device)?,
             options.precision,
         )
-    }
-
-    /// Model and policy of [`open`](Self::open) as they are loaded, not laid out for inference: to be changed and exported.
-    /// And what they say of themselves.
-    ///
-    /// # Errors
-    ///
-    /// As [`open`](Self::open).
-    pub fn open_unpacked(
-        path: &Path,
-        choice: Choice,
-        device: &Device,
-    ) -> Result<(PruningVit, Description), InferenceError> {
-        let parts = Parts::open(path, choice, device)?;
-        Ok((parts.pruning, parts.description))
     }
 
     /// The files of an exported folder from memory: `aptvit.json`, `model.safetensors`, `config.json` and
@@ -277,7 +261,8 @@ impl Model {
         self.pruning.run(images, mode, &self.selection, &seeds)
     }
 
-    /// The `top` most probable classes of each image, and what it cost to find them; or that its logits are no numbers.
+    /// The `top` most probable classes of each image, or without a head its features, and what it cost to find them; or that
+    /// these are no numbers.
     pub fn classify(&self, images: &[RgbImage], top: usize) -> Vec<Result<Answer, NotFinite>> {
         if images.is_empty() {
             return Vec::new();

@@ -31,8 +31,8 @@ pub struct OpenOptions {
 }
 
 impl Export {
-    /// A run, an exported folder or published weights, not laid out for inference: to be exported again, with the budgets of
-    /// the chosen checkpoint.
+    /// A run, an exported folder or published weights, not laid out for inference: to be changed and exported again. With the
+    /// budgets of the chosen checkpoint.
     ///
     /// # Errors
     ///

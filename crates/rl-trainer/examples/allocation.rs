@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use apt_data::{DataSource, ImageDataset, Progress};
-use apt_inference::{Choice, Model, PruningVit};
+use apt_inference::{Choice, Export, PruningVit};
 use apt_pruning_agent::{Gates, PolicyConfig, Selection};
 use apt_rl_trainer::prune::{
     Allocated, Classroom, Explored, LearningSettings, allocate_at, explore, fit_price, frequencies,
@@ -40,8 +40,8 @@ fn main() -> Result<(), Failure> {
         .collect::<Result<_, _>>()?;
     let (seeds, minutes): (u64, f64) = (seeds.parse()?, minutes.parse()?);
     let device = Device::default();
-    let (model, description) =
-        Model::open_unpacked(Path::new(weights), Choice::default(), &device)?;
+    let (model, opened) = Export::open(Path::new(weights), Choice::default(), &device)?;
+    let description = opened.description;
     let model = model.prepack();
     let settings = EvaluationSettings {
         selection: Selection::All,

@@ -13,7 +13,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use apt_data::{DataSource, ImageDataset, Progress};
-use apt_inference::{Choice, Model, PruningVit};
+use apt_inference::{Choice, Export, PruningVit};
 use apt_pruning_agent::{PolicyConfig, Selection};
 use apt_rl_trainer::prune::{FrozenModel, SensitivitySettings, learn_sensitivity};
 use apt_rl_trainer::{EvaluationSettings, ExperimentConfig, calibrate, evaluate_each};
@@ -56,8 +56,8 @@ fn main() -> Result<(), Failure> {
     let (images, tested, seeds): (usize, usize, u64) =
         (images.parse()?, tested.parse()?, seeds.parse()?);
     let device = Device::default();
-    let (model, description) =
-        Model::open_unpacked(Path::new(weights), Choice::default(), &device)?;
+    let (model, opened) = Export::open(Path::new(weights), Choice::default(), &device)?;
+    let description = opened.description;
     let all = shuffled(&to_learn(Path::new(learn))?);
     let rest: Vec<usize> = (images..all.len()).collect();
     let test = |name: &str| -> Result<(String, ImageDataset), Failure> {

@@ -134,8 +134,10 @@ impl VitConfig {
 
     /// Classification heads.
     pub(crate) fn num_heads_on_top(&self) -> usize {
-        usize::from(self.num_classes > 0)
-            + usize::from(self.distillation == Some(Distillation::TokenAndHead))
+        if self.num_classes == 0 {
+            return 0;
+        }
+        1 + usize::from(self.distillation == Some(Distillation::TokenAndHead))
     }
 }
 

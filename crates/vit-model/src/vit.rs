@@ -7,8 +7,8 @@ use burn::prelude::*;
 use crate::encoder::run_blocks;
 use crate::precision::widen;
 use crate::{
-    Block, BlockConfig, Distillation, Encoded, LayerTrace, PatchEmbedding, Precision, RunSettings,
-    TokenBatch, VitConfig, VitError,
+    Block, BlockConfig, Encoded, LayerTrace, PatchEmbedding, Precision, RunSettings, TokenBatch,
+    VitConfig, VitError,
 };
 
 /// A pre-norm Vision Transformer (Dosovitskiy et al., "An Image is Worth 16x16 Words", 2021),
@@ -45,7 +45,7 @@ impl Vit {
             head.bias = Some(Initializer::Zeros.init([config.num_classes], device));
             head
         };
-        let distilled = config.distillation == Some(Distillation::TokenAndHead);
+        let heads = config.num_heads_on_top();
         let block = BlockConfig::new(config.clone());
         Self {
             embedding: PatchEmbedding::new(config, device),
@@ -53,8 +53,8 @@ impl Vit {
             norm: LayerNormConfig::new(config.hidden_size)
                 .with_epsilon(config.layer_norm_eps)
                 .init(device),
-            head: (config.num_classes > 0).then(head),
-            distillation_head: distilled.then(head),
+            head: (heads > 0).then(head),
+            distillation_head: (heads > 1).then(head),
         }
     }
 

@@ -207,6 +207,7 @@ fn explore_batch(
             .iter()
             .map(|(fidelity, image)| fidelity.divergence_of_images()[*image].max(0.0) as f32)
             .collect(),
+        // Without classes no answers are equal.
         equal: pairs
             .iter()
             .map(|(fidelity, image)| fidelity.equal_of_images().get(*image).copied())
