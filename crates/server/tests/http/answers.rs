@@ -1,10 +1,12 @@
 //! What the server answers to sound requests.
 
 use crate::common::testing::{picture, png, tiny_model};
-use crate::common::{start, usual};
+use crate::common::{start, start_model, usual};
+use apt_inference::Model;
 use apt_server::{Settings, Usual};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use burn::tensor::Device;
 use image::ImageFormat;
 use serde_json::{Value, json};
 
@@ -284,4 +286,23 @@ fn pruned_answers_are_sampled_and_compared_with_dense_ones() {
             .text()
             .contains("aptvit_fidelity_kl_nats{model=\"tiny\"}")
     );
+}
+
+#[test]
+fn a_model_without_a_head_embeds_alone() {
+    let weights = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../vit-model/tests/fixtures/hf-dinov2"
+    );
+    let model = Model::open(weights.as_ref(), &Device::default()).unwrap();
+    let server = start_model(model, Settings::default(), None);
+    let refused = server.classify("", &png(40, 40));
+    assert_eq!(refused.status, 422);
+    assert!(refused.text().contains("embedding"), "{}", refused.text());
+    let embedded = server.post("/v1/models/tiny/embed", "image/png", &png(40, 40));
+    let embedding = &embedded.json()["results"][0]["embedding"];
+    assert_eq!(embedding.as_array().unwrap().len(), 16);
+    let outputs = &server.get("/v2/models/tiny").json()["outputs"];
+    assert_eq!(outputs.as_array().unwrap().len(), 1);
+    assert_eq!(outputs[0]["name"], "embedding");
 }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use apt_inference::Model;
 use apt_server::{Server, Service, Settings, TlsFiles};
 use serde_json::Value;
 use tokio::sync::oneshot;
@@ -29,7 +30,12 @@ pub fn start(settings: Settings) -> Running {
 
 /// The same, over TLS where there are a certificate and a key.
 pub fn start_with(settings: Settings, tls: Option<TlsFiles>) -> Running {
-    let service = Service::new(vec![("tiny".into(), testing::tiny_model())], settings).unwrap();
+    start_model(testing::tiny_model(), settings, tls)
+}
+
+/// The same of another model, which is called `tiny`, too.
+pub fn start_model(model: Model, settings: Settings, tls: Option<TlsFiles>) -> Running {
+    let service = Service::new(vec![("tiny".into(), model)], settings).unwrap();
     let served = Arc::clone(&service);
     let (tell, told) = std::sync::mpsc::channel();
     let (stop, stopped) = oneshot::channel::<()>();
