@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use crate::host::read;
 use crate::precision::widen;
-use crate::{Sequences, kernels};
+use crate::{Precision, Sequences, kernels};
 
 /// Configuration of an [`Attention`] layer.
 #[derive(Config, Debug)]
@@ -52,47 +52,45 @@ impl Attention {
     /// - `tokens`: `[rows, hidden]`
     /// - `key_mask`: `[rows]`, what each row weighs as a key (see
     ///   [`TokenBatch::key_mask`](crate::TokenBatch::key_mask))
+    /// - `residual`: `[rows, hidden]`, added to the output
     /// - output: `([rows, hidden], [rows, 3 * hidden])`, the second being queries, keys and values
     pub fn forward(
         &self,
         tokens: Tensor<2>,
         sequences: &Sequences,
         key_mask: Option<&Tensor<1>>,
-    ) -> (Tensor<2>, Tensor<2>) {
-        self.forward_onto(tokens, sequences, key_mask, None)
-    }
-
-    /// As [`forward`](Self::forward); where there is a `residual`, it is added to the first.
-    pub(crate) fn forward_onto(
-        &self,
-        tokens: Tensor<2>,
-        sequences: &Sequences,
-        key_mask: Option<&Tensor<1>>,
         residual: Option<Tensor<2>>,
+        precision: Precision,
     ) -> (Tensor<2>, Tensor<2>) {
-        let (heads, qkv) = self.heads(tokens, sequences, key_mask);
-        (self.project(heads, residual), qkv)
+        let (heads, qkv) = self.heads(tokens, sequences, key_mask, precision);
+        (self.project(heads, residual, precision), qkv)
     }
 
-    /// As [`forward_onto`](Self::forward_onto), where every image has `count` tokens. `bias`, `[images, count]`, is added
+    /// As [`forward`](Self::forward), where every image has `count` tokens. `bias`, `[images, count]`, is added
     /// to everyone's attention scores for each of them.
-    pub(crate) fn forward_uniformly_onto(
+    pub(crate) fn forward_uniformly(
         &self,
         tokens: Tensor<2>,
         count: usize,
         bias: Option<Tensor<2>>,
         residual: Option<Tensor<2>>,
+        precision: Precision,
     ) -> (Tensor<2>, Tensor<2>) {
-        let qkv = kernels::linear(&self.qkv, tokens);
+        let qkv = kernels::linear(&self.qkv, tokens, precision);
         let heads = kernels::uniform_attention(qkv.clone(), bias, count, self.num_heads);
-        (self.project(heads, residual), qkv)
+        (self.project(heads, residual, precision), qkv)
     }
 
     /// The heads' projection, onto `residual` where there is one.
-    fn project(&self, heads: Tensor<2>, residual: Option<Tensor<2>>) -> Tensor<2> {
+    fn project(
+        &self,
+        heads: Tensor<2>,
+        residual: Option<Tensor<2>>,
+        precision: Precision,
+    ) -> Tensor<2> {
         match residual {
-            Some(residual) => kernels::linear_add(&self.output, heads, None, residual),
-            None => kernels::linear(&self.output, heads),
+            Some(residual) => kernels::linear_add(&self.output, heads, None, residual, precision),
+            None => kernels::linear(&self.output, heads, precision),
         }
     }
 
@@ -102,8 +100,9 @@ impl Attention {
         tokens: Tensor<2>,
         sequences: &Sequences,
         key_mask: Option<&Tensor<1>>,
+        precision: Precision,
     ) -> (Tensor<2>, Tensor<2>) {
-        let qkv = kernels::linear(&self.qkv, tokens);
+        let qkv = kernels::linear(&self.qkv, tokens, precision);
         let (queries, spans) = (qkv.clone(), sequences.spans());
         let heads = match key_mask {
             None => kernels::attention(queries, spans, self.num_heads),

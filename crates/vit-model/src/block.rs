@@ -32,23 +32,32 @@ impl Mlp {
     }
 
     /// `[rows, hidden]` to `[rows, hidden]`.
-    pub fn forward(&self, tokens: Tensor<2>) -> Tensor<2> {
-        let inner = self.inner(tokens);
-        self.dropout.forward(kernels::linear(&self.contract, inner))
+    pub fn forward(&self, tokens: Tensor<2>, precision: Precision) -> Tensor<2> {
+        let inner = self.inner(tokens, precision);
+        let output = kernels::linear(&self.contract, inner, precision);
+        self.dropout.forward(output)
     }
 
     /// `residual + mlp(tokens)`.
-    fn forward_onto(&self, tokens: Tensor<2>, residual: Tensor<2>) -> Tensor<2> {
-        let inner = self.inner(tokens);
-        kernels::linear_add(&self.contract, inner, Some(&self.dropout), residual)
+    fn forward_onto(
+        &self,
+        tokens: Tensor<2>,
+        residual: Tensor<2>,
+        precision: Precision,
+    ) -> Tensor<2> {
+        let inner = self.inner(tokens, precision);
+        let dropout = Some(&self.dropout);
+        kernels::linear_add(&self.contract, inner, dropout, residual, precision)
     }
 
     /// `[rows, hidden]` to `[rows, mlp]`.
-    fn inner(&self, tokens: Tensor<2>) -> Tensor<2> {
+    fn inner(&self, tokens: Tensor<2>, precision: Precision) -> Tensor<2> {
         match self.activation {
-            Activation::Gelu => kernels::linear_gelu(&self.expand, tokens, &self.dropout),
+            Activation::Gelu => {
+                kernels::linear_gelu(&self.expand, tokens, &self.dropout, precision)
+            }
             Activation::GeluTanh => {
-                let inner = gelu_approximate(kernels::linear(&self.expand, tokens));
+                let inner = gelu_approximate(kernels::linear(&self.expand, tokens, precision));
                 self.dropout.forward(inner)
             }
         }
@@ -145,12 +154,12 @@ impl Block {
             return result;
         }
         let normed = self.normed(&self.attention_norm, &tokens);
+        let (attention, precision) = (&self.attention, self.precision);
         let Some(scale) = &self.attention_scale else {
             let residual = Some(tokens);
-            let attention = &self.attention;
-            return attention.forward_onto(normed, sequences, key_mask, residual);
+            return attention.forward(normed, sequences, key_mask, residual, precision);
         };
-        let (output, qkv) = self.attention.forward(normed, sequences, key_mask);
+        let (output, qkv) = attention.forward(normed, sequences, key_mask, None, precision);
         (added(tokens, output, scale.val()), qkv)
     }
 
@@ -174,7 +183,8 @@ impl Block {
         let waits = rows.can_wait() || self.attention_scale.is_some();
         let residual = (!waits).then(|| rows.tokens.clone());
         let attention = &self.attention;
-        let (output, qkv) = attention.forward_uniformly_onto(normed, count, bias, residual);
+        let (output, qkv) =
+            attention.forward_uniformly(normed, count, bias, residual, self.precision);
         let rows = if waits {
             rows.plus(scaled_by(output, self.attention_scale.as_ref()))
         } else {
@@ -191,10 +201,11 @@ impl Block {
         let (rows, normed) = rows.normed(&self.mlp_norm, self.layer_norm_eps);
         let normed = self.precision.round(normed);
         if rows.can_wait() || self.mlp_scale.is_some() {
-            let output = scaled_by(self.mlp.forward(normed), self.mlp_scale.as_ref());
+            let output = self.mlp.forward(normed, self.precision);
+            let output = scaled_by(output, self.mlp_scale.as_ref());
             rows.plus(output)
         } else {
-            Rows::new(self.mlp.forward_onto(normed, rows.tokens))
+            Rows::new(self.mlp.forward_onto(normed, rows.tokens, self.precision))
         }
     }
 
@@ -207,8 +218,11 @@ impl Block {
         }
         let normed = self.normed(&self.mlp_norm, &tokens);
         match &self.mlp_scale {
-            None => self.mlp.forward_onto(normed, tokens),
-            Some(scale) => added(tokens, self.mlp.forward(normed), scale.val()),
+            None => self.mlp.forward_onto(normed, tokens, self.precision),
+            Some(scale) => {
+                let output = self.mlp.forward(normed, self.precision);
+                added(tokens, output, scale.val())
+            }
         }
     }
 
@@ -245,7 +259,7 @@ impl Block {
         self
     }
 
-    /// Normalised, and rounded to what the linear layers compute in.
+    /// Normalised, and in the type that the linear layers read.
     fn normed(&self, norm: &LayerNorm, tokens: &Tensor<2>) -> Tensor<2> {
         let normed = kernels::layer_norm(norm, self.layer_norm_eps, tokens.clone());
         self.precision.round(normed)

@@ -114,7 +114,10 @@ impl PatchEmbedding {
         let short = self.short.as_ref();
         let patches = match short.and_then(|short| short.forward(&patches)) {
             Some(patches) => patches,
-            None => kernels::linear(&self.projection, self.precision.round(patches)),
+            None => {
+                let patches = self.precision.round(patches);
+                kernels::linear(&self.projection, patches, self.precision)
+            }
         };
         let prefix = [Some(&self.cls_token), self.distillation_token.as_ref()];
         let prefix: Vec<Tensor<3>> = prefix.into_iter().flatten().map(Param::val).collect();

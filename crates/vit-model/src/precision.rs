@@ -2,7 +2,7 @@ use burn::prelude::*;
 use burn::tensor::{DType, FloatDType};
 use serde::{Deserialize, Serialize};
 
-use crate::kernels::{Instructions, computes_here, float_instructions};
+use crate::kernels::{Instructions, computes_here, float_instructions, rounds_factors};
 
 /// In which floats the matrix products are computed: mixed precision (Micikevicius et al., "Mixed
 /// Precision Training", 2018).
@@ -86,10 +86,11 @@ impl Precision {
         }
     }
 
-    /// The tensor in this precision; what is longer than 32 bits stays so in 32.
+    /// The tensor as linear layers in this precision read it: of 32-bit floats where their kernels round it themselves.
     pub(crate) fn round<const D: usize>(self, tensor: Tensor<D>) -> Tensor<D> {
         match self {
             Self::F32 | Self::Int8 => tensor,
+            Self::Bf16 if rounds_factors(&tensor.device()) => tensor,
             short => cast(tensor, short.dtype().into()),
         }
     }

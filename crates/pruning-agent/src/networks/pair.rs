@@ -1,5 +1,6 @@
 //! The network that judges pairs of patches.
 
+use apt_vit_model::Precision;
 use apt_vit_model::fused::{BestMatch, computes_here, linear};
 use apt_vit_model::host::{read, upload, upload_places};
 use apt_vit_model::{FlopsCount, Observation, UniformObservation};
@@ -93,7 +94,7 @@ impl PairAgent {
         let [from, into, cls] = [from, into, cls].map(|rows| upload_places(rows, &device));
         let hints = upload(hints, [count, HINTS], &device);
 
-        let view = linear(&self.view, observation.hidden.clone());
+        let view = linear(&self.view, observation.hidden.clone(), Precision::F32);
         let part = |index: usize| view.clone().narrow(1, index * width, width);
         let apart = part(2).select(0, into) - part(2).select(0, from.clone());
         let inner = part(0).select(0, from)
@@ -113,7 +114,11 @@ impl PairAgent {
             return read(self.scores(observation, pairs));
         }
         let sequences = observation.sequences;
-        let view = read(linear(&self.view, observation.hidden.clone()));
+        let view = read(linear(
+            &self.view,
+            observation.hidden.clone(),
+            Precision::F32,
+        ));
         let weights = Weights::new(
             &read(self.difference.weight.val()),
             read(self.hints.weight.val()),
@@ -136,7 +141,7 @@ impl PairAgent {
         let [width, _] = self.output.dims();
         let rows = rows.reshape([batch * tokens, hidden]);
         let device = rows.device();
-        let view = linear(&self.view, rows).cast(FloatDType::F32);
+        let view = linear(&self.view, rows, Precision::F32).cast(FloatDType::F32);
         let part = |index: usize| view.clone().narrow(1, index * width, width);
 
         // The row of what each token would go into.

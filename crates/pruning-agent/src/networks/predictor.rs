@@ -1,5 +1,6 @@
 //! The network that scores single tokens by themselves and by their image's mean.
 
+use apt_vit_model::Precision;
 use apt_vit_model::fused::{layer_norm, linear, linear_gelu};
 use apt_vit_model::host::{read, upload, upload_places};
 use apt_vit_model::{FlopsCount, Observation, Sequences};
@@ -89,7 +90,7 @@ impl TokenPredictor {
         let sequences = observation.sequences;
         let none = DropoutConfig::new(0.0).init();
         let normed = layer_norm(&self.norm, EPSILON, observation.hidden.clone());
-        let inner = linear_gelu(&self.input, normed, &none);
+        let inner = linear_gelu(&self.input, normed, &none, Precision::F32);
         let [rows, width] = inner.dims();
         let (half, rest) = (width / 2, width - width / 2);
         let means = image_means(inner.clone().narrow(1, half, rest), sequences);
@@ -99,8 +100,10 @@ impl TokenPredictor {
             upload(hints, [rows, HINTS], &parts[0].device())
         });
         parts.extend(hints.clone());
-        let first = linear_gelu(&self.first, Tensor::cat(parts, 1), &none);
-        let logits = self.output.forward(linear_gelu(&self.second, first, &none));
+        let first = linear_gelu(&self.first, Tensor::cat(parts, 1), &none, Precision::F32);
+        let logits = self
+            .output
+            .forward(linear_gelu(&self.second, first, &none, Precision::F32));
         match hints.zip(self.prior.as_ref()) {
             Some((hints, prior)) => logits + hints.matmul(prior.val()),
             None => logits,
@@ -116,7 +119,7 @@ impl TokenPredictor {
         let device = observation.hidden.device();
         let none = DropoutConfig::new(0.0).init();
         let normed = layer_norm(&self.norm, EPSILON, observation.hidden.clone());
-        let inner = linear_gelu(&self.input, normed, &none);
+        let inner = linear_gelu(&self.input, normed, &none, Precision::F32);
         let [rows, width] = inner.dims();
         let (hints, told) = if self.hints {
             (hints(observation), HINTS)
@@ -125,9 +128,9 @@ impl TokenPredictor {
         };
         let seen = seen(&read(inner), width, &hints, told, observation.sequences);
         let seen = upload(seen, [rows, width + told], &device);
-        let first = linear_gelu(&self.first, seen, &none);
-        let second = linear_gelu(&self.second, first, &none);
-        let mut logits = read(linear(&self.output, second));
+        let first = linear_gelu(&self.first, seen, &none, Precision::F32);
+        let second = linear_gelu(&self.second, first, &none, Precision::F32);
+        let mut logits = read(linear(&self.output, second, Precision::F32));
         if let Some(prior) = &self.prior {
             let prior = read(prior.val());
             for (logits, hints) in logits.chunks_exact_mut(2).zip(hints.chunks_exact(HINTS)) {

@@ -12,6 +12,7 @@ use burn::backend::tensor::{Device, FloatTensor};
 use burn::backend::{Autodiff, TensorMetadata};
 
 use super::{FusedOps, Kernels, Mask, RowSums, Spans, Then, composed, kernels_for};
+use crate::Precision;
 
 impl<B: FusedOps, C: CheckpointStrategy> FusedOps for Autodiff<B, C> {
     const LENGTH_STEP: fn(&Device<Self>) -> usize = B::LENGTH_STEP;
@@ -83,12 +84,15 @@ impl<B: FusedOps, C: CheckpointStrategy> FusedOps for Autodiff<B, C> {
         input: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
+        precision: Precision,
     ) -> FloatTensor<Self> {
         let Some(kernels) = kernels_for::<B>(input.primitive()) else {
             return composed::linear::<Self>([input, weight, bias]);
         };
         let [(input, a), (weight, b), (bias, c)] = [input, weight, bias].map(|t| t.into_parts());
-        let output = kernels.linear(&input, &weight, &bias, Then::End, None).0;
+        let output = kernels
+            .linear(&input, &weight, &bias, Then::End, None, precision)
+            .0;
         match LinearBackward
             .prepare::<C>([a, b, c])
             .compute_bound()
@@ -101,6 +105,7 @@ impl<B: FusedOps, C: CheckpointStrategy> FusedOps for Autodiff<B, C> {
                     weight,
                     before_gelu: None,
                     mask: None,
+                    precision,
                 };
                 prep.finish(state, output)
             }
@@ -113,13 +118,15 @@ impl<B: FusedOps, C: CheckpointStrategy> FusedOps for Autodiff<B, C> {
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
         dropout: Option<f64>,
+        precision: Precision,
     ) -> FloatTensor<Self> {
         let Some(kernels) = kernels_for::<B>(input.primitive()) else {
             return composed::linear_gelu::<Self>([input, weight, bias], dropout);
         };
         let [(input, a), (weight, b), (bias, c)] = [input, weight, bias].map(|t| t.into_parts());
         let mask = dropout.map(|probability| kernels.mask(probability));
-        let run = |keep| kernels.linear(&input, &weight, &bias, Then::Gelu { keep }, mask);
+        let run =
+            |keep| kernels.linear(&input, &weight, &bias, Then::Gelu { keep }, mask, precision);
         match LinearBackward
             .prepare::<C>([a, b, c])
             .compute_bound()
@@ -134,6 +141,7 @@ impl<B: FusedOps, C: CheckpointStrategy> FusedOps for Autodiff<B, C> {
                         weight,
                         before_gelu,
                         mask,
+                        precision,
                     },
                     output,
                 )
@@ -148,6 +156,7 @@ impl<B: FusedOps, C: CheckpointStrategy> FusedOps for Autodiff<B, C> {
         bias: FloatTensor<Self>,
         residual: FloatTensor<Self>,
         dropout: Option<f64>,
+        precision: Precision,
     ) -> FloatTensor<Self> {
         let Some(kernels) = kernels_for::<B>(input.primitive()) else {
             return composed::linear_add::<Self>([input, weight, bias], residual, dropout);
@@ -156,7 +165,14 @@ impl<B: FusedOps, C: CheckpointStrategy> FusedOps for Autodiff<B, C> {
             [input, weight, bias, residual].map(|t| t.into_parts());
         let mask = dropout.map(|probability| kernels.mask(probability));
         let output = kernels
-            .linear(&input, &weight, &bias, Then::Add(&residual), mask)
+            .linear(
+                &input,
+                &weight,
+                &bias,
+                Then::Add(&residual),
+                mask,
+                precision,
+            )
             .0;
         match LinearAddBackward
             .prepare::<C>([a, b, c, d])
@@ -170,6 +186,7 @@ impl<B: FusedOps, C: CheckpointStrategy> FusedOps for Autodiff<B, C> {
                     weight,
                     before_gelu: None,
                     mask,
+                    precision,
                 },
                 output,
             ),
@@ -310,6 +327,7 @@ struct LinearState<B: FusedOps> {
     weight: FloatTensor<B>,
     before_gelu: Option<FloatTensor<B>>,
     mask: Option<Mask>,
+    precision: Precision,
 }
 
 impl<B: FusedOps> LinearState<B> {
@@ -325,10 +343,19 @@ impl<B: FusedOps> LinearState<B> {
             weight,
             before_gelu,
             mask,
+            precision,
         } = self;
         let wanted = [0, 1, 2].map(|parent| parents[parent].is_some());
         let before_gelu = before_gelu.as_ref();
-        let results = kernels.linear_backward(&input, &weight, before_gelu, mask, gradient, wanted);
+        let results = kernels.linear_backward(
+            &input,
+            &weight,
+            before_gelu,
+            mask,
+            gradient,
+            wanted,
+            precision,
+        );
         register::<B>(parents, results, grads);
     }
 }

@@ -3,6 +3,8 @@
 use burn::backend::DispatchDevice;
 use burn::tensor::Device;
 
+use crate::Precision;
+
 /// The vectors that products of 32-bit floats are computed with on this CPU, where they are known.
 pub(crate) fn float_instructions() -> Option<&'static str> {
     #[cfg(target_arch = "x86_64")]
@@ -67,6 +69,11 @@ pub fn computes_here(device: &Device) -> bool {
         #[allow(unreachable_patterns)] // with one backend there may be no other
         _ => false,
     }
+}
+
+/// Do this device's kernels of linear layers take 32-bit floats, and round them to bfloat16 on their way into the product?
+pub(crate) fn rounds_factors(device: &Device) -> bool {
+    computes_here(device) && Precision::Bf16.instructions().is_some()
 }
 
 /// How many rows a packed matrix of `rows` rows gets on `device`. Where kernels are compiled for shapes, it is

@@ -41,7 +41,7 @@ use crate::precision::{cast, widen};
 #[cfg(any(feature = "wgpu", feature = "cuda", all(test, feature = "flex")))]
 use device::shared_shape;
 pub use device::{compiles_for_shapes, computes_here, decides_on_device};
-pub(crate) use device::{filled_rows, float_instructions, keeps_tokens_short};
+pub(crate) use device::{filled_rows, float_instructions, keeps_tokens_short, rounds_factors};
 pub(crate) use low_precision::{Instructions, ShortBlock, ShortLinear};
 use own::{Kernels, Mask, Then};
 pub(crate) use row_sums::RowSums;
@@ -101,10 +101,14 @@ pub(crate) fn uniform_attention(
     })
 }
 
-/// A linear layer, `[rows, inputs]` to `[rows, outputs]`.
-pub fn linear(layer: &Linear, input: Tensor<2>) -> Tensor<2> {
+/// A linear layer, `[rows, inputs]` to `[rows, outputs]`. Kernels that know the precision round the factors to it; elsewhere the
+/// input says by its type what is computed in.
+pub fn linear(layer: &Linear, input: Tensor<2>, precision: Precision) -> Tensor<2> {
     match parts(layer, input.dtype()) {
-        Some([weight, bias]) => fused(Dispatch::fused_linear(input.into_dispatch(), weight, bias)),
+        Some([weight, bias]) => {
+            let input = input.into_dispatch();
+            fused(Dispatch::fused_linear(input, weight, bias, precision))
+        }
         None => {
             let weight = cast(layer.weight.val(), input.dtype());
             input.matmul(weight)
@@ -126,10 +130,15 @@ pub(crate) fn prepack(mut layer: Linear, precision: Precision) -> Linear {
     layer
 }
 
-/// A linear layer, exact GELU, dropout, `[rows, inputs]` to `[rows, outputs]`.
-pub fn linear_gelu(layer: &Linear, input: Tensor<2>, dropout: &Dropout) -> Tensor<2> {
+/// A [`linear`] layer, exact GELU, dropout, `[rows, inputs]` to `[rows, outputs]`.
+pub fn linear_gelu(
+    layer: &Linear,
+    input: Tensor<2>,
+    dropout: &Dropout,
+    precision: Precision,
+) -> Tensor<2> {
     let Some([weight, bias]) = parts(layer, input.dtype()) else {
-        return dropout.forward(gelu(linear(layer, input)));
+        return dropout.forward(gelu(linear(layer, input, precision)));
     };
     let dropout = probability(dropout, &input);
     fused(Dispatch::fused_linear_gelu(
@@ -137,19 +146,21 @@ pub fn linear_gelu(layer: &Linear, input: Tensor<2>, dropout: &Dropout) -> Tenso
         weight,
         bias,
         dropout,
+        precision,
     ))
 }
 
-/// `residual` plus a linear layer of `input`, after dropout.
+/// `residual` plus a [`linear`] layer of `input`, after dropout.
 pub(crate) fn linear_add(
     layer: &Linear,
     input: Tensor<2>,
     dropout: Option<&Dropout>,
     residual: Tensor<2>,
+    precision: Precision,
 ) -> Tensor<2> {
     let parts = parts(layer, input.dtype()).filter(|_| input.dtype() == residual.dtype());
     let Some([weight, bias]) = parts else {
-        let output = linear(layer, input);
+        let output = linear(layer, input, precision);
         let output = match dropout {
             Some(dropout) => dropout.forward(output),
             None => output,
@@ -159,7 +170,7 @@ pub(crate) fn linear_add(
     let dropout = dropout.and_then(|dropout| probability(dropout, &input));
     let (input, residual) = (input.into_dispatch(), residual.into_dispatch());
     fused(Dispatch::fused_linear_add(
-        input, weight, bias, residual, dropout,
+        input, weight, bias, residual, dropout, precision,
     ))
 }
 
@@ -329,9 +340,14 @@ pub(crate) trait FusedOps: Backend {
         input: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
+        precision: Precision,
     ) -> FloatTensor<Self> {
         match kernels_for::<Self>(&input) {
-            Some(kernels) => kernels.linear(&input, &weight, &bias, Then::End, None).0,
+            Some(kernels) => {
+                kernels
+                    .linear(&input, &weight, &bias, Then::End, None, precision)
+                    .0
+            }
             None => composed::linear::<Self>([input, weight, bias]),
         }
     }
@@ -350,12 +366,20 @@ pub(crate) trait FusedOps: Backend {
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
         dropout: Option<f64>,
+        precision: Precision,
     ) -> FloatTensor<Self> {
         match kernels_for::<Self>(&input) {
             Some(kernels) => {
                 let mask = dropout.map(|probability| kernels.mask(probability));
                 kernels
-                    .linear(&input, &weight, &bias, Then::Gelu { keep: false }, mask)
+                    .linear(
+                        &input,
+                        &weight,
+                        &bias,
+                        Then::Gelu { keep: false },
+                        mask,
+                        precision,
+                    )
                     .0
             }
             None => composed::linear_gelu::<Self>([input, weight, bias], dropout),
@@ -369,12 +393,20 @@ pub(crate) trait FusedOps: Backend {
         bias: FloatTensor<Self>,
         residual: FloatTensor<Self>,
         dropout: Option<f64>,
+        precision: Precision,
     ) -> FloatTensor<Self> {
         match kernels_for::<Self>(&input) {
             Some(kernels) => {
                 let mask = dropout.map(|probability| kernels.mask(probability));
                 kernels
-                    .linear(&input, &weight, &bias, Then::Add(&residual), mask)
+                    .linear(
+                        &input,
+                        &weight,
+                        &bias,
+                        Then::Add(&residual),
+                        mask,
+                        precision,
+                    )
                     .0
             }
             None => composed::linear_add::<Self>([input, weight, bias], residual, dropout),

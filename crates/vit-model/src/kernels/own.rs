@@ -7,6 +7,7 @@ use burn::backend::tensor::FloatTensor;
 
 use super::row_sums::RowSums;
 use super::spans::Spans;
+use crate::Precision;
 
 /// The kernels that a backend has for its tensors of 32-bit floats: each operation forwards,
 /// with what its backward pass needs, and backwards.
@@ -54,7 +55,8 @@ pub(crate) trait Kernels<B: Backend>: Debug + Sync {
     fn mask(&self, probability: f64) -> Mask;
 
     /// A linear layer's output, given to what comes then, and what GELU was applied to where
-    /// that is to be kept. Dropout is applied after GELU, and before anything is added.
+    /// that is to be kept. Dropout is applied after GELU, and before anything is added. The factors of the product are rounded
+    /// to the precision, where the kernels know it.
     fn linear(
         &self,
         input: &FloatTensor<B>,
@@ -62,6 +64,7 @@ pub(crate) trait Kernels<B: Backend>: Debug + Sync {
         bias: &FloatTensor<B>,
         then: Then<&FloatTensor<B>>,
         mask: Option<Mask>,
+        precision: Precision,
     ) -> (FloatTensor<B>, Option<FloatTensor<B>>);
 
     /// Another layout of the same values, which [`linear`](Self::linear) takes as well as the plain
@@ -78,6 +81,7 @@ pub(crate) trait Kernels<B: Backend>: Debug + Sync {
         mask: Option<Mask>,
         gradient: FloatTensor<B>,
         wanted: [bool; 3],
+        precision: Precision,
     ) -> [Option<FloatTensor<B>>; 3];
 
     /// The patches, line by line.

@@ -39,6 +39,6 @@ impl Prepacked {
     pub fn forward(&self, input: &Tensor<2>) -> Tensor<2> {
         let short = self.short.as_ref();
         let output = short.and_then(|short| short.forward(input));
-        output.unwrap_or_else(|| super::linear(&self.layer, input.clone()))
+        output.unwrap_or_else(|| super::linear(&self.layer, input.clone(), self.precision))
     }
 }

@@ -12,6 +12,9 @@ use rand::rngs::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
 
 use super::{FusedOps, RowSums, Spans, composed, shared_shape};
+use crate::Precision;
+
+mod rounded;
 
 type Diff = Autodiff<Flex, NoCheckpointing>;
 
@@ -166,16 +169,16 @@ proptest! {
         let shapes: [&[usize]; 4] = [&[rows, inputs], &[inputs, outputs], &[outputs], &[rows, outputs]];
         let [input, weight, bias, residual] = [0, 1, 2, 3].map(|i| normal(shapes[i], seed ^ i as u64));
         let layer = [input, weight, bias];
-        compare(&layer, |[x, w, b]| Diff::fused_linear(x, w, b), composed::linear::<Diff>);
+        compare(&layer, |[x, w, b]| Diff::fused_linear(x, w, b, Precision::F32), composed::linear::<Diff>);
         compare(
             &layer,
-            |[x, w, b]| Diff::fused_linear_gelu(x, w, b, None),
+            |[x, w, b]| Diff::fused_linear_gelu(x, w, b, None, Precision::F32),
             |layer| composed::linear_gelu::<Diff>(layer, None),
         );
         let [input, weight, bias] = layer;
         compare(
             &[input, weight, bias, residual],
-            |[x, w, b, r]| Diff::fused_linear_add(x, w, b, r, None),
+            |[x, w, b, r]| Diff::fused_linear_add(x, w, b, r, None, Precision::F32),
             |[x, w, b, r]| composed::linear_add::<Diff>([x, w, b], r, None),
         );
     }
@@ -195,9 +198,9 @@ proptest! {
         let [input, weight, bias, residual] = tensors;
         let weight = Flex::prepack(weight);
         let fused = [
-            Flex::fused_linear(input.clone(), weight.clone(), bias.clone()),
-            Flex::fused_linear_gelu(input.clone(), weight.clone(), bias.clone(), None),
-            Flex::fused_linear_add(input, weight, bias, residual, None),
+            Flex::fused_linear(input.clone(), weight.clone(), bias.clone(), Precision::F32),
+            Flex::fused_linear_gelu(input.clone(), weight.clone(), bias.clone(), None, Precision::F32),
+            Flex::fused_linear_add(input, weight, bias, residual, None, Precision::F32),
         ];
         let [input, weight, bias, residual] = data.each_ref().map(|data| {
             Flex::float_from_data(data.clone().convert::<f64>(), &Default::default())
@@ -388,12 +391,12 @@ fn block(inputs: &[TensorData; 6]) -> Vec<TensorData> {
     let inputs = [x, gamma, beta, wide, narrow, bias, key_mask(&spans, 6)];
     run(&inputs, |[x, gamma, beta, wide, narrow, bias, mask]| {
         let normed = Diff::fused_layer_norm(x.clone(), gamma, beta, 1e-6);
-        let qkv = Diff::fused_linear_gelu(normed, wide, bias.clone(), None);
+        let qkv = Diff::fused_linear_gelu(normed, wide, bias.clone(), None, Precision::F32);
         let heads = Diff::packed_attention(qkv.clone(), spans.clone(), 2);
         let masked = Diff::masked_attention(qkv, mask, spans.clone(), 2);
         let heads = Diff::float_add(heads, masked);
         let bias = Diff::float_slice(bias, &[(0..96).into()]);
-        Diff::fused_linear_add(heads, narrow, bias, x, None)
+        Diff::fused_linear_add(heads, narrow, bias, x, None, Precision::F32)
     })
 }
 
@@ -538,10 +541,16 @@ fn prepacked_weights_treat_each_row_alike() {
         input.clone(),
         weight.clone(),
         bias.clone(),
+        Precision::F32,
     ));
     for row in [0, 5, 77, 499] {
         let alone = Flex::float_slice(input.clone(), &[(row..row + 1).into()]);
-        let alone = read(Flex::fused_linear(alone, weight.clone(), bias.clone()));
+        let alone = read(Flex::fused_linear(
+            alone,
+            weight.clone(),
+            bias.clone(),
+            Precision::F32,
+        ));
         let expected = &whole.as_slice::<f32>().unwrap()[row * 40..(row + 1) * 40];
         assert_eq!(alone.as_slice::<f32>().unwrap(), expected);
     }
@@ -558,7 +567,7 @@ fn views_are_read_in_place() {
                 let weight = Diff::float_transpose(weight);
                 let bias = Diff::float_slice(bias, &[(3..9).into()]);
                 if fused {
-                    Diff::fused_linear_gelu(input, weight, bias, None)
+                    Diff::fused_linear_gelu(input, weight, bias, None, Precision::F32)
                 } else {
                     composed::linear_gelu::<Diff>([input, weight, bias], None)
                 }
@@ -576,7 +585,13 @@ fn constants_get_no_gradient() {
     let data = [normal(&[5, 4], 1), normal(&[4, 6], 2), normal(&[6], 3)];
     let [input, weight, bias] = data.each_ref().map(constant);
     let weight = Diff::float_set_require_grad(weight, true);
-    let output = Diff::fused_linear_gelu(input.clone(), weight.clone(), bias.clone(), None);
+    let output = Diff::fused_linear_gelu(
+        input.clone(),
+        weight.clone(),
+        bias.clone(),
+        None,
+        Precision::F32,
+    );
     let gradients = Diff::backward(Diff::float_sum(output));
     assert!(Diff::grad(&weight, &gradients).is_some());
     assert!(Diff::grad(&input, &gradients).is_none());
@@ -631,7 +646,7 @@ fn other_floats_than_32_bits_are_composed() {
     };
     let layer = [double(&[5, 4], 1), double(&[4, 6], 2), double(&[6], 3)];
     let [input, weight, bias] = layer.clone();
-    let fused = Flex::fused_linear_gelu(input, weight, bias, None);
+    let fused = Flex::fused_linear_gelu(input, weight, bias, None, Precision::F32);
     read(fused).assert_eq(&read(composed::linear_gelu::<Flex>(layer, None)), true);
 }
 
@@ -661,7 +676,7 @@ fn dropout_is_a_mask_forwards_and_backwards() {
 
     let fused = run(&layer, |layer| {
         let [x, w, b] = scaled(layer);
-        Diff::fused_linear_gelu(x, w, b, Some(0.3))
+        Diff::fused_linear_gelu(x, w, b, Some(0.3), Precision::F32)
     });
     let gelu = |layer| composed::linear_gelu::<Diff>(scaled(layer), None);
     let mask_of_gelu = mask(&fused[0], &run(&layer, gelu)[0]);
@@ -673,7 +688,7 @@ fn dropout_is_a_mask_forwards_and_backwards() {
     let zeros = || Diff::float_zeros([300, 60].into(), &Default::default(), FloatDType::F32);
     let fused = run(&layer, |layer| {
         let [x, w, b] = scaled(layer);
-        Diff::fused_linear_add(x, w, b, zeros(), Some(0.3))
+        Diff::fused_linear_add(x, w, b, zeros(), Some(0.3), Precision::F32)
     });
     let linear = |layer| composed::linear::<Diff>(scaled(layer));
     let mask_of_linear = mask(&fused[0], &run(&layer, linear)[0]);

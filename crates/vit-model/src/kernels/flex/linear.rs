@@ -9,6 +9,8 @@ use super::math::{gelu_in_place, gelu_slopes, vectorised};
 use super::matrix::{Matrix, Target, product};
 use super::prepacked::{self, Factors};
 use super::{Mask, Then, parallel};
+use crate::Precision;
+use crate::kernels::low_precision::Rounded;
 
 /// How a matrix is cut into tasks.
 struct Tiles {
@@ -69,6 +71,7 @@ pub(super) fn forward(
     bias: &[f32],
     then: Then<Matrix<'_>>,
     mask: Option<Mask>,
+    precision: Precision,
 ) -> (FlexTensor, Option<FlexTensor>) {
     let (rows, depth, outputs) = (input.rows, input.columns, bias.len());
     let is_prepacked = weight.columns != outputs;
@@ -76,43 +79,13 @@ pub(super) fn forward(
     let keeps = matches!(then, Then::Gelu { keep: true });
     let mut activated = keeps.then(|| Buffer::new([rows, outputs]));
     let (target, copy) = (linear.writer(), activated.as_mut().map(Buffer::writer));
-    let tiles = Tiles::new(
-        [rows, outputs],
-        depth,
-        768,
-        if is_prepacked { 32 } else { 128 },
-    );
-    parallel(tiles.count(), 2 * rows * depth * outputs, |index| {
-        let [row, rows, column, columns] = tiles.tile(index);
-        let input = input.block(row, rows, 0, depth);
-        let bias = &bias[column..column + columns];
-        let start = target.at(row * outputs + column);
-        if is_prepacked {
-            let panels = &weight.values[column * depth..];
-            let factors = Factors {
-                input,
-                panels,
-                columns,
-                bias,
-            };
-            // SAFETY: no other task has this tile.
-            unsafe { prepacked::product(start, outputs, factors) };
-        } else {
-            let weight = weight.block(0, depth, column, columns);
-            // SAFETY: no other task has this tile, and it holds the bias before it is added to.
-            unsafe {
-                for row in row..row + rows {
-                    target.write(row * outputs + column, bias);
-                }
-                product(start, outputs, input, weight, Target::Add);
-            }
-        }
+    let finish = |[row, rows, column, columns]: [usize; 4]| {
         if matches!((then, mask), (Then::End, None)) {
             return;
         }
         for row in row..row + rows {
             let start = row * outputs + column;
-            // SAFETY: the tile is ours in both buffers, and written in the first.
+            // SAFETY: the tile is the task's in both buffers, and written in the first.
             let values = unsafe {
                 let values = target.part(start, columns);
                 match copy {
@@ -130,7 +103,50 @@ pub(super) fn forward(
                 add_rows(values, other.block(row, 1, column, columns));
             }
         }
-    });
+    };
+    let rounded = rounded(precision, input, weight).filter(|_| !is_prepacked);
+    if let Some(rounded) = rounded {
+        // SAFETY: both factors are contiguous, and the target has the rows.
+        unsafe {
+            rounded.product(input, weight, Some(bias), target.at(0), |row, rows| {
+                finish([row, rows, 0, outputs]);
+            });
+        }
+    } else {
+        let tiles = Tiles::new(
+            [rows, outputs],
+            depth,
+            768,
+            if is_prepacked { 32 } else { 128 },
+        );
+        parallel(tiles.count(), 2 * rows * depth * outputs, |index| {
+            let tile @ [row, rows, column, columns] = tiles.tile(index);
+            let input = input.block(row, rows, 0, depth);
+            let bias = &bias[column..column + columns];
+            let start = target.at(row * outputs + column);
+            if is_prepacked {
+                let panels = &weight.values[column * depth..];
+                let factors = Factors {
+                    input,
+                    panels,
+                    columns,
+                    bias,
+                };
+                // SAFETY: no other task has this tile.
+                unsafe { prepacked::product(start, outputs, factors) };
+            } else {
+                let weight = weight.block(0, depth, column, columns);
+                // SAFETY: no other task has this tile, and it holds the bias before it is added to.
+                unsafe {
+                    for row in row..row + rows {
+                        target.write(row * outputs + column, bias);
+                    }
+                    product(start, outputs, input, weight, Target::Add);
+                }
+            }
+            finish(tile);
+        });
+    }
     // SAFETY: the tiles cover both buffers.
     unsafe {
         match activated {
@@ -191,6 +207,17 @@ vectorised! {
     }
 }
 
+/// What multiplies these factors of a layer in the precision, if anything does.
+fn rounded(precision: Precision, input: Matrix<'_>, weight: Matrix<'_>) -> Option<Rounded> {
+    let is_contiguous =
+        |matrix: Matrix<'_>| matrix.column_stride == 1 && matrix.row_stride == matrix.columns;
+    let fits = precision == Precision::Bf16
+        && input.rows > 0
+        && is_contiguous(input)
+        && is_contiguous(weight);
+    fits.then(|| Rounded::new(weight.rows, weight.columns))?
+}
+
 /// The gradients of input, weight and bias, given that of the linear layer's output (its rows
 /// contiguous); none where they are not `wanted`.
 pub(super) fn backward(
@@ -198,6 +225,7 @@ pub(super) fn backward(
     weight: Matrix<'_>,
     gradient: Matrix<'_>,
     wanted: [bool; 3],
+    precision: Precision,
 ) -> [Option<FlexTensor>; 3] {
     let (rows, depth, outputs) = (input.rows, weight.rows, weight.columns);
     let [wants_input, wants_weight, wants_bias] = wanted;
@@ -207,6 +235,31 @@ pub(super) fn backward(
         wants_bias.then(|| Buffer::new([outputs])),
     ];
     let [of_input, of_weight, of_bias] = buffers.each_mut().map(|b| b.as_mut().map(Buffer::writer));
+
+    if let Some(rounded) = rounded(precision, input, weight) {
+        // SAFETY: all factors are contiguous, and each target has the rows.
+        unsafe {
+            if let Some(target) = of_input {
+                let target = target.at(0);
+                rounded.product(gradient, weight.transposed(), None, target, |_, _| ());
+            }
+            if let Some(target) = of_weight {
+                rounded.long_product(input.transposed(), gradient, target.at(0));
+            }
+        }
+        if let Some(target) = of_bias {
+            const COLUMNS: usize = 64;
+            parallel(outputs.div_ceil(COLUMNS), rows * outputs, |index| {
+                let first = index * COLUMNS;
+                let columns = COLUMNS.min(outputs - first);
+                let gradient = gradient.block(0, rows, first, columns);
+                // SAFETY: no other task has these columns.
+                sum_rows(unsafe { target.fill(first, columns, 0.0) }, gradient);
+            });
+        }
+        // SAFETY: every buffer is written.
+        return buffers.map(|buffer| buffer.map(|buffer| unsafe { buffer.filled() }));
+    }
 
     // One after the other in one go: the tiles of the input's gradient, then the weight's.
     let first = Tiles::new([rows, depth], outputs, 768, 128);

@@ -4,7 +4,7 @@ use burn::backend::flex::FlexTensor;
 
 /// A matrix of 32-bit floats, read in place.
 #[derive(Clone, Copy)]
-pub(super) struct Matrix<'a> {
+pub(in crate::kernels) struct Matrix<'a> {
     /// What it lies in; starts with its first value.
     pub values: &'a [f32],
     pub rows: usize,

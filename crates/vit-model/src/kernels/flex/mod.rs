@@ -24,10 +24,11 @@ use burn::backend::{Flex, FloatDType};
 use burn::tensor::{Distribution, Shape};
 
 use super::{FusedOps, Kernels, Mask, RowSums, Spans, Then};
+use crate::Precision;
 pub(super) use attention::weighed;
 #[cfg(target_arch = "x86_64")]
 pub(super) use math::vectorised;
-use matrix::Matrix;
+pub(super) use matrix::Matrix;
 
 impl FusedOps for Flex {
     const KERNELS: Option<&'static dyn Kernels<Self>> = Some(&FlexKernels);
@@ -113,6 +114,7 @@ impl Kernels<Flex> for FlexKernels {
         bias: &FlexTensor,
         then: Then<&FlexTensor>,
         mask: Option<Mask>,
+        precision: Precision,
     ) -> (FlexTensor, Option<FlexTensor>) {
         let other = match then {
             Then::Add(other) => Some(other.to_contiguous()),
@@ -128,7 +130,7 @@ impl Kernels<Flex> for FlexKernels {
             _ => Cow::Owned(input.to_contiguous()),
         };
         let (input, weight) = (Matrix::new(&input), Matrix::new(weight));
-        linear::forward(input, weight, &vector(bias), then, mask)
+        linear::forward(input, weight, &vector(bias), then, mask, precision)
     }
 
     fn prepack(&self, weight: &FlexTensor) -> FlexTensor {
@@ -143,6 +145,7 @@ impl Kernels<Flex> for FlexKernels {
         mask: Option<Mask>,
         gradient: FlexTensor,
         wanted: [bool; 3],
+        precision: Precision,
     ) -> [Option<FlexTensor>; 3] {
         let mut contiguous = gradient.to_contiguous();
         drop(gradient);
@@ -151,7 +154,7 @@ impl Kernels<Flex> for FlexKernels {
             linear::activation_backward(contiguous.storage_mut(), before, mask);
         }
         let (input, weight) = (Matrix::new(input), Matrix::new(weight));
-        linear::backward(input, weight, Matrix::new(&contiguous), wanted)
+        linear::backward(input, weight, Matrix::new(&contiguous), wanted, precision)
     }
 
     fn patches(&self, features: &FlexTensor, patch: usize) -> FlexTensor {

@@ -11,6 +11,7 @@ use burn::backend::tensor::{Device, FloatTensor};
 use tch::Tensor;
 
 use super::{FusedOps, composed};
+use crate::Precision;
 
 /// On a GPU, ragged batches are padded to a multiple of this: one launch for all images, and what LibTorch's attention
 /// wants a bias to be aligned to.
@@ -44,6 +45,7 @@ impl FusedOps for LibTorch {
         input: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
+        _: Precision,
     ) -> FloatTensor<Self> {
         if !is_on_gpu(&input) {
             return composed::linear::<Self>([input, weight, bias]);
@@ -56,6 +58,7 @@ impl FusedOps for LibTorch {
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
         dropout: Option<f64>,
+        _: Precision,
     ) -> FloatTensor<Self> {
         if !is_on_gpu(&input) {
             return composed::linear_gelu::<Self>([input, weight, bias], dropout);
@@ -70,6 +73,7 @@ impl FusedOps for LibTorch {
         bias: FloatTensor<Self>,
         residual: FloatTensor<Self>,
         dropout: Option<f64>,
+        _: Precision,
     ) -> FloatTensor<Self> {
         if !is_on_gpu(&input) {
             return composed::linear_add::<Self>([input, weight, bias], residual, dropout);

@@ -1,5 +1,6 @@
-//! Inference in short floats and in integers on CPUs that have instructions for it: a block's four products with prepacked
-//! weights, and what stands between them in the layout and type that the next one reads.
+//! Short floats and integers on CPUs that have instructions for them. In inference: a block's four products with prepacked
+//! weights, and what stands between them in the layout and type that the next one reads. In training: products of 32-bit
+//! floats that are rounded to bfloat16 on their way ([`rounded`]).
 //!
 //! The tokens between the halves of blocks are 32-bit floats. A norm writes its output as the products read it, a product
 //! adds its bias, applies GELU or adds the residual to each row of a tile while the next tile is multiplied
@@ -22,7 +23,9 @@ mod layer;
 mod layout;
 mod memory;
 mod pack;
+mod pairs;
 mod product;
+mod rounded;
 mod tensors;
 #[cfg(test)]
 mod tests;
@@ -30,4 +33,5 @@ mod tests;
 pub(crate) use block::ShortBlock;
 pub(crate) use cpu::Instructions;
 pub(crate) use layer::ShortLinear;
+pub(crate) use rounded::Rounded;
 pub(crate) use tensors::mean_keys;

@@ -6,6 +6,8 @@ use burn::nn::Linear;
 use burn::prelude::*;
 
 use crate::kernels::Spans;
+#[cfg(feature = "flex")]
+use crate::kernels::flex::Matrix;
 use crate::{Block, Precision};
 
 /// None of them.
@@ -54,6 +56,33 @@ impl ShortBlock {
 
     pub fn feed_forward(&self, _: &Tensor<2>) -> Option<Tensor<2>> {
         match *self {}
+    }
+}
+
+/// No products.
+#[cfg(feature = "flex")]
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Rounded {}
+
+#[cfg(feature = "flex")]
+impl Rounded {
+    pub fn new(_: usize, _: usize) -> Option<Self> {
+        None
+    }
+
+    pub unsafe fn product(
+        self,
+        _: Matrix<'_>,
+        _: Matrix<'_>,
+        _: Option<&[f32]>,
+        _: *mut f32,
+        _: impl Fn(usize, usize) + Sync,
+    ) {
+        match self {}
+    }
+
+    pub unsafe fn long_product(self, _: Matrix<'_>, _: Matrix<'_>, _: *mut f32) {
+        match self {}
     }
 }
 
