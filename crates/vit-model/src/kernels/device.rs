@@ -63,7 +63,11 @@ fn inner(device: &DispatchDevice) -> &DispatchDevice {
 /// Does the device compute on this program's own threads and in its memory, and is nothing recorded for a backward pass?
 /// Its kernels take as many threads as the thread pool that they run in has.
 pub fn computes_here(device: &Device) -> bool {
-    match device.as_dispatch() {
+    is_flex(device.as_dispatch())
+}
+
+fn is_flex(device: &DispatchDevice) -> bool {
+    match device {
         #[cfg(feature = "flex")]
         DispatchDevice::Flex(_) => true,
         #[allow(unreachable_patterns)] // with one backend there may be no other
@@ -73,7 +77,7 @@ pub fn computes_here(device: &Device) -> bool {
 
 /// Do this device's kernels of linear layers take 32-bit floats, and round them to bfloat16 on their way into the product?
 pub(crate) fn rounds_factors(device: &Device) -> bool {
-    computes_here(device) && Precision::Bf16.instructions().is_some()
+    is_flex(inner(device.as_dispatch())) && Precision::Bf16.instructions().is_some()
 }
 
 /// How many rows a packed matrix of `rows` rows gets on `device`. Where kernels are compiled for shapes, it is
