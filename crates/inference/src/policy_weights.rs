@@ -55,17 +55,32 @@ pub fn load_policy(mut policy: AnyPolicy, bytes: Vec<u8>) -> Result<AnyPolicy, S
     all_finite(tensors.values())?;
     let mut store = SafetensorsStore::from_bytes(Some(bytes))
         .with_from_adapter(PyTorchToBurnAdapter)
-        .validate(true);
+        .validate(true)
+        .allow_partial(true);
     let result = policy
         .load_from(&mut store)
         .map_err(|error| error.to_string())?;
-    if !result.missing.is_empty() || !result.unused.is_empty() {
-        return Err(format!(
-            "missing tensors {:?}, tensors that the policy does not have {:?}",
-            result.missing, result.unused
-        ));
+    let missing = result.missing.iter().map(|(name, _)| name.as_str());
+    let unused = result.unused.iter().map(String::as_str);
+    let wrong = [
+        counted(missing, "missing"),
+        counted(unused, "not the policy's"),
+    ];
+    let wrong: Vec<String> = wrong.into_iter().flatten().collect();
+    if wrong.is_empty() {
+        Ok(policy)
+    } else {
+        Err(format!("does not fit the policy: {}", wrong.join("; ")))
     }
-    Ok(policy)
+}
+
+/// How many tensors these are, and the first one; `None` if there are none.
+fn counted<'a>(mut names: impl ExactSizeIterator<Item = &'a str>, what: &str) -> Option<String> {
+    let count = names.len();
+    let first = names.next()?;
+    Some(format!(
+        "{count} tensors are {what}, the first is '{first}'"
+    ))
 }
 
 #[cfg(test)]
@@ -87,6 +102,23 @@ mod tests {
         let reason = load_policy(policy, bytes).unwrap_err();
         assert!(
             reason.contains("tensor '") && reason.contains("NaN"),
+            "{reason}"
+        );
+    }
+
+    #[test]
+    fn weights_of_another_policy_are_refused_in_one_line() {
+        let config = VitPreset::Tiny32.config();
+        let policy = |name: &str| {
+            let policy = PolicyConfig::named(name).unwrap();
+            policy.init(&config, &Device::default()).unwrap()
+        };
+        let bytes = policy_tensors(&policy("apt")).unwrap().unwrap();
+        let reason = load_policy(policy("pairs"), bytes).unwrap_err();
+        assert_eq!(reason.lines().count(), 1, "{reason}");
+        assert!(
+            reason.contains("are missing, the first is '")
+                && reason.contains("not the policy's, the first is '"),
             "{reason}"
         );
     }
