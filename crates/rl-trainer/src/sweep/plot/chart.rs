@@ -42,12 +42,7 @@ pub(super) fn draw(
     let counts = points.iter().map(|(_, point)| point.y.count);
     let seeds = seeds(&counts.collect::<Vec<_>>());
     let images = cells.iter().map(|cell| cell.test_images).max();
-    let beside = if lines.iter().any(|line| line.beside != 0) {
-        "; policies of a budget set side by side"
-    } else {
-        ""
-    };
-    let subtitle = format!("{} test images; {seeds}{beside}", images.unwrap_or(0));
+    let subtitle = format!("{} test images; {seeds}", images.unwrap_or(0));
     root.draw(&Text::new(subtitle, (64, 40), text(13.0, &FRONT)))?;
 
     let longest = lines.iter().map(|line| line.policy.len()).max();
@@ -74,43 +69,42 @@ pub(super) fn draw(
         .x_label_formatter(&tick(&xs))
         .y_label_formatter(&tick(&ys))
         .draw()?;
-    let pixel = |line: &Line, at: (f64, f64)| {
-        let (x, y) = chart.plotting_area().map_coordinate(&at);
-        (x + line.beside, y)
-    };
+    let pixel = |at: (f64, f64)| chart.plotting_area().map_coordinate(&at);
 
-    if let Some((line, dense)) = points.iter().find(|(line, _)| line.policy == DENSE) {
-        let [from, to] = [xs.start, xs.end].map(|x| pixel(line, (x, dense.y.mean)));
+    if let Some((_, dense)) = points.iter().find(|(line, _)| line.policy == DENSE) {
+        let [from, to] = [xs.start, xs.end].map(|x| pixel((x, dense.y.mean)));
         dashes(&root, from, to)?;
     }
     let front = pareto_front(&points.iter().map(|(_, p)| p.at()).collect::<Vec<_>>());
-    let front = front.iter().map(|&i| pixel(points[i].0, points[i].1.at()));
+    let front = front.iter().map(|&i| pixel(points[i].1.at()));
     let front: Vec<(i32, i32)> = front.collect();
     // Under the policies' lines, wider than they are.
     polyline(&root, front.clone(), WIDE.stroke_width(6))?;
     for line in lines {
-        let path = line.points.iter().map(|point| pixel(line, point.at()));
+        let path = line.points.iter().map(|point| pixel(point.at()));
         polyline(&root, path.collect(), line.color.stroke_width(2))?;
     }
     for (line, point) in &points {
         let (x, y) = point.at();
         if let Some(half) = point.y.half_width {
             let ends = [y - half, y + half].map(|end| {
+                // No accuracy is below 0% or above 100%.
+                let end = end.clamp(0.0, 100.0);
                 let shown = end.clamp(ys.start, ys.end);
-                (pixel(line, (x, shown)), shown == end)
+                (pixel((x, shown)), shown == end)
             });
             bar(&root, ends, line.color)?;
         }
         if let Some(half) = point.x.half_width.filter(|_| against == Against::Time) {
             let ends = [x - half, x + half].map(|end| {
                 let shown = end.clamp(xs.start, xs.end);
-                (pixel(line, (shown, y)), shown == end)
+                (pixel((shown, y)), shown == end)
             });
             bar(&root, ends, line.color)?;
         }
     }
     for (line, point) in &points {
-        mark(&root, pixel(line, point.at()), line.marker, line.color)?;
+        mark(&root, pixel(point.at()), line.marker, line.color)?;
     }
     for &point in &front {
         ring(&root, point)?;

@@ -54,6 +54,8 @@ pub(super) fn shown(means: &[Mean], limits: Range<f64>, least: f64) -> Range<f64
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -72,6 +74,25 @@ mod tests {
         // As accurate: the cheaper one; equal points both.
         assert_eq!(pareto_front(&[(50.0, 90.0), (49.9, 90.0)]), [1]);
         assert_eq!(pareto_front(&[(1.0, 2.0), (1.0, 2.0)]), [0, 1]);
+    }
+
+    proptest! {
+        #[test]
+        fn no_point_of_the_front_is_dominated_and_every_other_is(
+            points in proptest::collection::vec((40.0..100.0, 50.0..100.0), 1..20),
+        ) {
+            let front = pareto_front(&points);
+            for (index, point) in points.iter().enumerate() {
+                let is_dominated = |slack: f64| {
+                    points.iter().any(|other| other.0 < point.0 + slack && other.1 > point.1)
+                };
+                if front.contains(&index) {
+                    prop_assert!(!is_dominated(0.0));
+                } else {
+                    prop_assert!(is_dominated(SAME_COST));
+                }
+            }
+        }
     }
 
     #[test]
