@@ -43,7 +43,7 @@ pub struct Infer {
     /// Classes to show
     #[arg(long, value_name = "N", default_value = "3", value_parser = at_least_one)]
     pub top: usize,
-    /// Write a picture for each image: what the policy's blocks removed is hatched, what merged has one colour a group
+    /// Write a picture for each image: what the policy's blocks removed is hatched, what merged has one outline
     #[arg(long, value_name = "DIR")]
     pub visualize: Option<PathBuf>,
     /// Beside each picture, a GIF that shows one block after the other

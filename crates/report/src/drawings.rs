@@ -9,7 +9,7 @@ use maud::{Markup, PreEscaped, html};
 
 use crate::number::{Number, Style};
 use crate::passes::{Passes, Seen};
-use crate::picture::{Area, groups, hue, shown};
+use crate::picture::{Area, Colors, colors, shown};
 
 /// The images of a page, and the drawings over them.
 pub struct Drawings<'a> {
@@ -35,28 +35,30 @@ impl<'a> Drawings<'a> {
             return html! {};
         };
         let layers = shown(&seen.layers, passes.tokens, most.max(3) - 1);
+        let colors = colors(&layers, passes.grid);
         let [rows, columns] = passes.grid;
         let reference = match self.reference(passes, seen.index) {
             Ok(reference) => reference,
             Err(reason) => return html! { p.dim { "This image cannot be shown: " (reason) } },
         };
         let view = format!("0 0 {columns} {rows}");
-        let panel = |layer: Option<&LayerAnswer>, what: String| {
+        let panel = |after: Option<(&LayerAnswer, &Colors)>, what: String| {
             html! {
                 svg viewBox=(view) role="img" aria-label=(what) {
                     use href=(reference) {}
-                    @if let Some(layer) = layer { (PreEscaped(overlay(layer, passes.grid))) }
+                    @if let Some((layer, colors)) = after { (PreEscaped(overlay(layer, colors, passes.grid))) }
+                    (PreEscaped(format!("<path d=\"M0 0h{columns}v{rows}H0z\" fill=\"none\" stroke=\"#888\" stroke-width=\".06\"/>")))
                 }
             }
         };
         html! {
             div.strip {
                 div { (panel(None, "the image".into())) "the image" }
-                @for layer in layers {
+                @for (layer, colors) in layers.iter().zip(&colors) {
                     div {
-                        (panel(Some(layer), format!("after block {}", layer.layer)))
+                        (panel(Some((layer, colors)), format!("after block {}", layer.layer)))
                         "after block " (layer.layer) ": "
-                        (Number::computed(layer.tokens as f64, Style::Whole)) " of " (passes.tokens) " tokens"
+                        (Number::computed(layer.tokens as f64, Style::Whole)) " of " (passes.tokens) " tokens, CLS included"
                     }
                 }
             }
@@ -95,7 +97,8 @@ pub fn patterns() -> Markup {
         svg width="0" height="0" style="position:absolute" aria-hidden="true" {
             defs {
                 pattern id="hatch" width=".5" height=".5" patternUnits="userSpaceOnUse" patternTransform="rotate(45)" {
-                    path d="M.25 0V.5" stroke="#fff" stroke-opacity=".55" stroke-width=".1" {}
+                    path d="M.25 0V.5" stroke="#333" stroke-width=".17" {}
+                    path d="M.25 0V.5" stroke="#fff" stroke-width=".07" {}
                 }
             }
         }
@@ -112,43 +115,44 @@ pub fn key() -> Markup {
     let photo = "<path d=\"M0 0h2v2h-2z\" fill=\"#7aa37a\"/><path d=\"M0 1.3l.8-.6.6.5.6-.3v1.1H0z\" fill=\"#4f7a4f\"/>";
     let gone = format!("{photo}{GONE}d=\"M0 0h2v2h-2z\"/>{HATCH}d=\"M0 0h2v2h-2z\"/>");
     let merged = format!(
-        "{photo}<path d=\"M0 0h2v2h-2z\" fill=\"hsl(280 85% 55%)\" fill-opacity=\".42\" stroke=\"hsl(280 90% 45%)\" stroke-width=\".2\"/>"
+        "{photo}<path d=\"M0 0h2v2h-2z\" fill=\"#f032e6\" fill-opacity=\".4\" stroke=\"#fff\" stroke-width=\".4\"/>\
+         <path d=\"M0 0h2v2h-2z\" fill=\"none\" stroke=\"#f032e6\" stroke-width=\".25\"/>"
     );
     html! {
         ul.key {
             li { (patch(photo)) "kept: a token of its own" }
-            li { (patch(&merged)) "merged: patches of one colour and outline are one token" }
+            li { (patch(&merged)) "merged: patches inside one outline are one token; tokens that touch differ in colour, others may share one" }
             li { (patch(&gone)) "removed: no later block sees it" }
         }
     }
 }
 
-const GONE: &str = "<path fill=\"#8a8a8a\" fill-opacity=\".8\" ";
+const GONE: &str = "<path fill=\"#808080\" fill-opacity=\".9\" ";
 const HATCH: &str = "<path fill=\"url(#hatch)\" ";
 
 /// Merged and removed patches as paths, in units of a patch.
-fn overlay(layer: &LayerAnswer, grid: [usize; 2]) -> String {
-    let area = |holds: &dyn Fn(usize) -> bool| {
+fn overlay(layer: &LayerAnswer, colors: &Colors, grid: [usize; 2]) -> String {
+    let area = |holds: &dyn Fn(usize) -> bool, inset: f32| {
         let area = Area {
             grid,
             patch: 1,
             corner: (0, 0),
             holds,
         };
-        (area.filled(), area.outlined(0.0))
+        (area.filled(), area.outlined(inset))
     };
     let mut svg = String::new();
-    for token in groups(layer) {
-        let (filled, edge) = area(&|patch| layer.token[patch] == Some(token));
-        let hue = hue(token / grid[1], token % grid[1]);
+    for (&token, color) in colors {
+        let (filled, edge) = area(&|patch| layer.token[patch] == Some(token), 0.1);
         // Writing to a string does not fail.
         let _ = write!(
             svg,
-            "<path d=\"{filled}\" fill=\"hsl({hue} 85% 55%)\" fill-opacity=\".42\"/>\
-             <path d=\"{edge}\" stroke=\"hsl({hue} 90% 45%)\" stroke-width=\".1\" stroke-linecap=\"square\"/>"
+            "<path d=\"{filled}\" fill=\"{color}\" fill-opacity=\".4\"/>\
+             <path d=\"{edge}\" stroke=\"#fff\" stroke-width=\".2\" stroke-linecap=\"square\"/>\
+             <path d=\"{edge}\" stroke=\"{color}\" stroke-width=\".12\" stroke-linecap=\"square\"/>"
         );
     }
-    let (filled, edge) = area(&|patch| layer.token[patch].is_none());
+    let (filled, edge) = area(&|patch| layer.token[patch].is_none(), 0.0);
     if !filled.is_empty() {
         let _ = write!(
             svg,

@@ -6,9 +6,11 @@ use apt_inference::Answer;
 use image::codecs::gif::{GifEncoder, Repeat};
 use image::{Delay, DynamicImage, Frame, RgbImage};
 
+use super::colors::colors;
 use super::draw::{Panel, draw_panels};
 use super::layers::shown;
-use super::legend::meanings;
+use super::legend::Legend;
+use super::sheet::Sheet;
 use crate::ReportError;
 
 /// Blocks that are shown, at most.
@@ -26,7 +28,8 @@ pub(super) fn gif(
     answer: &Answer,
 ) -> Result<Vec<u8>, ReportError> {
     let layers = shown(&answer.layers, answer.tokens, BLOCKS);
-    let meanings = meanings(&layers);
+    let colors = colors(&layers, grid);
+    let legend = Legend::new(&layers, &colors, None, Sheet::width(grid, 1));
     let last = layers.len();
     let mut bytes = Vec::new();
     {
@@ -34,8 +37,8 @@ pub(super) fn gif(
         encoder
             .set_repeat(Repeat::Infinite)
             .map_err(ReportError::drawing)?;
-        for (index, panel) in Panel::all(&layers).into_iter().enumerate() {
-            let frame = draw_panels(image, grid, answer, &[panel], &meanings, None)?;
+        for (index, panel) in Panel::all(&layers, &colors).into_iter().enumerate() {
+            let frame = draw_panels(image, grid, answer, &[panel], &legend, None)?;
             let time = if index == 0 || index == last {
                 LONG
             } else {

@@ -7,7 +7,7 @@ use apt_inference::LayerAnswer;
 use super::draw::text;
 
 /// Height of the longest bar, in pixels.
-const HEIGHT: u32 = 54;
+const HEIGHT: u32 = 48;
 /// Lines of text that the strip takes.
 pub(super) const LINES: usize = 5;
 
@@ -28,12 +28,13 @@ pub(super) fn draw_bars(
     left: &[usize],
     tokens: usize,
 ) {
-    let title = format!("tokens after each block, of {tokens}");
+    let title = format!("tokens that each block leaves, of {tokens}, CLS included");
     text(svg, (x, y + 16), "#333", &title);
-    let base = y + 24 + HEIGHT;
+    let base = y + 41 + HEIGHT;
     let room = width / left.len().max(1) as u32;
     // Numbers need room: of many blocks, every second or third has one.
     let every = (34 / room.max(1) + 1) as usize;
+    let word = if room >= 64 { "block " } else { "" };
     for (block, &count) in left.iter().enumerate() {
         let at = x + block as u32 * room;
         let height = (f64::from(HEIGHT) * count as f64 / tokens.max(1) as f64)
@@ -46,7 +47,8 @@ pub(super) fn draw_bars(
             base - HEIGHT
         );
         if block % every == 0 || block + 1 == left.len() && block % every * 2 > every {
-            text(svg, (at, base + 19), "#333", &count.to_string());
+            text(svg, (at, base - HEIGHT - 5), "#333", &count.to_string());
+            text(svg, (at, base + 18), "#777", &format!("{word}{block}"));
         }
     }
 }

@@ -1,6 +1,5 @@
 //! The picture: panels with the image and its kept, merged and removed patches, captions and a legend.
 
-use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use apt_inference::{Answer, LayerAnswer};
@@ -8,8 +7,9 @@ use apt_rl_trainer::sweep::plot_png;
 use image::{Rgb, RgbImage, imageops};
 
 use super::bars::{self, draw_bars, left};
-use super::layers::shown;
-use super::legend::{Meaning, draw_legend, meanings};
+use super::colors::{Colors, colors};
+use super::layers::{shown, which};
+use super::legend::Legend;
 use super::outline::Area;
 use super::sheet::Sheet;
 use crate::ReportError;
@@ -24,31 +24,42 @@ const LETTERS: u32 = 17;
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Panel<'a> {
     Image,
-    After(&'a LayerAnswer),
+    After(&'a LayerAnswer, &'a Colors),
 }
 
 impl<'a> Panel<'a> {
-    /// The image, and the image after each of `layers`.
-    pub fn all(layers: &[&'a LayerAnswer]) -> Vec<Self> {
-        let after = layers.iter().map(|layer| Self::After(layer));
+    /// The image, and the image after each of `layers`, with these colours.
+    pub fn all(layers: &[&'a LayerAnswer], colors: &'a [Colors]) -> Vec<Self> {
+        let after = layers.iter().zip(colors);
+        let after = after.map(|(layer, colors)| Self::After(layer, colors));
         std::iter::once(Self::Image).chain(after).collect()
     }
 
-    /// The two lines above it.
-    fn caption(self, answer: &Answer) -> [String; 2] {
+    /// The lines above it.
+    fn caption(self, answer: &Answer) -> [String; 3] {
         match self {
             Self::Image => {
-                let class = answer.classes.first();
-                class.map_or_else(Default::default, |class| {
-                    let probability = Style::Percent.text(f64::from(class.probability));
-                    [class.class.clone(), format!("{probability} probable")]
-                })
+                let Some(class) = answer.classes.first() else {
+                    return ["the image".into(), String::new(), String::new()];
+                };
+                let model = if answer.layers.is_empty() {
+                    "model"
+                } else {
+                    "pruned model"
+                };
+                let probability = Style::Percent.text(f64::from(class.probability));
+                [
+                    class.class.clone(),
+                    format!("the {model}'s answer,"),
+                    format!("{probability} probable"),
+                ]
             }
-            Self::After(layer) => {
-                let (left, share) = (layer.tokens, Style::Percent.text(layer.flops_share));
+            Self::After(layer, _) => {
+                let share = Style::Percent.text(layer.flops_share);
                 [
                     format!("after block {}", layer.layer),
-                    format!("{left} of {} tokens, FLOPs {share}", answer.tokens),
+                    format!("{} of {} tokens, CLS included", layer.tokens, answer.tokens),
+                    format!("{share} of the dense model's FLOPs"),
                 ]
             }
         }
@@ -63,10 +74,13 @@ pub(crate) fn draw(
     answer: &Answer,
 ) -> Result<RgbImage, ReportError> {
     let layers = shown(&answer.layers, answer.tokens, PANELS - 1);
-    let panels = Panel::all(&layers);
+    let colors = colors(&layers, grid);
+    let panels = Panel::all(&layers, &colors);
     let left = left(&answer.layers, answer.tokens, blocks);
     let left = (!layers.is_empty()).then_some(left.as_slice());
-    draw_panels(image, grid, answer, &panels, &meanings(&layers), left)
+    let which = which(&answer.layers, &layers, answer.tokens, blocks);
+    let legend = Legend::new(&layers, &colors, which, Sheet::width(grid, panels.len()));
+    draw_panels(image, grid, answer, &panels, &legend, left)
 }
 
 /// Panels side by side, a legend, and bars if `left` gives the tokens that each block leaves.
@@ -75,10 +89,10 @@ pub(super) fn draw_panels(
     grid: [usize; 2],
     answer: &Answer,
     panels: &[Panel<'_>],
-    meanings: &[Meaning],
+    legend: &Legend,
     left: Option<&[usize]>,
 ) -> Result<RgbImage, ReportError> {
-    let lines = meanings.len() + left.map_or(0, |_| bars::LINES);
+    let lines = legend.lines() + left.map_or(0, |_| bars::LINES);
     let sheet = Sheet::new(grid, panels.len(), lines);
     let [height, width] = sheet.size();
     let mut picture = RgbImage::from_pixel(width, height, Rgb([255; 3]));
@@ -98,14 +112,15 @@ pub(super) fn draw_panels(
     );
     for (index, panel) in panels.iter().enumerate() {
         caption(&mut svg, &sheet, index, &panel.caption(answer));
-        if let Panel::After(layer) = panel {
-            merged(&mut svg, &sheet, index, layer);
+        frame(&mut svg, &sheet, index);
+        if let Panel::After(layer, colors) = panel {
+            merged(&mut svg, &sheet, index, layer, colors);
             veil(&mut svg, &sheet, index, layer);
         }
     }
-    draw_legend(&mut svg, &sheet, meanings);
+    legend.draw(&mut svg, &sheet);
     if let Some(left) = left {
-        let (x, y) = sheet.below(meanings.len());
+        let (x, y) = sheet.below(legend.lines());
         let room = width - 2 * x;
         draw_bars(&mut svg, (x, y - 8), room, left, answer.tokens);
     }
@@ -139,56 +154,54 @@ fn area<'a>(sheet: &Sheet, panel: usize, holds: &'a dyn Fn(usize) -> bool) -> Ar
     }
 }
 
-/// Removed patches: nearly opaque grey with white lines, and an edge of two colours that shows on bright and dark images.
+/// A thin line around a panel: a pale image has an end, too.
+fn frame(svg: &mut String, sheet: &Sheet, panel: usize) {
+    let edge = area(sheet, panel, &|_| true).outlined(0.0);
+    let _ = write!(svg, "<path d=\"{edge}\" stroke=\"#999\"/>");
+}
+
+/// Removed patches: nearly opaque grey with lines of two colours, and an edge of two colours. Both show on bright and dark images.
 fn veil(svg: &mut String, sheet: &Sheet, panel: usize, layer: &LayerAnswer) {
     let gone = |patch: usize| layer.token[patch].is_none();
     let area = area(sheet, panel, &gone);
     let (filled, hatched, edge) = (area.filled(), area.hatched(), area.outlined(0.0));
     let _ = write!(
         svg,
-        "<path d=\"{filled}\" fill=\"#8a8a8a\" fill-opacity=\"0.8\"/>\
-         <path d=\"{hatched}\" stroke=\"#fff\" stroke-opacity=\"0.5\" stroke-width=\"1.2\"/>\
+        "<path d=\"{filled}\" fill=\"#808080\" fill-opacity=\"0.9\"/>\
+         <path d=\"{hatched}\" stroke=\"#333\" stroke-width=\"2.4\"/>\
+         <path d=\"{hatched}\" stroke=\"#fff\" stroke-width=\"1.2\"/>\
          <path d=\"{edge}\" stroke=\"#fff\" stroke-width=\"3.5\" stroke-linecap=\"square\"/>\
          <path d=\"{edge}\" stroke=\"#222\" stroke-width=\"1.5\" stroke-linecap=\"square\"/>"
     );
 }
 
-/// Patches that became one token: one tint and one outline.
-fn merged(svg: &mut String, sheet: &Sheet, panel: usize, layer: &LayerAnswer) {
-    for token in groups(layer) {
+/// Patches that became one token: one tint, and one outline with a light and a dark line.
+fn merged(svg: &mut String, sheet: &Sheet, panel: usize, layer: &LayerAnswer, colors: &Colors) {
+    for (&token, color) in colors {
         let holds = |patch: usize| layer.token[patch] == Some(token);
         let area = area(sheet, panel, &holds);
-        let (filled, edge) = (area.filled(), area.outlined(1.25));
-        let hue = hue(token / sheet.grid[1], token % sheet.grid[1]);
+        let (filled, edge, border) = (area.filled(), area.outlined(2.2), area.outlined(0.5));
         let _ = write!(
             svg,
-            "<path d=\"{filled}\" fill=\"hsl({hue},85%,55%)\" fill-opacity=\"0.4\"/>\
-             <path d=\"{edge}\" stroke=\"hsl({hue},90%,45%)\" stroke-width=\"2.5\" stroke-linecap=\"square\"/>"
+            "<path d=\"{filled}\" fill=\"{color}\" fill-opacity=\"0.4\"/>\
+             <path d=\"{edge}\" stroke=\"#fff\" stroke-width=\"3.6\" stroke-linecap=\"square\"/>\
+             <path d=\"{edge}\" stroke=\"{color}\" stroke-width=\"2.4\" stroke-linecap=\"square\"/>\
+             <path d=\"{border}\" stroke=\"#111\" stroke-linecap=\"square\"/>"
         );
     }
 }
 
-/// The colour of the token at this row and column, in degrees: at least 35 from those of its neighbours and theirs.
-pub(crate) fn hue(row: usize, column: usize) -> f64 {
-    (137.5 * column as f64 + 50.0 * row as f64) % 360.0
-}
-
-/// Tokens that more than one patch is part of.
-pub(crate) fn groups(layer: &LayerAnswer) -> Vec<usize> {
-    let mut patches: BTreeMap<usize, usize> = BTreeMap::new();
-    for &token in layer.token.iter().flatten() {
-        *patches.entry(token).or_default() += 1;
-    }
-    let groups = patches.into_iter().filter(|&(_, patches)| patches > 1);
-    groups.map(|(token, _)| token).collect()
-}
-
-fn caption(svg: &mut String, sheet: &Sheet, panel: usize, lines: &[String; 2]) {
+fn caption(svg: &mut String, sheet: &Sheet, panel: usize, lines: &[String; 3]) {
     let (x, y) = sheet.corner(panel);
-    let most = (sheet.cell_width() * 2 / LETTERS) as usize;
-    for (line, (up, color)) in lines.iter().zip([(29, "#111"), (8, "#555")]) {
+    let most = letters(sheet.cell_width());
+    for (line, (up, color)) in lines.iter().zip([(50, "#111"), (29, "#555"), (8, "#555")]) {
         text(svg, (x, y - up), color, &shortened(line, most));
     }
+}
+
+/// Letters that so many pixels have room for.
+pub(super) fn letters(pixels: u32) -> usize {
+    (pixels * 2 / LETTERS) as usize
 }
 
 /// At most so many letters.
@@ -244,7 +257,10 @@ mod tests {
         let image = RgbImage::from_pixel(16, 16, Rgb([grey; 3]));
         let picture = draw(&image, [4, 4], 6, answer).unwrap();
         let layers: Vec<&LayerAnswer> = answer.layers.iter().collect();
-        let sheet = Sheet::new([4, 4], 2, meanings(&layers).len() + bars::LINES);
+        let which = which(&answer.layers, &layers, answer.tokens, 6);
+        let colors = colors(&layers, [4, 4]);
+        let legend = Legend::new(&layers, &colors, which, Sheet::width([4, 4], 2));
+        let sheet = Sheet::new([4, 4], 2, legend.lines() + bars::LINES);
         assert_eq!([picture.height(), picture.width()], sheet.size());
         (sheet, picture)
     }
@@ -299,29 +315,11 @@ mod tests {
     }
 
     #[test]
-    fn tokens_near_each_other_have_other_colours() {
-        for (row, column) in (0..3).flat_map(|row| (0..3).map(move |column| (row, column))) {
-            for (down, right) in [(0, 1), (1, 0), (1, 1), (0, 2), (2, 0), (1, 2), (2, 1)] {
-                let apart = |a: f64, b: f64| {
-                    let apart = (a - b).abs();
-                    apart.min(360.0 - apart)
-                };
-                let ahead = apart(hue(row, column), hue(row + down, column + right));
-                let back = apart(hue(row + down, column), hue(row, column + right));
-                assert!(
-                    ahead >= 35.0 && back >= 35.0,
-                    "{down} {right}: {ahead} {back}"
-                );
-            }
-        }
-    }
-
-    #[test]
     fn captions_are_above_both_panels_and_names_are_text() {
         let (sheet, picture) = drawn(128, &answer(&Some));
         for panel in 0..2 {
             let (x, y) = sheet.corner(panel);
-            let above = imageops::crop_imm(&picture, x, y - 46, sheet.cell_width(), 46);
+            let above = imageops::crop_imm(&picture, x, y - 66, sheet.cell_width(), 66);
             let above = above.to_image();
             let inked = above.pixels().filter(|pixel| pixel.0[0] < 200).count();
             assert!(inked > 120, "{panel}: {inked}");

@@ -30,11 +30,50 @@ pub(crate) fn shown(layers: &[LayerAnswer], tokens: usize, most: usize) -> Vec<&
     even.collect()
 }
 
+/// Which of the model's `blocks` have a panel, and why the others have none; `None` if no block acts.
+pub(super) fn which(
+    layers: &[LayerAnswer],
+    shown: &[&LayerAnswer],
+    tokens: usize,
+    blocks: usize,
+) -> Option<String> {
+    let numbers = |layers: &[&LayerAnswer]| -> Vec<usize> {
+        layers.iter().map(|layer| layer.layer).collect()
+    };
+    let with_panel = numbers(shown);
+    let acting = numbers(&self::shown(layers, tokens, layers.len().max(2)));
+    let no_room = acting.iter().filter(|block| !with_panel.contains(block));
+    let no_room: Vec<usize> = no_room.copied().collect();
+    let mut text = format!(
+        "Panels show block{} (of 0 to {})",
+        in_words(&with_panel)?,
+        blocks.saturating_sub(1)
+    );
+    if let Some(no_room) = in_words(&no_room) {
+        text += &format!("; no room for block{no_room}");
+    }
+    if acting.len() < blocks {
+        text += "; no token goes in the others";
+    }
+    Some(text + ".")
+}
+
+/// ` 3`, or `s 1, 2 and 5`; `None` of none.
+fn in_words(blocks: &[usize]) -> Option<String> {
+    let words: Vec<String> = blocks.iter().map(usize::to_string).collect();
+    let (last, before) = words.split_last()?;
+    Some(if before.is_empty() {
+        format!(" {last}")
+    } else {
+        format!("s {} and {last}", before.join(", "))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn blocks(tokens: &[usize], most: usize) -> Vec<usize> {
+    fn layers(tokens: &[usize]) -> Vec<LayerAnswer> {
         let layers = tokens.iter().enumerate();
         let layers = layers.map(|(layer, &tokens)| LayerAnswer {
             layer,
@@ -43,7 +82,11 @@ mod tests {
             kept: Vec::new(),
             token: Vec::new(),
         });
-        let layers: Vec<LayerAnswer> = layers.collect();
+        layers.collect()
+    }
+
+    fn blocks(tokens: &[usize], most: usize) -> Vec<usize> {
+        let layers = layers(tokens);
         let shown = shown(&layers, 100, most);
         shown.into_iter().map(|layer| layer.layer).collect()
     }
@@ -65,5 +108,22 @@ mod tests {
         let late = [99, 98, 97, 96, 95, 94, 93, 20];
         let shown = blocks(&late, 4);
         assert_eq!((shown.len(), shown[0], shown[3]), (4, 0, 7));
+    }
+
+    #[test]
+    fn a_sentence_names_the_blocks_with_a_panel_and_those_without_room() {
+        let said = |tokens: &[usize], most: usize, blocks: usize| {
+            let layers = layers(tokens);
+            which(&layers, &shown(&layers, 100, most), 100, blocks)
+        };
+        assert_eq!(
+            said(&[100, 80, 80, 60], 7, 6).unwrap(),
+            "Panels show blocks 1 and 3 (of 0 to 5); no token goes in the others."
+        );
+        assert_eq!(
+            said(&[90, 70, 50, 30], 3, 4).unwrap(),
+            "Panels show blocks 0, 1 and 3 (of 0 to 3); no room for block 2."
+        );
+        assert_eq!(said(&[], 7, 6), None);
     }
 }

@@ -4,29 +4,24 @@ use std::fmt::Write;
 
 use apt_inference::LayerAnswer;
 
-use super::draw::{groups, text};
+use super::colors::{Colors, PALETTE, repeat};
+use super::draw::{letters, text};
 use super::sheet::Sheet;
 
 /// Side of a sample, in pixels.
 const SAMPLE: u32 = 18;
+/// Between a sample and its words.
+const GAP: u32 = 9;
 
 /// What can become of a patch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Meaning {
+enum Meaning {
     Kept,
     Merged,
     Removed,
 }
 
 impl Meaning {
-    fn words(self) -> &'static str {
-        match self {
-            Self::Kept => "kept: a token of its own",
-            Self::Merged => "merged: one colour, one token",
-            Self::Removed => "removed: gone for later blocks",
-        }
-    }
-
     fn sample(self, (x, y): (u32, u32)) -> String {
         let square = format!("M{x} {y}h{SAMPLE}v{SAMPLE}h-{SAMPLE}z");
         match self {
@@ -34,52 +29,140 @@ impl Meaning {
                 format!("<path d=\"{square}\" fill=\"#fff\" stroke=\"#999\" stroke-width=\"1\"/>")
             }
             Self::Merged => format!(
-                "<path d=\"{square}\" fill=\"hsl(275,85%,55%)\" fill-opacity=\"0.4\" stroke=\"hsl(275,90%,45%)\" stroke-width=\"2.5\"/>"
+                "<path d=\"{square}\" fill=\"{0}\" fill-opacity=\"0.4\" stroke=\"#111\" stroke-width=\"5\"/>\
+                 <path d=\"{square}\" fill=\"none\" stroke=\"#fff\" stroke-width=\"4\"/>\
+                 <path d=\"{square}\" fill=\"none\" stroke=\"{0}\" stroke-width=\"2.4\"/>",
+                PALETTE[4]
             ),
             Self::Removed => {
                 let (right, half) = (x + SAMPLE, SAMPLE / 2);
-                format!(
-                    "<path d=\"{square}\" fill=\"#8a8a8a\"/>\
-                     <path d=\"M{x} {}L{} {y}M{x} {}L{right} {y}M{} {}L{right} {}\" stroke=\"#fff\" stroke-opacity=\"0.6\" stroke-width=\"1.2\"/>\
-                     <path d=\"{square}\" fill=\"none\" stroke=\"#222\" stroke-width=\"1.5\"/>",
+                let lines = format!(
+                    "M{x} {}L{} {y}M{x} {}L{right} {y}M{} {}L{right} {}",
                     y + half,
                     x + half,
                     y + SAMPLE,
                     x + half,
                     y + SAMPLE,
                     y + half
+                );
+                format!(
+                    "<path d=\"{square}\" fill=\"#808080\"/>\
+                     <path d=\"{lines}\" stroke=\"#333\" stroke-width=\"2.4\"/>\
+                     <path d=\"{lines}\" stroke=\"#fff\" stroke-width=\"1.2\"/>\
+                     <path d=\"{square}\" fill=\"none\" stroke=\"#222\" stroke-width=\"1.5\"/>"
                 )
             }
         }
     }
 }
 
-/// What the legend explains: what these layers contain.
-pub(super) fn meanings(layers: &[&LayerAnswer]) -> Vec<Meaning> {
-    let any = |holds: &dyn Fn(&LayerAnswer) -> bool| layers.iter().any(|layer| holds(layer));
-    let removed = any(&|layer| layer.token.contains(&None));
-    let merged = any(&|layer| !groups(layer).is_empty());
-    let known = [
-        (removed || merged, Meaning::Kept),
-        (merged, Meaning::Merged),
-        (removed, Meaning::Removed),
-    ];
-    let there = known.into_iter().filter(|(there, _)| *there);
-    there.map(|(_, meaning)| meaning).collect()
+/// Lines below the panels.
+pub(super) struct Legend {
+    /// A sample and words, or words alone.
+    lines: Vec<(Option<Meaning>, String)>,
 }
 
-/// Draws them below the panels, a line each.
-pub(super) fn draw_legend(svg: &mut String, sheet: &Sheet, meanings: &[Meaning]) {
-    for (line, meaning) in meanings.iter().enumerate() {
-        let (x, y) = sheet.below(line);
-        // Writing to a string does not fail.
-        let _ = write!(svg, "{}", meaning.sample((x, y - SAMPLE + 4)));
-        text(svg, (x + SAMPLE + 9, y), "#333", meaning.words());
+impl Legend {
+    /// What these layers with their colours contain, and a note, in lines that `width` pixels have room for.
+    pub fn new(
+        layers: &[&LayerAnswer],
+        colors: &[Colors],
+        note: Option<String>,
+        width: u32,
+    ) -> Self {
+        let room = letters(width.saturating_sub(SAMPLE + 3 * GAP));
+        let mut lines = Vec::new();
+        let meant = explained(layers, colors);
+        for (meaning, words) in meant.into_iter().chain(note.map(|note| (None, note))) {
+            let first = lines.len();
+            lines.extend(wrapped(&words, room).map(|line| (None, line)));
+            lines[first].0 = meaning;
+        }
+        Self { lines }
     }
+
+    /// How many there are.
+    pub fn lines(&self) -> usize {
+        self.lines.len()
+    }
+
+    /// Draws them below the panels.
+    pub fn draw(&self, svg: &mut String, sheet: &Sheet) {
+        let has_samples = self.lines.iter().any(|(meaning, _)| meaning.is_some());
+        let beside = if has_samples { SAMPLE + GAP } else { 0 };
+        for (line, (meaning, words)) in self.lines.iter().enumerate() {
+            let (x, y) = sheet.below(line);
+            if let Some(meaning) = meaning {
+                // Writing to a string does not fail.
+                let _ = write!(svg, "{}", meaning.sample((x, y - SAMPLE + 4)));
+            }
+            text(svg, (x + beside, y), "#333", words);
+        }
+    }
+}
+
+/// The meanings of what is there, and what is not.
+fn explained(layers: &[&LayerAnswer], colors: &[Colors]) -> Vec<(Option<Meaning>, String)> {
+    let removed = layers.iter().any(|layer| layer.token.contains(&None));
+    let merged = colors.iter().any(|colors| !colors.is_empty());
+    if !removed && !merged {
+        return Vec::new();
+    }
+    let mut lines = vec![(Meaning::Kept, "kept: a token of its own".to_string())];
+    if merged {
+        let what = if repeat(colors) {
+            format!(
+                "merged: patches inside one outline are one token. Tokens that touch differ in colour; others share the {} colours",
+                PALETTE.len()
+            )
+        } else {
+            "merged: patches of one colour are one token".to_string()
+        };
+        let nothing = if removed { "" } else { ". No patch is removed" };
+        lines.push((
+            Meaning::Merged,
+            format!("{what}. A token keeps the colour of its largest part{nothing}."),
+        ));
+    }
+    if removed {
+        // A device that decides by itself does not say what merged.
+        let nothing = if merged {
+            ""
+        } else {
+            "; none is marked as merged"
+        };
+        lines.push((
+            Meaning::Removed,
+            format!("removed: gone for later blocks{nothing}"),
+        ));
+    }
+    let lines = lines.into_iter();
+    lines
+        .map(|(meaning, words)| (Some(meaning), words))
+        .collect()
+}
+
+/// In lines of at most so many letters, broken between words.
+fn wrapped(words: &str, room: usize) -> impl Iterator<Item = String> {
+    let mut lines = vec![String::new()];
+    for word in words.split(' ') {
+        let line = lines.last().map_or(0, |line| line.chars().count());
+        if line > 0 && line + 1 + word.chars().count() > room {
+            lines.push(String::new());
+        }
+        if let Some(line) = lines.last_mut() {
+            if !line.is_empty() {
+                line.push(' ');
+            }
+            line.push_str(word);
+        }
+    }
+    lines.into_iter()
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::colors::colors;
     use super::*;
 
     #[test]
@@ -90,17 +173,31 @@ mod tests {
                 tokens: 9,
                 flops_share: 0.5,
                 kept: Vec::new(),
-                token: (0..16).map(token).collect(),
+                token: (0..64).map(token).collect(),
             };
-            meanings(&[&layer])
+            let layers = [&layer];
+            let lines = explained(&layers, &colors(&layers, [8, 8]));
+            let (meanings, words): (Vec<Option<Meaning>>, Vec<String>) = lines.into_iter().unzip();
+            let meanings: Vec<Meaning> = meanings.into_iter().flatten().collect();
+            (meanings, words.join(" "))
         };
-        assert_eq!(of(&Some), []);
-        let removed = of(&|patch| (patch > 3).then_some(patch));
-        assert_eq!(removed, [Meaning::Kept, Meaning::Removed]);
-        assert_eq!(
-            of(&|patch| Some(patch.max(2))),
-            [Meaning::Kept, Meaning::Merged]
+        assert!(of(&Some).0.is_empty());
+        let (meanings, words) = of(&|patch| (patch > 3).then_some(patch));
+        assert_eq!(meanings, [Meaning::Kept, Meaning::Removed]);
+        assert!(words.contains("none is marked as merged"), "{words}");
+        let (meanings, words) = of(&|patch| Some(patch.max(2)));
+        assert_eq!(meanings, [Meaning::Kept, Meaning::Merged]);
+        assert!(
+            words.contains("one colour are one token") && words.contains("No patch is removed")
         );
-        assert_eq!(meanings(&[]), []);
+        let (_, words) = of(&|patch| Some(patch / 2 * 2));
+        assert!(words.contains("inside one outline"), "{words}");
+        assert!(explained(&[], &[]).is_empty());
+    }
+
+    #[test]
+    fn long_words_of_the_legend_take_several_lines() {
+        let lines: Vec<String> = wrapped("one two three four", 9).collect();
+        assert_eq!(lines, ["one two", "three", "four"]);
     }
 }

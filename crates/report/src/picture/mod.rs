@@ -2,6 +2,7 @@
 
 mod animation;
 mod bars;
+mod colors;
 mod draw;
 mod layers;
 mod legend;
@@ -18,7 +19,8 @@ use image::RgbImage;
 
 use crate::ReportError;
 
-pub(crate) use draw::{draw, groups, hue};
+pub(crate) use colors::{Colors, colors};
+pub(crate) use draw::draw;
 pub(crate) use layers::shown;
 pub(crate) use mark::png;
 pub(crate) use outline::Area;

@@ -77,20 +77,28 @@ impl Area<'_> {
         };
         for (row, column) in self.patches() {
             let (x, y) = self.corner_of((row, column));
-            let (left, right) = (x + inset, x + self.patch as f32 - inset);
-            let (top, bottom) = (y + inset, y + self.patch as f32 - inset);
-            let up = holds(row.checked_sub(1), Some(column));
-            let under = holds(Some(row + 1), Some(column));
-            let before = holds(Some(row), column.checked_sub(1));
-            let after = holds(Some(row), Some(column + 1));
-            for (open, from, to) in [
-                (up, (left, top), (right, top)),
-                (under, (left, bottom), (right, bottom)),
-                (before, (left, top), (left, bottom)),
-                (after, (right, top), (right, bottom)),
-            ] {
-                if !open {
-                    let _ = write!(path, "M{} {}L{} {}", from.0, from.1, to.0, to.1);
+            let side = self.patch as f32;
+            // By rows and columns from here, one more than the way: 0 is back, 1 stays, 2 is on.
+            let near = |down: usize, right: usize| {
+                holds((row + down).checked_sub(1), (column + right).checked_sub(1))
+            };
+            // How far from the patch's corner a line ends, given its neighbour on that side and the one across the line:
+            // lines of neighbours meet, also where the outline turns outwards.
+            let end = |beside: bool, across: bool| match (beside, across) {
+                (false, _) => inset,
+                (true, false) => 0.0,
+                (true, true) => -inset,
+            };
+            for (way, at) in [(0, inset), (2, side - inset)] {
+                if !near(way, 1) {
+                    let from = end(near(1, 0), near(way, 0));
+                    let to = side - end(near(1, 2), near(way, 2));
+                    let _ = write!(path, "M{} {}H{}", x + from, y + at, x + to);
+                }
+                if !near(1, way) {
+                    let from = end(near(0, 1), near(0, way));
+                    let to = side - end(near(2, 1), near(2, way));
+                    let _ = write!(path, "M{} {}V{}", x + at, y + from, y + to);
                 }
             }
         }
@@ -118,5 +126,22 @@ mod tests {
         assert_eq!(outline(&|patch| patch == 0 || patch == 3), 8);
         assert_eq!(outline(&|_| true), 8);
         assert_eq!(outline(&|_| false), 0);
+    }
+
+    #[test]
+    fn lines_within_an_area_meet_at_its_corners() {
+        let holds = |patch: usize| patch != 1;
+        let area = Area {
+            grid: [2, 2],
+            patch: 10,
+            corner: (0, 0),
+            holds: &holds,
+        };
+        let lines = area.outlined(2.0);
+        // About the corner at (10, 10), where the outline turns outwards.
+        assert!(lines.contains("M8 2V12"), "{lines}");
+        assert!(lines.contains("M8 12H18"), "{lines}");
+        // The lower edge goes on from one patch to the other.
+        assert!(lines.contains("M2 18H10") && lines.contains("M10 18H18"));
     }
 }

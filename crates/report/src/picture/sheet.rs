@@ -6,8 +6,8 @@ const PANEL: u32 = 280;
 const COLUMNS: usize = 4;
 /// Between panels, and around them.
 const GAP: u32 = 16;
-/// Above each panel: two lines of text.
-const CAPTION: u32 = 46;
+/// Above each panel: three lines of text.
+const CAPTION: u32 = 67;
 /// Height of a line below all panels.
 pub(super) const LINE: u32 = 24;
 
@@ -37,6 +37,11 @@ impl Sheet {
             columns,
             lines: lines as u32,
         }
+    }
+
+    /// Width of the whole with so many panels.
+    pub fn width(grid: [usize; 2], panels: usize) -> u32 {
+        Self::new(grid, panels, 0).size()[1]
     }
 
     /// Height and width of a panel.
