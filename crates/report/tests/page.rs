@@ -64,6 +64,16 @@ fn a_model_that_can_run_is_shown_at_work() {
             "{section}"
         );
     }
+    for text in [
+        "pruned to the budget of ",
+        "from 6 of 10 classes",
+        "tokens, CLS included",
+        "foreground patches kept",
+        "KL says how far",
+        "The headline's times are those of the training's end",
+    ] {
+        assert!(page.contains(text), "{text}");
+    }
     assert!(
         page.contains("24 images of 40, drawn at random"),
         "how many of how many"

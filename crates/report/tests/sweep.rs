@@ -92,3 +92,28 @@ fn a_sweep_says_which_model_it_is_about_and_whether_the_best_policy_is_clearly_s
     assert!(page.contains("Vision Transformer of ") && page.contains("runs/pairs-1"));
     assert!(page.contains("(evit may be as accurate)"), "tome is not");
 }
+
+#[test]
+fn an_accuracys_interval_ends_at_a_hundred_percent_and_an_unclear_winner_is_not_bold() {
+    let folder = tempfile::tempdir().unwrap();
+    let cells = CellFolder::new(folder.path());
+    for (policy, first, second) in [("tome", 38, 40), ("evit", 37, 40), ("random", 2, 3)] {
+        cells.save(&cell(policy, 0.5, 1, first)).unwrap();
+        cells.save(&cell(policy, 0.5, 2, second)).unwrap();
+    }
+    let page = made(&[folder.path()], 0);
+    check_elements(&page);
+    assert!(page.contains("Two seeds say little"));
+    assert!(page.contains(">100.0%</data>)"), "no interval ends at 100%");
+    let table = page.split("the same weights dense").nth(1).unwrap();
+    let table = table.split("</table>").next().unwrap();
+    assert!(!table.contains("class=\"best\""), "{table}");
+    assert!(page.contains("tome, ") && page.contains("(evit may be as accurate)"));
+    assert!(!page.contains("<b>tome</b>"));
+    // Against random alone it is clear.
+    for seed in [1, 2] {
+        fs::remove_file(cells.cell_path("evit", 0.5, seed)).unwrap();
+    }
+    let page = made(&[folder.path()], 0);
+    assert!(page.contains("class=\"best\"") && page.contains("<b>tome</b>"));
+}

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::Section;
 use super::interval::half_interval;
+use super::pruning::KL;
 use crate::chart::{Chart, Series};
 use crate::document::Document;
 use crate::folder::Folder;
@@ -74,7 +75,7 @@ fn left(summary: &Document, layers: &[Value]) -> Markup {
         div.scroll { table {
             thead { tr {
                 th { "after block" } th { "tokens" } th { "keep rate" }
-                @if knows { th { "of the foreground" } th { "of the background" } }
+                @if knows { th { "foreground patches kept" } th { "background patches kept" } }
             } }
             tbody { @for index in 0..layers.len() { tr {
                 td { (at(index, "layer", Style::Whole)) }
@@ -138,9 +139,12 @@ fn measured(subject: &Subject, passes: &Passes) -> Markup {
         h3 { "Measured for this report" }
         p.note {
             (passes.seen.len()) " images" @if passes.of > passes.seen.len() { " of " (passes.of) ", drawn at random" } ": " (passes.from)
-            ". All rows are of the same images. Equal answers and KL(dense || pruned), in nats, compare a row with the dense model. \
+            ". All rows are of the same images. Equal answers and KL(dense || pruned), in nats, compare a row with the dense model. " (KL) " \
              Times are of the model alone on the machine that made this page, in turns, for the median of its batches of " (passes.batch)
             ". Compare them with each other, not with times of other batches."
+            @if let Some(batch) = subject.folder.summary.number("/eval_batch_size", Style::Whole) {
+                " The headline's times are those of the training's end, in batches of " (batch) ": their ratio may differ."
+            }
             @if has_peer { " The peer is ToMe on the same weights at the same budget. It needs no training, so a learned policy should beat it." }
             @if passes.labelled { " The 95% interval of an accuracy on so few images is about ±" (Number::computed(interval(passes), Style::Percent)) "." }
             @if let Some(images) = learned_from(subject, passes) {

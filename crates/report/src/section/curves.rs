@@ -117,7 +117,9 @@ fn in_training(settings: &Value) -> String {
         note += &format!(" Then it learns for {steps} steps before it acts.");
     }
     if let Some(every) = setting("dense_interval") {
-        note += &format!(" One of every {every} forward passes of the training is dense.");
+        note += &format!(
+            " One of every {every} forward passes of the training is dense, so that the training's line is above that of held-out images."
+        );
     }
     note
 }

@@ -7,7 +7,7 @@ use maud::{Markup, html};
 use super::Section;
 use crate::drawings::{Drawings, key};
 use crate::number::{Number, Style};
-use crate::passes::{Passes, Seen};
+use crate::passes::{Passes, Seen, Way};
 use crate::subject::Subject;
 
 const IMAGES: usize = 6;
@@ -21,7 +21,11 @@ pub(super) fn gallery(subject: &Subject, drawings: &mut Drawings<'_>) -> Option<
     }
     let chosen = chosen(passes);
     let body = html! {
-        p { "Images drawn at random, not chosen by their results" @if passes.labelled { ", one of each class" } ". Panels further to the right are after deeper blocks; the first block is block 0." }
+        p {
+            "Images drawn at random, not chosen by their results" ", from " (classes(&chosen)) " of " (passes.class_names.len()) " classes"
+            ". " (budget(passes)) " Panels further to the right are after deeper blocks; the first block is block 0. Blocks in which nothing goes have \
+            no panel, and of many others some are shown."
+        }
         (key())
         // Where there is one panel beside the image, several images stand side by side.
         div.gallery.small[passes.seen[0].layers.len() < 3] { @for seen in chosen { (entry(passes, seen, drawings, PANELS)) } }
@@ -29,10 +33,38 @@ pub(super) fn gallery(subject: &Subject, drawings: &mut Drawings<'_>) -> Option<
     Some(Section::new("gallery", "What the policy keeps", body))
 }
 
+/// The budget of the pictures, and the accuracies beside it.
+fn budget(passes: &Passes) -> Markup {
+    let of = |way: Way| passes.measured.iter().find(|found| found.way == way);
+    let percent = |value: f64| Number::computed(value, Style::Percent);
+    let (Some(own), Some(dense)) = (of(Way::Own), of(Way::Dense)) else {
+        return html! {};
+    };
+    html! {
+        @match own.target {
+            Some(share) => { "They are pruned to the budget of " (percent(share)) " of the dense model's FLOPs, the mean over images." },
+            None => { "They are pruned as the policy does without a budget: to " (percent(own.flops_share)) " of the dense model's FLOPs." },
+        }
+        @if let Some((own, dense)) = own.accuracy.zip(dense.accuracy) {
+            " On all " (passes.seen.len()) " images, accuracy is " (percent(own)) " pruned and " (percent(dense)) " dense."
+        }
+    }
+}
+
+/// The true class of an image; without a label, the dense model's answer.
+fn class(seen: &Seen) -> usize {
+    seen.label.unwrap_or(seen.dense.class)
+}
+
+/// How many classes these images have.
+fn classes(seen: &[&Seen]) -> usize {
+    let classes: BTreeSet<usize> = seen.iter().map(|seen| class(seen)).collect();
+    classes.len()
+}
+
 /// The first of each class, and more where there are few classes.
 fn chosen(passes: &Passes) -> Vec<&Seen> {
     let mut classes = BTreeSet::new();
-    let class = |seen: &Seen| seen.label.unwrap_or(seen.dense.class);
     let (first, rest): (Vec<&Seen>, Vec<&Seen>) = passes
         .seen
         .iter()

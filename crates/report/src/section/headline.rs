@@ -115,13 +115,17 @@ fn winners(cells: &[Cell]) -> Option<Markup> {
         .iter()
         .find(|group| group.policy == DENSE)
         .map(accuracy);
-    (!best.is_empty()).then(|| html! {
-        "Most accurate"
-        @for (index, (budget, names, most, equal)) in best.iter().enumerate() {
-            @if index > 0 { ";" } " at " (percent(*budget)) " of the dense FLOPs: " b { (names) } ", " (percent(*most))
-            @if !equal.is_empty() { " (" (equal) " may be as accurate)" }
+    (!best.is_empty()).then(|| {
+        html! {
+            "Most accurate"
+            @for (index, (budget, names, most, equal)) in best.iter().enumerate() {
+                @if index > 0 { ";" } " at " (percent(*budget)) " of the dense FLOPs: "
+                @if equal.is_empty() { b { (names) } } @else { (names) }
+                ", " (percent(*most))
+                @if !equal.is_empty() { " (" (equal) " may be as accurate)" }
+            }
+            "." @if let Some(dense) = dense { " Dense: " (percent(dense)) "." }
         }
-        "." @if let Some(dense) = dense { " Dense: " (percent(dense)) "." }
     })
 }
 
@@ -146,6 +150,8 @@ fn of_summary(summary: &Document) -> Vec<Tile> {
     let per_image = per_image.map_or(String::new(), |n| {
         format!(" ({} an image)", Style::TimePerImage.text(n.value))
     });
+    let batch = summary.number("/eval_batch_size", Style::Whole);
+    let batch = batch.map_or(String::new(), |n| format!(", in batches of {}", n.value));
     let lost = summary
         .number("/dense_accuracy", Style::Percent)
         .zip(summary.number("/pruned_accuracy", Style::Percent));
@@ -177,7 +183,7 @@ fn of_summary(summary: &Document) -> Vec<Tile> {
         Tile::new(
             "Times as fast",
             speed_up.map(|value| Number::computed(value, Style::Digits(2))),
-            format!("timed, pruned against dense{per_image}"),
+            format!("timed, pruned against dense{batch}{per_image}"),
         ),
         Tile::new(
             "Trained for",

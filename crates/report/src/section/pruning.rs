@@ -3,9 +3,13 @@
 use maud::html;
 
 use super::Section;
+use super::interval::half_interval;
 use crate::chart::{Chart, Series};
-use crate::number::{Style, or_dash};
+use crate::number::{Number, Style, or_dash};
 use crate::subject::Subject;
+
+/// What the divergence means, in a sentence.
+pub(super) const KL: &str = "KL says how far the pruned model's class probabilities are from the dense model's: 0 if they are equal.";
 
 pub(super) fn pruning(subject: &Subject) -> Option<Section> {
     let pruning = &subject.folder.pruning;
@@ -23,11 +27,21 @@ pub(super) fn pruning(subject: &Subject) -> Option<Section> {
     } else {
         "Equal answers and KL(dense || pruned), in nats"
     };
+    let held_out = pruning.number("/held_out", Style::Whole);
     let body = html! {
         @if let Some(why) = pruning.text("/why") {
             p { "Policy " b { (pruning.text("/policy").unwrap_or_default()) } ": " (why) "." }
         }
-        p.note { (compared) ", on images held out from learning; FLOPs are counted, times are measured." }
+        p.note {
+            (compared) ", on " @if let Some(images) = &held_out { (images) " " } "images held out from learning; FLOPs are counted, times are measured."
+            @if !features { " " (KL) }
+            @if let Some(half) = interval(rows, held_out.as_ref()) {
+                " The 95% interval of equal answers on so few images is at most ±" (Number::computed(half, Style::Percent)) "."
+            }
+            @if pruning.text("/asked_policy") == Some("auto") {
+                " The table has the dense model, ToMe as a peer, and the chosen policy. Other policies were compared by KL alone; the sentence above has them."
+            }
+        }
         div.scroll { table {
             thead { tr { th { "policy" } th { "asked for" } th { "FLOPs share" }
                 @if features { th { "cosine" } } @else { th { "equal answers" } th { "KL" } }
@@ -47,6 +61,15 @@ pub(super) fn pruning(subject: &Subject) -> Option<Section> {
         div.charts { @for chart in charts(rows) { (chart.figure()) } }
     };
     Some(Section::new("pruning", "What pruning found", body))
+}
+
+/// Half the widest 95% interval of the rows' shares of equal answers.
+fn interval(rows: &[serde_json::Value], images: Option<&Number>) -> Option<f64> {
+    let images = images.filter(|images| images.value > 0.0)?.value;
+    let shares = rows.iter().filter_map(|row| row["equal_answers"].as_f64());
+    shares
+        .map(|share| half_interval(share, images))
+        .max_by(f64::total_cmp)
 }
 
 /// What was compared against FLOPs.

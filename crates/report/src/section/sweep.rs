@@ -16,8 +16,13 @@ pub(super) fn sweep(subject: &Subject) -> Option<Section> {
     }
     let groups = groups(cells);
     let body = html! {
-        p.note { "Every policy was trained from one start. Means over seeds ± 95% t-interval; FLOPs are counted, the policy's own included; \
-                  times are measured against the same weights run dense, in turns." }
+        p.note {
+            "Every policy was trained from one start. Means over seeds with the 95% t-interval; FLOPs are counted, the policy's own included; \
+             times are measured against the same weights run dense, in turns."
+            @if groups.iter().any(|group| group.cells.len() == 2) {
+                " Two seeds say little: their interval is 12.7 standard errors to each side. Three or more narrow it."
+            }
+        }
         (results(&groups))
         @for against in [Against::Flops, Against::Time] { (plot(cells, against)) }
         (comparisons(&groups))
@@ -41,12 +46,16 @@ pub(super) fn trainings(cells: &[Cell]) -> impl Iterator<Item = &Cell> {
 }
 
 fn results(groups: &[Group<'_>]) -> Markup {
+    // Clearly more accurate than each other policy at its budget.
     let best = |group: &Group<'_>| {
-        let same = groups
-            .iter()
-            .filter(|other| other.target_flops == group.target_flops);
-        let most = same.map(|other| accuracy(other).mean).fold(0.0, f64::max);
-        group.policy != DENSE && accuracy(group).mean == most
+        let mut others = groups.iter().filter(|other| {
+            other.target_flops == group.target_flops && other.policy != group.policy
+        });
+        let is_better = |other: &Group<'_>| {
+            let found = compare(&group.cells, &other.cells);
+            found.is_some_and(|found| found.low > 0.0)
+        };
+        group.policy != DENSE && others.clone().count() > 0 && others.all(is_better)
     };
     html! {
         div.scroll { table {
@@ -57,13 +66,13 @@ fn results(groups: &[Group<'_>]) -> Markup {
                 th scope="row" { (group.policy) }
                 td { (from_cell(group, group.target_flops, "target_flops", Style::Percent)) }
                 td { (group.cells.len()) }
-                td.best[best(group)] { (with_interval(group, &accuracy(group), "accuracy", Style::Percent)) }
-                td { (with_interval(group, &mean(&group.values(|cell| cell.dense_accuracy)), "dense_accuracy", Style::Percent)) }
-                td { (with_interval(group, &mean(&group.values(|cell| cell.flops_share)), "flops_share", Style::Percent)) }
+                td.best[best(group)] { (with_interval(group, &accuracy(group), "accuracy")) }
+                td { (with_interval(group, &mean(&group.values(|cell| cell.dense_accuracy)), "dense_accuracy")) }
+                td { (flops_share(group)) }
                 td { (mean_alone(&mean(&group.values(Cell::speed_up)), Style::Digits(2))) }
             } } }
         } }
-        p.note { "Bold: the most accurate at its budget." }
+        p.note { "Bold: more accurate than every other policy at its budget, by paired intervals that exclude 0." }
     }
 }
 
@@ -80,11 +89,26 @@ fn from_cell(group: &Group<'_>, value: f64, key: &str, style: Style) -> Number {
     Number { value, from, style }
 }
 
-/// A mean with its interval; with one seed, the number from its cell's file.
-fn with_interval(group: &Group<'_>, found: &Mean, key: &str, style: Style) -> Markup {
+/// A mean accuracy with its interval, which ends at 0% and at 100%; with one seed, the number from its cell's file.
+fn with_interval(group: &Group<'_>, found: &Mean, key: &str) -> Markup {
+    if let [_] = group.cells.as_slice() {
+        return html! { (from_cell(group, found.mean, key, Style::Percent)) };
+    }
+    let percent = |share: f64| Number::computed(share.clamp(0.0, 1.0), Style::Percent);
+    html! {
+        (percent(found.mean))
+        @if let Some(half) = found.half_width {
+            " (" (percent(found.mean - half)) " to " (percent(found.mean + half)) ")"
+        }
+    }
+}
+
+/// The mean FLOPs share; with one seed, the number from its cell's file.
+fn flops_share(group: &Group<'_>) -> Markup {
+    let found = mean(&group.values(|cell| cell.flops_share));
     match group.cells.as_slice() {
-        [_] => html! { (from_cell(group, found.mean, key, style)) },
-        _ => mean_alone(found, style),
+        [_] => html! { (from_cell(group, found.mean, "flops_share", Style::Percent)) },
+        _ => mean_alone(&found, Style::Percent),
     }
 }
 
