@@ -1,18 +1,23 @@
-//! The kernels in Burn's gradient graph: what each operation saves, and its backward pass.
+//! The kernels in Burn's gradient graph.
 //! Where the inner backend has no kernels, Burn differentiates the composed operations.
+
+mod backward;
 
 use std::sync::Arc;
 
-use burn::backend::autodiff::NodeId;
-use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
-use burn::backend::autodiff::grads::Gradients;
-use burn::backend::autodiff::ops::{Backward, Ops, OpsKind, unary};
+use burn::backend::autodiff::ops::{Backward, OpsKind};
 use burn::backend::tensor::{Device, FloatTensor};
 use burn::backend::{Autodiff, TensorMetadata};
 
-use super::{FusedOps, Kernels, Mask, RowSums, Spans, Then, composed, kernels_for};
+use super::fused_ops::kernels_for;
+use super::own::Then;
+use super::{FusedOps, RowSums, Spans, composed};
 use crate::Precision;
+use backward::{
+    AttentionBackward, AttentionState, LayerNormBackward, LayerNormState, LinearAddBackward,
+    LinearBackward, LinearState, MaskedAttentionBackward, SumRowsBackward,
+};
 
 impl<B: FusedOps, C: CheckpointStrategy> FusedOps for Autodiff<B, C> {
     const LENGTH_STEP: fn(&Device<Self>) -> usize = B::LENGTH_STEP;
@@ -237,183 +242,5 @@ impl<B: FusedOps, C: CheckpointStrategy> FusedOps for Autodiff<B, C> {
             ),
             OpsKind::UnTracked(prep) => prep.finish(output),
         }
-    }
-}
-
-#[derive(Debug)]
-struct AttentionBackward;
-
-#[derive(Clone, Debug)]
-struct AttentionState<B: FusedOps> {
-    kernels: &'static dyn Kernels<B>,
-    qkv: FloatTensor<B>,
-    forward: (FloatTensor<B>, FloatTensor<B>),
-    spans: Arc<Spans>,
-    num_heads: usize,
-}
-
-impl<B: FusedOps> Backward<B, 1> for AttentionBackward {
-    type State = AttentionState<B>;
-
-    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
-        let AttentionState {
-            kernels,
-            qkv,
-            forward,
-            spans,
-            num_heads,
-        } = ops.state;
-        unary::<B, _>(ops.parents, ops.node, grads, |gradient| {
-            kernels.attention_backward(&qkv, &forward, &gradient, &spans, num_heads)
-        });
-    }
-}
-
-#[derive(Debug)]
-struct SumRowsBackward;
-
-impl<B: FusedOps> Backward<B, 1> for SumRowsBackward {
-    type State = (&'static dyn Kernels<B>, Arc<RowSums>);
-
-    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
-        let (kernels, sums) = ops.state;
-        unary::<B, _>(ops.parents, ops.node, grads, |gradient| {
-            kernels.sum_rows(&gradient, &sums.transposed())
-        });
-    }
-}
-
-#[derive(Debug)]
-struct MaskedAttentionBackward;
-
-impl<B: FusedOps> Backward<B, 2> for MaskedAttentionBackward {
-    /// With the key mask.
-    type State = (AttentionState<B>, FloatTensor<B>);
-
-    fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
-        let gradient = grads.consume::<B>(&ops.node);
-        let (state, key_mask) = ops.state;
-        let wanted = ops.parents.each_ref().map(Option::is_some);
-        let results = state.kernels.masked_attention_backward(
-            [&state.qkv, &key_mask],
-            &state.forward,
-            &gradient,
-            &state.spans,
-            state.num_heads,
-            wanted,
-        );
-        let parents = ops.parents.map(|parent| parent.map(|node| node.id));
-        register::<B>(&parents, results, grads);
-    }
-}
-
-/// Tells parents their gradients, where both are there.
-fn register<B: FusedOps>(
-    parents: &[Option<NodeId>],
-    results: impl IntoIterator<Item = Option<FloatTensor<B>>>,
-    grads: &mut Gradients,
-) {
-    for (parent, gradient) in parents.iter().zip(results) {
-        if let (Some(parent), Some(gradient)) = (parent, gradient) {
-            grads.register::<B>(*parent, gradient);
-        }
-    }
-}
-
-#[derive(Clone, Debug)]
-struct LinearState<B: FusedOps> {
-    kernels: &'static dyn Kernels<B>,
-    input: FloatTensor<B>,
-    weight: FloatTensor<B>,
-    before_gelu: Option<FloatTensor<B>>,
-    mask: Option<Mask>,
-    precision: Precision,
-}
-
-impl<B: FusedOps> LinearState<B> {
-    fn backward<const N: usize>(
-        self,
-        parents: &[Option<NodeId>; N],
-        gradient: FloatTensor<B>,
-        grads: &mut Gradients,
-    ) {
-        let Self {
-            kernels,
-            input,
-            weight,
-            before_gelu,
-            mask,
-            precision,
-        } = self;
-        let wanted = [0, 1, 2].map(|parent| parents[parent].is_some());
-        let before_gelu = before_gelu.as_ref();
-        let results = kernels.linear_backward(
-            &input,
-            &weight,
-            before_gelu,
-            mask,
-            gradient,
-            wanted,
-            precision,
-        );
-        register::<B>(parents, results, grads);
-    }
-}
-
-#[derive(Debug)]
-struct LinearBackward;
-
-impl<B: FusedOps> Backward<B, 3> for LinearBackward {
-    type State = LinearState<B>;
-
-    fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
-        let gradient = grads.consume::<B>(&ops.node);
-        let parents = ops.parents.map(|parent| parent.map(|node| node.id));
-        ops.state.backward(&parents, gradient, grads);
-    }
-}
-
-#[derive(Debug)]
-struct LinearAddBackward;
-
-impl<B: FusedOps> Backward<B, 4> for LinearAddBackward {
-    type State = LinearState<B>;
-
-    fn backward(self, ops: Ops<Self::State, 4>, grads: &mut Gradients, _: &mut Checkpointer) {
-        let gradient = grads.consume::<B>(&ops.node);
-        let parents = ops.parents.map(|parent| parent.map(|node| node.id));
-        if let Some(residual) = parents[3] {
-            grads.register::<B>(residual, gradient.clone());
-        }
-        ops.state.backward(&parents, gradient, grads);
-    }
-}
-
-#[derive(Debug)]
-struct LayerNormBackward;
-
-#[derive(Clone, Debug)]
-struct LayerNormState<B: FusedOps> {
-    kernels: &'static dyn Kernels<B>,
-    input: FloatTensor<B>,
-    gamma: FloatTensor<B>,
-    statistics: FloatTensor<B>,
-}
-
-impl<B: FusedOps> Backward<B, 3> for LayerNormBackward {
-    type State = LayerNormState<B>;
-
-    fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
-        let gradient = grads.consume::<B>(&ops.node);
-        let LayerNormState {
-            kernels,
-            input,
-            gamma,
-            statistics,
-        } = ops.state;
-        let wanted = ops.parents.each_ref().map(Option::is_some);
-        let results = kernels.layer_norm_backward(&input, &gamma, &statistics, &gradient, wanted);
-        let parents = ops.parents.map(|parent| parent.map(|node| node.id));
-        register::<B>(&parents, results, grads);
     }
 }

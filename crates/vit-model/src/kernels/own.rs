@@ -71,12 +71,11 @@ pub(crate) trait Kernels<B: Backend>: Debug + Sync {
     /// one. Only once: it does not tell one from the other.
     fn prepack(&self, weight: &FloatTensor<B>) -> FloatTensor<B>;
 
-    /// The gradients of input, weight and bias where they are `wanted`, given that of the output;
-    /// where GELU followed the linear layer, it was applied to `before_gelu`.
+    /// The gradients of input, weight and bias where they are `wanted`, given the first two as `inputs`, and the gradient of
+    /// the output; where GELU followed the linear layer, it was applied to `before_gelu`.
     fn linear_backward(
         &self,
-        input: &FloatTensor<B>,
-        weight: &FloatTensor<B>,
+        inputs: [&FloatTensor<B>; 2],
         before_gelu: Option<&FloatTensor<B>>,
         mask: Option<Mask>,
         gradient: FloatTensor<B>,

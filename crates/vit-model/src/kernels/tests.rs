@@ -11,7 +11,8 @@ use proptest::prelude::*;
 use rand::rngs::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
 
-use super::{FusedOps, RowSums, Spans, composed, shared_shape};
+use super::device::shared_shape;
+use super::{FusedOps, RowSums, Spans, composed};
 use crate::Precision;
 
 mod rounded;

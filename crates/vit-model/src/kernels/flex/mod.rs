@@ -23,7 +23,8 @@ use burn::backend::ops::FloatTensorOps;
 use burn::backend::{Flex, FloatDType};
 use burn::tensor::{Distribution, Shape};
 
-use super::{FusedOps, Kernels, Mask, RowSums, Spans, Then};
+use super::own::{Kernels, Mask, Then};
+use super::{FusedOps, RowSums, Spans};
 use crate::Precision;
 pub(super) use attention::weighed;
 #[cfg(target_arch = "x86_64")]
@@ -139,8 +140,7 @@ impl Kernels<Flex> for FlexKernels {
 
     fn linear_backward(
         &self,
-        input: &FlexTensor,
-        weight: &FlexTensor,
+        [input, weight]: [&FlexTensor; 2],
         before_gelu: Option<&FlexTensor>,
         mask: Option<Mask>,
         gradient: FlexTensor,

@@ -56,7 +56,8 @@ impl Rounded {
     /// a whole number of vectors wide.
     pub fn new(inputs: usize, outputs: usize) -> Option<Self> {
         let set = Instructions::best().filter(|set| set.has_bf16())?;
-        (inputs % LANES == 0 && outputs % LANES == 0).then_some(Self(set))
+        let fits = inputs.is_multiple_of(LANES) && outputs.is_multiple_of(LANES);
+        fits.then_some(Self(set))
     }
 
     /// The product of `left`, `[rows, depth]`, and `right`, `[depth, columns]`, with `bias` added to each row. As soon as rows are
