@@ -33,7 +33,7 @@ pub struct Options {
     #[serde(default, deserialize_with = "priority")]
     #[param(value_type = Option<String>)]
     pub priority: Priority,
-    /// Milliseconds after which the answer is not wanted any more.
+    /// Milliseconds after which the answer is not wanted any more, 1 or more.
     pub timeout_ms: Option<u64>,
 }
 
@@ -63,7 +63,7 @@ impl Options {
     ///
     /// # Errors
     ///
-    /// Where the policy meets no such share.
+    /// Where the policy meets no such share, and where there is no time.
     pub fn wish(&self, engine: &Engine, task: Task, limits: &Limits) -> Result<Wish, Refusal> {
         let budget = self.flops.map(|share| {
             if share.is_nan() || share <= 0.0 || share > 1.0 {
@@ -73,6 +73,10 @@ impl Options {
             let found = engine.budget(share);
             found.map_err(|error| Refusal::unprocessable(format!("flops = {share}: {error}")))
         });
+        if self.timeout_ms == Some(0) {
+            let message = "timeout_ms = 0: expected 1 or more";
+            return Err(Refusal::unprocessable(message));
+        }
         let named = self.timeout_ms.map(Duration::from_millis);
         let time = named.unwrap_or(limits.deadline).min(limits.deadline);
         Ok(Wish {

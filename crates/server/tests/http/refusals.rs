@@ -210,10 +210,18 @@ fn to_base64(bytes: &[u8]) -> String {
 
 #[test]
 fn a_deadline_that_passes_is_answered_with_503() {
-    let server = usual();
-    let answer = server.classify("?timeout_ms=0", &png(40, 40));
+    let mut settings = Settings::default();
+    settings.limits.deadline = Duration::ZERO;
+    let server = start(settings);
+    let answer = server.classify("", &png(40, 40));
     refused(&answer, 503);
     assert!(answer.header("Retry-After").is_some());
+}
+
+#[test]
+fn no_time_at_all_is_refused() {
+    let answer = usual().classify("?timeout_ms=0", &png(40, 40));
+    assert!(refused(&answer, 422).contains("timeout_ms"));
 }
 
 #[test]
