@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use common::{TINY, program, text};
@@ -130,6 +131,14 @@ fn sigterm_ends_a_step_that_does_not_end_after_half_a_minute() {
     assert_eq!(status.code(), Some(143));
 }
 
+/// Of the terminals here.
+const SIZE: Winsize = Winsize {
+    ws_row: 40,
+    ws_col: 120,
+    ws_xpixel: 0,
+    ws_ypixel: 0,
+};
+
 /// A training in a terminal of its own, and what the terminal shows in the end.
 fn in_a_terminal(
     term: &str,
@@ -138,13 +147,7 @@ fn in_a_terminal(
     ready: &str,
 ) -> (ExitStatus, String, bool) {
     let folder = tempfile::tempdir().unwrap();
-    let size = Winsize {
-        ws_row: 40,
-        ws_col: 120,
-        ws_xpixel: 0,
-        ws_ypixel: 0,
-    };
-    let terminal = openpty(&size, None).unwrap();
+    let terminal = openpty(&SIZE, None).unwrap();
     let (mut command, run) = training(folder.path(), more);
     let end = || Stdio::from(terminal.slave.try_clone().unwrap());
     command.stdin(end()).stdout(end()).stderr(end());
@@ -174,6 +177,37 @@ fn in_a_terminal(
     drop(keyboard);
     let shown = reader.join().unwrap();
     (status, String::from_utf8_lossy(&shown).into_owned(), saved)
+}
+
+#[test]
+fn a_terminal_that_is_closed_ends_the_training_with_a_checkpoint() {
+    let folder = tempfile::tempdir().unwrap();
+    let terminal = openpty(&SIZE, None).unwrap();
+    let (mut command, run) = training(folder.path(), &[]);
+    let end = || Stdio::from(terminal.slave.try_clone().unwrap());
+    command.stdin(end()).stdout(end()).stderr(end());
+    let mut child = command.env("TERM", "xterm").spawn().unwrap();
+    drop(command);
+    drop(terminal.slave);
+    let is_closed = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        // The dashboard draws, and so each reading ends.
+        scope.spawn(|| {
+            let (mut screen, mut part) = (File::from(terminal.master), [0; 4096]);
+            loop {
+                let read = screen.read(&mut part);
+                if read.is_err() || is_closed.load(Ordering::Relaxed) {
+                    break;
+                }
+            }
+        });
+        wait_for(&run.join(FIRST_EPOCH));
+        is_closed.store(true, Ordering::Relaxed);
+    });
+    send("-HUP", &child);
+    let status = end_of(&mut child, LONG);
+    assert_eq!(status.code(), Some(129));
+    assert!(has_pause(&run));
 }
 
 const CTRL_C: u8 = 3;

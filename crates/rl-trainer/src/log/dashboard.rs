@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use burn::train::LearnerSummary;
 use burn::train::logger::{EvaluationProgressLogger, TrainingProgressLogger};
@@ -24,6 +24,8 @@ use crate::train::StopRequest;
 
 /// How often it is drawn, and how long a key waits at most.
 const REFRESH: Duration = Duration::from_millis(200);
+/// How long its thread may take to end.
+const LAST: Duration = Duration::from_secs(2);
 /// 128 + SIGINT: what ends without a checkpoint ends as by Ctrl-C.
 const INTERRUPTED: i32 = 130;
 
@@ -84,6 +86,18 @@ impl Drop for Dashboard {
     fn drop(&mut self) {
         self.closed.store(true, Ordering::Relaxed);
         screen::give_back();
+        // Of a terminal that was closed, crossterm 0.29 reads for ever: nobody waits for that.
+        let until = Instant::now() + LAST;
+        while self
+            .thread
+            .as_ref()
+            .is_some_and(|thread| !thread.is_finished())
+        {
+            if Instant::now() > until {
+                return;
+            }
+            std::thread::sleep(REFRESH / 20);
+        }
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
