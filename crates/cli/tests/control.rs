@@ -206,7 +206,7 @@ fn a_terminal_that_is_closed_ends_the_training_with_a_checkpoint() {
     });
     send("-HUP", &child);
     let status = end_of(&mut child, LONG);
-    assert_eq!(status.code(), Some(129));
+    assert_eq!(status.code(), Some(130));
     assert!(has_pause(&run));
 }
 
