@@ -121,7 +121,7 @@ pub fn key() -> Markup {
     html! {
         ul.key {
             li { (patch(photo)) "kept: a token of its own" }
-            li { (patch(&merged)) "merged: patches inside one outline are one token; tokens that touch differ in colour, others may share one" }
+            li { (patch(&merged)) "merged: patches inside one outline are of one token, which may have further pieces of its colour; tokens that touch differ in colour, others may share one" }
             li { (patch(&gone)) "removed: no later block sees it" }
         }
     }

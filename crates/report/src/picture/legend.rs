@@ -112,7 +112,7 @@ fn explained(layers: &[&LayerAnswer], colors: &[Colors]) -> Vec<(Option<Meaning>
     if merged {
         let what = if repeat(colors) {
             format!(
-                "merged: patches inside one outline are one token. Tokens that touch differ in colour; others share the {} colours",
+                "merged: patches inside one outline are of one token, which may have further pieces of its colour elsewhere. Tokens that touch differ in colour; others share the {} colours",
                 PALETTE.len()
             )
         } else {
