@@ -53,6 +53,7 @@ impl Attention {
     /// - `key_mask`: `[rows]`, what each row weighs as a key (see
     ///   [`TokenBatch::key_mask`](crate::TokenBatch::key_mask))
     /// - `residual`: `[rows, hidden]`, added to the output
+    /// - `precision`: what the two linear layers are computed in
     /// - output: `([rows, hidden], [rows, 3 * hidden])`, the second being queries, keys and values
     pub fn forward(
         &self,

@@ -10,7 +10,8 @@ use crate::kernels::{Instructions, computes_here, float_instructions, rounds_fac
 /// Weights, the tokens between the blocks, norms, the logits and the loss are 32-bit floats in
 /// each; in inference LibTorch keeps the tokens in bfloat16 where products are in it. In the two short ones, the linear layers of the blocks and the patch projection and the
 /// attention get their inputs and weights rounded; the softmax is computed in 32 bits wherever
-/// gradients are.
+/// gradients are. On CPUs whose kernels round the factors of linear layers themselves, attention stays in 32 bits where the
+/// model is not prepacked, as in training.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {

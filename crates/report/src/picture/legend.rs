@@ -101,7 +101,7 @@ impl Legend {
     }
 }
 
-/// The meanings of what is there, and what is not.
+/// A line for each kind of patch in these layers. It says where no patch is removed, or none merged.
 fn explained(layers: &[&LayerAnswer], colors: &[Colors]) -> Vec<(Option<Meaning>, String)> {
     let removed = layers.iter().any(|layer| layer.token.contains(&None));
     let merged = colors.iter().any(|colors| !colors.is_empty());

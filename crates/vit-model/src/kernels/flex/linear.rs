@@ -215,7 +215,8 @@ fn rounded(precision: Precision, input: Matrix<'_>, weight: Matrix<'_>) -> Optio
         && input.rows > 0
         && is_contiguous(input)
         && is_contiguous(weight);
-    fits.then(|| Rounded::new(weight.rows, weight.columns))?
+    let rounded = fits.then(|| Rounded::new(weight.rows, weight.columns));
+    rounded.flatten()
 }
 
 /// The gradients of input, weight and bias, given that of the linear layer's output (its rows

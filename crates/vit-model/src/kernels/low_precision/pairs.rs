@@ -67,9 +67,12 @@ unsafe fn down(matrix: Matrix<'_>, row: usize, column: usize) -> Square {
     // SAFETY: the rows are there, and the matrix has whole vectors of columns.
     unsafe {
         let order = _mm512_loadu_si512(order.as_ptr().cast());
-        let values = |row: usize| match row < matrix.rows {
-            true => _mm512_loadu_ps(start.wrapping_add(row * matrix.row_stride)),
-            false => zero,
+        let values = |row: usize| {
+            if row < matrix.rows {
+                _mm512_loadu_ps(start.wrapping_add(row * matrix.row_stride))
+            } else {
+                zero
+            }
         };
         std::array::from_fn(|pair| {
             let row = row + PAIR * pair;

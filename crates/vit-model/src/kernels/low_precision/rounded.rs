@@ -29,13 +29,13 @@ pub(crate) struct Rounded(Instructions);
 
 /// Factors that are packed for all tasks. Each thread keeps its own, so that their pages stay warm.
 #[derive(Default)]
-struct Packed {
+struct Factors {
     left: Lines,
     right: Lines,
 }
 
 thread_local! {
-    static PACKED: Cell<Option<Box<Packed>>> = const { Cell::new(None) };
+    static FACTORS: Cell<Option<Box<Factors>>> = const { Cell::new(None) };
 }
 
 /// A pointer that tasks write through, each its own part.
@@ -82,8 +82,8 @@ impl Rounded {
             bias
         });
         let target = Shared(target);
-        let mut packed = PACKED.take().unwrap_or_default();
-        self.pack_right(right, &mut packed.right);
+        let mut factors = FACTORS.take().unwrap_or_default();
+        self.pack_right(right, &mut factors.right);
         let tasks = rows.div_ceil(ROWS);
         parallel(tasks, 2 * rows * depth * columns / FASTER, |task| {
             let first = task * ROWS;
@@ -103,7 +103,7 @@ impl Rounded {
                 let product = Product {
                     kind: KIND,
                     left: Left::tiled(memory.input.start(), tiles, lines),
-                    panels: packed.right.start(),
+                    panels: factors.right.start(),
                     bias: bias.as_ref().map_or(ptr::null(), |bias| bias.as_ptr()),
                     scales: match bias {
                         Some(_) => Scales::Floats,
@@ -123,7 +123,7 @@ impl Rounded {
             });
             then(first, count);
         });
-        PACKED.set(Some(packed));
+        FACTORS.set(Some(factors));
     }
 
     /// The product of `left`, `[rows, depth]`, and `right`, `[depth, columns]`, where the depth is great, and `left` lies column
@@ -137,7 +137,7 @@ impl Rounded {
         let tiles = Rows::new(rows);
         let panels = columns.div_ceil(PANEL);
         let target = Shared(target);
-        let mut packed = PACKED.take().unwrap_or_default();
+        let mut factors = FACTORS.take().unwrap_or_default();
         for first in (0..right.rows).step_by(DEPTH) {
             let depth = DEPTH.min(right.rows - first);
             let (left, right) = (
@@ -145,17 +145,17 @@ impl Rounded {
                 right.block(first, depth, 0, columns),
             );
             let lines = KIND.lines(depth);
-            self.pack_right(right, &mut packed.right);
-            packed.left.hold(tiles.tiles * lines * TILE);
-            let start = Shared(packed.left.start_mut());
+            self.pack_right(right, &mut factors.right);
+            factors.left.hold(tiles.tiles * lines * TILE);
+            let start = Shared(factors.left.start_mut());
             parallel(tiles.tiles, 8 * rows * depth, |tile| {
                 // SAFETY: the instructions are there; no other task has this row of tiles.
                 unsafe { write_tiles(left, tile, start.at(tile * lines * TILE)) };
             });
             let product = Product {
                 kind: KIND,
-                left: Left::tiled(packed.left.start(), tiles, lines),
-                panels: packed.right.start(),
+                left: Left::tiled(factors.left.start(), tiles, lines),
+                panels: factors.right.start(),
                 bias: ptr::null(),
                 scales: Scales::Sums,
             };
@@ -182,7 +182,7 @@ impl Rounded {
                 }
             });
         }
-        PACKED.set(Some(packed));
+        FACTORS.set(Some(factors));
     }
 
     fn pack_right(self, right: Matrix<'_>, memory: &mut Lines) {
