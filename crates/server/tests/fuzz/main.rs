@@ -85,7 +85,19 @@ fn damaged_pictures_are_answered() {
 fn damaged_options_are_answered() {
     hunt("options", seeds::options(), |case| {
         let query = String::from_utf8(case.concat()).ok()?;
+        if asks_for_less_than_a_second(&query) {
+            return None;
+        }
         let path = format!("/v1/models/options/classify?{query}");
         post(&path, b"image/png", testing::png(9, 8))
     });
+}
+
+/// Such a request may be answered with 503, and rightly so. One that asks for no time at all may not.
+fn asks_for_less_than_a_second(query: &str) -> bool {
+    let times = query
+        .split('&')
+        .filter_map(|option| option.strip_prefix("timeout_ms="));
+    let mut times = times.filter_map(|time| time.parse::<u64>().ok());
+    times.any(|time| (1..1000).contains(&time))
 }
