@@ -139,3 +139,27 @@ fn rounded_products_treat_each_row_alike() {
         assert_eq!(alone, whole[row * 32..(row + 1) * 32]);
     }
 }
+
+#[test]
+fn rounded_results_do_not_depend_on_the_number_of_threads() {
+    if !has_instructions() {
+        return;
+    }
+    let shapes: [&[usize]; 3] = [&[1100, 96], &[96, 288], &[288]];
+    let layer = [0, 1, 2].map(|i| normal(shapes[i], i as u64));
+    let results = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+        let run = || {
+            run(&layer, |[x, w, b]| {
+                Diff::fused_linear_gelu(x, w, b, None, Precision::Bf16)
+            })
+        };
+        pool.build().unwrap().install(run)
+    };
+    let expected = results(1);
+    for threads in [2, 5] {
+        for (result, expected) in results(threads).iter().zip(&expected) {
+            result.assert_eq(expected, true);
+        }
+    }
+}
