@@ -1,7 +1,7 @@
 use std::path::Path;
 
 use apt_data::{RgbImage, eval_image};
-use apt_pruning_agent::{Budgeting, PolicyConfig, Selection};
+use apt_pruning_agent::{Budgeting, PolicyConfig, Selection, reducer_of_each};
 use apt_vit_model::{ExecutionMode, ImageSize, LayerTrace, Precision, RunSettings, VitOutput};
 use burn::module::Module;
 use burn::prelude::*;
@@ -308,6 +308,27 @@ impl Model {
         classes.collect()
     }
 
+    /// What a pass with these selections removed of each image, and what it cost. Of an image of which nothing is removed,
+    /// the policy counts nothing.
+    pub fn reductions_of_each(
+        &self,
+        trace: &[LayerTrace],
+        selections: &[&Selection],
+    ) -> Vec<Reduced> {
+        let mut reductions = self.reductions(trace, selections.len());
+        for (image, (reduced, selection)) in reductions.iter_mut().zip(selections).enumerate() {
+            if **selection == Selection::All {
+                let (flops, flops_share) = self.pruning.flops(&[], image);
+                *reduced = Reduced {
+                    layers: Vec::new(),
+                    flops,
+                    flops_share,
+                };
+            }
+        }
+        reductions
+    }
+
     /// What a pass over `images` images removed of each, and what it cost.
     pub fn reductions(&self, trace: &[LayerTrace], images: usize) -> Vec<Reduced> {
         let config = self.pruning.config();
@@ -343,7 +364,8 @@ impl Model {
         if images.is_empty() {
             return Vec::new();
         }
-        let (features, _) = self.features(self.preprocess(images), &self.selection);
+        let selections = vec![&self.selection; images.len()];
+        let (features, _) = self.features(self.preprocess(images), &selections);
         let [_, width] = features.dims();
         let values: Vec<f32> = features.into_data().iter::<f32>().collect();
         let features = values.chunks_exact(width);
@@ -355,40 +377,48 @@ impl Model {
     /// As [`forward`](Self::forward), removing what `selection` says instead of what the model usually does. Where that
     /// is nothing, the policy is not asked.
     pub fn forward_with(&self, images: Tensor<4>, selection: &Selection) -> VitOutput {
-        let seeds: Vec<u64> = (0..images.dims()[0] as u64).collect();
-        self.pruning.run(images, mode(selection), selection, &seeds)
+        let [batch, ..] = images.dims();
+        self.forward_each(images, &vec![selection; batch])
     }
 
-    /// The CLS token of each preprocessed image after the last norm, `[batch, hidden]`, and what was removed on the way.
+    /// As [`forward_with`](Self::forward_with), with a selection for each image.
+    pub fn forward_each(&self, images: Tensor<4>, selections: &[&Selection]) -> VitOutput {
+        self.run_each(selections, |settings| {
+            self.pruning.vit.forward(images, settings)
+        })
+    }
+
+    /// The CLS token of each preprocessed image after the last norm, `[batch, hidden]`, and what was removed on the way:
+    /// of each what its selection says.
     pub fn features(
         &self,
         images: Tensor<4>,
-        selection: &Selection,
+        selections: &[&Selection],
     ) -> (Tensor<2>, Vec<LayerTrace>) {
         let vit = &self.pruning.vit;
-        let seeds: Vec<u64> = (0..images.dims()[0] as u64).collect();
-        let reducer = self.pruning.policy.reducer(selection, &seeds);
-        let settings = RunSettings {
-            mode: mode(selection),
+        self.run_each(selections, |settings| {
+            let encoded = vit.run_blocks(vit.embed(images), 0..vit.blocks.len(), settings);
+            (vit.cls_features(&encoded.batch), encoded.trace)
+        })
+    }
+
+    fn run_each<T>(&self, selections: &[&Selection], run: impl FnOnce(RunSettings<'_>) -> T) -> T {
+        let seeds: Vec<u64> = (0..selections.len() as u64).collect();
+        let removes = |selection: &&Selection| **selection != Selection::All;
+        if !selections.iter().any(removes) {
+            return run(RunSettings::DENSE);
+        }
+        let reducer = reducer_of_each(&*self.pruning.policy, selections, &seeds);
+        run(RunSettings {
+            mode: ExecutionMode::Drop,
             reducer: Some(&*reducer),
-        };
-        let encoded = vit.run_blocks(vit.embed(images), 0..vit.blocks.len(), settings);
-        (vit.cls_features(&encoded.batch), encoded.trace)
+        })
     }
 
     /// Where it computes.
     pub fn device(&self) -> Device {
         let devices = self.pruning.vit.devices();
         devices.first().cloned().unwrap_or_default()
-    }
-}
-
-/// How to run what removes so much.
-fn mode(selection: &Selection) -> ExecutionMode {
-    if *selection == Selection::All {
-        ExecutionMode::Dense
-    } else {
-        ExecutionMode::Drop
     }
 }
 

@@ -130,7 +130,11 @@ impl Policy for Gates {
     }
 
     /// What merges by a price, or the same in every image.
-    fn reducer<'a>(&'a self, selection: &Selection, seeds: &[u64]) -> Box<dyn TokenReducer + 'a> {
+    fn reducer<'a>(
+        &'a self,
+        selection: &Selection,
+        seeds: &[u64],
+    ) -> Box<dyn TokenReducer + Sync + 'a> {
         match selection {
             Selection::Price { price } => {
                 let chooser = ByPrice {

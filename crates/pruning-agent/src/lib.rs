@@ -15,6 +15,7 @@ mod image_features;
 mod keep_rate;
 mod matching;
 mod merging;
+mod mixed;
 mod networks;
 mod policies;
 mod policy;
@@ -39,6 +40,7 @@ pub use image_features::feature_count;
 pub use keep_rate::{KeepRate, keep_best, keep_top};
 pub use matching::{Pair, matched_pairs, matched_with};
 pub use merging::most_similar_kept;
+pub use mixed::reducer_of_each;
 pub use networks::{
     Gate, GateConfig, PairAgent, PairAgentConfig, PruningAgent, PruningAgentConfig, TokenPredictor,
     TokenPredictorConfig,

@@ -26,7 +26,11 @@ pub trait Policy: PolicyModule {
     /// ([`Selection::kept`]): where there are none, nothing goes.
     ///
     /// `seeds` has one entry for each image of the batch; a policy that draws random numbers draws them from these.
-    fn reducer<'a>(&'a self, selection: &Selection, seeds: &[u64]) -> Box<dyn TokenReducer + 'a>;
+    fn reducer<'a>(
+        &'a self,
+        selection: &Selection,
+        seeds: &[u64],
+    ) -> Box<dyn TokenReducer + Sync + 'a>;
 
     /// The FLOPs of its own decision about one image, matrix products alone as in the model's own count, in a block where it sees `seen` tokens and leaves `left`, both
     /// with the tokens before the patches.

@@ -18,9 +18,12 @@ use crate::queue::Queued;
 /// How often a lowered budget is chosen again while nothing arrives.
 const LOOK: Duration = Duration::from_millis(100);
 
+/// An image, and how much of the model it gets.
+type Budgeted = (Arc<Budget>, Prepared);
+
 /// What is to be done next.
 enum Next {
-    Batch(Vec<(Arc<Budget>, Prepared)>),
+    Batch(Vec<Budgeted>),
     Sample(Sample),
     End,
 }
@@ -31,8 +34,8 @@ pub(crate) fn run(shared: &Shared) {
     loop {
         match next(shared) {
             Next::Batch(batch) => {
-                for (budget, images) in grouped(batch) {
-                    answer(shared, &budget, images, &mut pruned);
+                for images in grouped(batch, shared.mixes_budgets()) {
+                    answer(shared, images, &mut pruned);
                 }
                 let mut line = shared.line();
                 line.busy_until = Instant::now();
@@ -103,38 +106,40 @@ fn next(shared: &Shared) -> Next {
     }
 }
 
-/// The images of one budget and one task run together: a device that decides by itself wants images of equal counts,
-/// and on the CPU a batch runs in parts in any case.
-fn grouped(batch: Vec<(Arc<Budget>, Prepared)>) -> Vec<(Arc<Budget>, Vec<Prepared>)> {
-    let mut groups: Vec<(Arc<Budget>, Vec<Prepared>)> = Vec::new();
+/// The images that run together: those of one task, and where budgets do not mix, of one budget.
+fn grouped(batch: Vec<Budgeted>, mixes_budgets: bool) -> Vec<Vec<Budgeted>> {
+    let mut groups: Vec<Vec<Budgeted>> = Vec::new();
     for (budget, image) in batch {
         let task = image.ticket.wish.task;
-        let same = groups.iter_mut().find(|(other, images)| {
-            *other == budget && images.iter().all(|image| image.ticket.wish.task == task)
+        let same = groups.iter_mut().find(|images| {
+            images.iter().all(|(other, image)| {
+                image.ticket.wish.task == task && (mixes_budgets || *other == budget)
+            })
         });
         match same {
-            Some((_, images)) => images.push(image),
-            None => groups.push((budget, vec![image])),
+            Some(images) => images.push((budget, image)),
+            None => groups.push(vec![(budget, image)]),
         }
     }
     groups
 }
 
-/// Computes images and sends the replies.
-fn answer(shared: &Shared, budget: &Budget, images: Vec<Prepared>, pruned: &mut u64) {
+/// Computes images of one task and sends the replies.
+fn answer(shared: &Shared, images: Vec<Budgeted>, pruned: &mut u64) {
     let started = Instant::now();
     let task = images
         .first()
-        .map_or(Task::Classify, |image| image.ticket.wish.task);
-    let values: Vec<&[f32]> = images.iter().map(|image| image.values.as_slice()).collect();
-    let pass = || pass(shared, &values, task, &budget.selection);
+        .map_or(Task::Classify, |(_, image)| image.ticket.wish.task);
+    let values: Vec<&[f32]> = images.iter().map(|(_, image)| &image.values[..]).collect();
+    let selections: Vec<&Selection> = images.iter().map(|(budget, _)| &budget.selection).collect();
+    let pass = || pass(shared, &values, task, &selections);
     // A panic costs this batch, not the server.
     let found = catch_unwind(AssertUnwindSafe(pass));
     let computed = started.elapsed();
     let (metrics, batch) = (&shared.metrics, images.len());
     let Ok((outputs, reduced)) = found else {
         metrics.failed.increment(batch as u64);
-        for image in images {
+        for (_, image) in images {
             image.ticket.answer(Err(JobError::Failed));
         }
         return;
@@ -145,8 +150,9 @@ fn answer(shared: &Shared, budget: &Budget, images: Vec<Prepared>, pruned: &mut 
     metrics
         .flops
         .increment(reduced.iter().map(|image| image.flops).sum());
+    let cost: f64 = images.iter().map(|(budget, _)| budget.cost()).sum();
     let mut samples = Vec::new();
-    for ((image, values), reduced) in images.into_iter().zip(outputs).zip(reduced) {
+    for (((budget, image), values), reduced) in images.into_iter().zip(outputs).zip(reduced) {
         if let Err(error) = NotFinite::check(task.output(), &values) {
             metrics.failed.increment(1);
             image.ticket.answer(Err(error.into()));
@@ -183,7 +189,7 @@ fn answer(shared: &Shared, budget: &Budget, images: Vec<Prepared>, pruned: &mut 
     };
     if task == usual {
         let seconds = computed.as_secs_f64() / batch as f64;
-        line.speed.measure(budget.cost(), seconds, batch);
+        line.speed.measure(cost / batch as f64, seconds, batch);
     }
     line.answers.add(Instant::now(), batch);
     for sample in samples {
@@ -191,12 +197,12 @@ fn answer(shared: &Shared, budget: &Budget, images: Vec<Prepared>, pruned: &mut 
     }
 }
 
-/// The outputs of each image, and what was removed of it.
+/// The outputs of each image, and what was removed of it by its selection.
 fn pass(
     shared: &Shared,
     images: &[&[f32]],
     task: Task,
-    selection: &Selection,
+    selections: &[&Selection],
 ) -> (Vec<Vec<f32>>, Vec<Reduced>) {
     let model = &shared.model;
     let size = model.description().model.image_size;
@@ -204,20 +210,21 @@ fn pass(
     let tensor = Tensor::from_data(data, &model.device());
     let (outputs, trace) = match task {
         Task::Classify => {
-            let output = model.forward_with(tensor, selection);
+            let output = model.forward_each(tensor, selections);
             (output.logits, output.trace)
         }
-        Task::Embed => model.features(tensor, selection),
+        Task::Embed => model.features(tensor, selections),
     };
     let [_, width] = outputs.dims();
     let outputs: Vec<f32> = outputs.into_data().iter::<f32>().collect();
     let outputs = outputs.chunks_exact(width).map(<[f32]>::to_vec).collect();
-    (outputs, model.reductions(&trace, images.len()))
+    (outputs, model.reductions_of_each(&trace, selections))
 }
 
 /// Computes an answer again, dense, and says how near the pruned one was.
 fn compare(shared: &Shared, sample: &Sample) {
-    let dense = || pass(shared, &[&sample.values], Task::Classify, &Selection::All);
+    let nothing = [&Selection::All];
+    let dense = || pass(shared, &[&sample.values], Task::Classify, &nothing);
     let Ok((logits, _)) = catch_unwind(AssertUnwindSafe(dense)) else {
         return;
     };

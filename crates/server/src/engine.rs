@@ -5,6 +5,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use apt_inference::{InferenceError, Model};
+use apt_vit_model::fused::computes_here;
 use burn::tensor::{Tensor, TensorData};
 use tokio::sync::oneshot;
 
@@ -65,6 +66,11 @@ impl Shared {
     /// The line, also after a thread panicked: nothing in it is left half done.
     pub fn line(&self) -> MutexGuard<'_, Line> {
         self.line.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// May images of one batch have different budgets? A device that decides by itself wants images of equal counts.
+    pub fn mixes_budgets(&self) -> bool {
+        computes_here(&self.model.device())
     }
 
     /// Shows what the line looks like now.

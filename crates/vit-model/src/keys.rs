@@ -11,7 +11,7 @@ const ROWS: usize = 512;
 const LANES: usize = 16;
 
 /// Tokens as unit vectors: their keys, averaged over the heads (Bolya et al., "Token Merging", 2023,
-/// section 3). The likeness of two is their product.
+/// section 3). The similarity of two is their product.
 #[derive(Clone, Debug)]
 pub struct Keys {
     vectors: Arc<Vec<f32>>,
@@ -28,6 +28,15 @@ impl Keys {
         Self {
             vectors: Arc::new(vectors),
             width,
+        }
+    }
+
+    /// Those of some rows.
+    pub fn of_rows(&self, rows: &[usize]) -> Self {
+        let vectors = rows.iter().flat_map(|&row| self.vector(row));
+        Self {
+            vectors: Arc::new(vectors.copied().collect()),
+            width: self.width,
         }
     }
 

@@ -25,8 +25,8 @@ pub struct Sequences {
     tokens_per_image: usize,
     /// Tokens before the patches.
     prefix: usize,
-    /// Where the batch is part of another: which image of that one is the first of this one.
-    first_image: usize,
+    /// Where the batch is part of another: which image of that one each of its images is.
+    numbers: Option<Arc<[usize]>>,
 }
 
 impl Sequences {
@@ -40,14 +40,15 @@ impl Sequences {
             sizes: None,
             tokens_per_image: tokens,
             prefix: 1,
-            first_image: 0,
+            numbers: None,
         }
     }
 
     /// The same images, as those of a larger batch from its image `first_image` on.
     pub(crate) fn with_first_image(self, first_image: usize) -> Self {
+        let numbers = (first_image..first_image + self.batch()).collect();
         Self {
-            first_image,
+            numbers: Some(numbers),
             ..self
         }
     }
@@ -80,7 +81,10 @@ impl Sequences {
 
     /// The image (its index in the batch that the model was given) whose rows stand in `slot`.
     pub fn image(&self, slot: usize) -> usize {
-        self.first_image + self.images[slot]
+        let image = self.images[slot];
+        self.numbers
+            .as_ref()
+            .map_or(image, |numbers| numbers[image])
     }
 
     /// The token positions in `slot`, in the order of its rows; CLS (0) first.
@@ -265,7 +269,29 @@ impl Sequences {
             sizes: sizes.map(|sizes| rows.iter().map(|&row| sizes[row]).collect()),
             tokens_per_image: self.tokens_per_image,
             prefix: self.prefix,
-            first_image: self.first_image,
+            numbers: self.numbers.clone(),
+        };
+        (sequences, rows)
+    }
+
+    /// The images in `slots` alone, as a batch of their own, and for each of its rows the row it was. Their
+    /// [`image`](Self::image) stays what it was.
+    pub fn of_slots(&self, slots: &[usize]) -> (Self, Vec<usize>) {
+        let rows: Vec<usize> = slots.iter().flat_map(|&slot| self.rows(slot)).collect();
+        let mut starts = vec![0];
+        for &slot in slots {
+            starts.push(starts[starts.len() - 1] + self.rows(slot).len());
+        }
+        let sizes = self.sizes.as_ref();
+        let sequences = Self {
+            images: (0..slots.len()).collect(),
+            starts,
+            positions: rows.iter().map(|&row| self.positions[row]).collect(),
+            visible: rows.iter().map(|&row| self.visible[row]).collect(),
+            sizes: sizes.map(|sizes| rows.iter().map(|&row| sizes[row]).collect()),
+            tokens_per_image: self.tokens_per_image,
+            prefix: self.prefix,
+            numbers: Some(slots.iter().map(|&slot| self.image(slot)).collect()),
         };
         (sequences, rows)
     }
@@ -285,6 +311,19 @@ fn logarithm(size: f32) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn some_images_are_a_batch_of_their_own_and_keep_their_numbers() {
+        // Image 0 loses its patch 1, so that it stands last.
+        let keep: Vec<bool> = (0..12).map(|row| row != 1).collect();
+        let (sequences, _) = Sequences::full(3, 4).drop_rows(&keep);
+        let sequences = sequences.with_first_image(10);
+        let (some, rows) = sequences.of_slots(&[1, 2]);
+        assert_eq!((some.image(0), some.image(1)), (12, 10));
+        assert_eq!(rows, [4, 5, 6, 7, 8, 9, 10]);
+        assert_eq!(some.counts(), [4, 3]);
+        assert_eq!(some.positions(1), [0, 2, 3]);
+    }
 
     #[test]
     fn merged_positions_are_those_of_the_images_whatever_slots_they_stand_in() {

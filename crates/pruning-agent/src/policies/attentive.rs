@@ -82,7 +82,11 @@ impl Policy for Attentive {
         &self.blocks
     }
 
-    fn reducer<'a>(&'a self, selection: &Selection, _: &[u64]) -> Box<dyn TokenReducer + 'a> {
+    fn reducer<'a>(
+        &'a self,
+        selection: &Selection,
+        _: &[u64],
+    ) -> Box<dyn TokenReducer + Sync + 'a> {
         Box::new(ScoredReducer::new(self, &self.blocks, selection))
     }
 

@@ -49,7 +49,11 @@ impl Policy for ClsAttention {
         &self.blocks
     }
 
-    fn reducer<'a>(&'a self, selection: &Selection, _: &[u64]) -> Box<dyn TokenReducer + 'a> {
+    fn reducer<'a>(
+        &'a self,
+        selection: &Selection,
+        _: &[u64],
+    ) -> Box<dyn TokenReducer + Sync + 'a> {
         Box::new(ClsAttentionReducer {
             layers: fewer_in(&self.blocks, selection.kept(), self.patches, 0),
         })

@@ -37,7 +37,7 @@ impl Policy for Dense {
         &self.blocks
     }
 
-    fn reducer<'a>(&'a self, _: &Selection, _: &[u64]) -> Box<dyn TokenReducer + 'a> {
+    fn reducer<'a>(&'a self, _: &Selection, _: &[u64]) -> Box<dyn TokenReducer + Sync + 'a> {
         Box::new(NoReducer)
     }
 

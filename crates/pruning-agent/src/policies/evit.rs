@@ -57,7 +57,11 @@ impl Policy for Evit {
         Placement::AfterAttention
     }
 
-    fn reducer<'a>(&'a self, selection: &Selection, _: &[u64]) -> Box<dyn TokenReducer + 'a> {
+    fn reducer<'a>(
+        &'a self,
+        selection: &Selection,
+        _: &[u64],
+    ) -> Box<dyn TokenReducer + Sync + 'a> {
         Box::new(EvitReducer {
             layers: fewer_in(&self.blocks, selection.kept(), self.patches, 1),
         })

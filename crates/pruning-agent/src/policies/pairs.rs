@@ -93,7 +93,11 @@ impl Policy for Pairs {
         Placement::AfterAttention
     }
 
-    fn reducer<'a>(&'a self, selection: &Selection, _: &[u64]) -> Box<dyn TokenReducer + 'a> {
+    fn reducer<'a>(
+        &'a self,
+        selection: &Selection,
+        _: &[u64],
+    ) -> Box<dyn TokenReducer + Sync + 'a> {
         Box::new(PairsReducer {
             policy: self,
             selection: selection.clone(),

@@ -111,7 +111,11 @@ impl Policy for Pitome {
         Placement::AfterAttention
     }
 
-    fn reducer<'a>(&'a self, selection: &Selection, _: &[u64]) -> Box<dyn TokenReducer + 'a> {
+    fn reducer<'a>(
+        &'a self,
+        selection: &Selection,
+        _: &[u64],
+    ) -> Box<dyn TokenReducer + Sync + 'a> {
         let layers = merges_in_blocks(&self.blocks, self.patches, selection.kept());
         let layers = layers.map(|(layer, count)| {
             let depth = layer as f64 / self.layers as f64;

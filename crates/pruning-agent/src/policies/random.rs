@@ -46,7 +46,11 @@ impl Policy for Random {
         &self.blocks
     }
 
-    fn reducer<'a>(&'a self, selection: &Selection, seeds: &[u64]) -> Box<dyn TokenReducer + 'a> {
+    fn reducer<'a>(
+        &'a self,
+        selection: &Selection,
+        seeds: &[u64],
+    ) -> Box<dyn TokenReducer + Sync + 'a> {
         Box::new(RandomReducer {
             layers: fewer_in(&self.blocks, selection.kept(), self.patches, 0),
             seeds: seeds.to_vec(),

@@ -60,7 +60,11 @@ impl Policy for RandomAllocation {
         self.tome.placement()
     }
 
-    fn reducer<'a>(&'a self, selection: &Selection, seeds: &[u64]) -> Box<dyn TokenReducer + 'a> {
+    fn reducer<'a>(
+        &'a self,
+        selection: &Selection,
+        seeds: &[u64],
+    ) -> Box<dyn TokenReducer + Sync + 'a> {
         match selection {
             Selection::Schedules { shares } => {
                 let chooser = AtRandom {

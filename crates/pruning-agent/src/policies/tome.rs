@@ -56,7 +56,11 @@ impl Policy for Tome {
         Placement::AfterAttention
     }
 
-    fn reducer<'a>(&'a self, selection: &Selection, _: &[u64]) -> Box<dyn TokenReducer + 'a> {
+    fn reducer<'a>(
+        &'a self,
+        selection: &Selection,
+        _: &[u64],
+    ) -> Box<dyn TokenReducer + Sync + 'a> {
         Box::new(TomeReducer {
             layers: merges_in_blocks(&self.blocks, self.patches, selection.kept()).collect(),
         })

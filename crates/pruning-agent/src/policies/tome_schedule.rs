@@ -44,7 +44,11 @@ impl Policy for TomeSchedule {
         self.tome.placement()
     }
 
-    fn reducer<'a>(&'a self, selection: &Selection, seeds: &[u64]) -> Box<dyn TokenReducer + 'a> {
+    fn reducer<'a>(
+        &'a self,
+        selection: &Selection,
+        seeds: &[u64],
+    ) -> Box<dyn TokenReducer + Sync + 'a> {
         self.tome.reducer(selection, seeds)
     }
 

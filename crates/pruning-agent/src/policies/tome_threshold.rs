@@ -47,7 +47,11 @@ impl Policy for TomeThreshold {
         self.tome.placement()
     }
 
-    fn reducer<'a>(&'a self, selection: &Selection, seeds: &[u64]) -> Box<dyn TokenReducer + 'a> {
+    fn reducer<'a>(
+        &'a self,
+        selection: &Selection,
+        seeds: &[u64],
+    ) -> Box<dyn TokenReducer + Sync + 'a> {
         match selection {
             Selection::Kept { .. } => self.tome.reducer(selection, seeds),
             _ => Box::new(ThresholdReducer {

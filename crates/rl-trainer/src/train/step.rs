@@ -138,14 +138,14 @@ impl TrainStep for Trainee {
             .policy
             .reducer(selection, &seeds.of(Purpose::Policy, 0));
         let usual = if is_dense {
-            (ExecutionMode::Dense, &*acting)
+            ExecutionMode::Dense
         } else {
-            (ExecutionMode::Drop, &*acting)
+            ExecutionMode::Drop
         };
         let (mode, reducer) = lesson
             .as_ref()
             .and_then(|lesson| lesson.own_pass())
-            .unwrap_or(usual);
+            .unwrap_or((usual, &*acting));
         let mut backward = Backward {
             model: self,
             scale,

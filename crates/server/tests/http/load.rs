@@ -160,6 +160,45 @@ fn who_comes_after_clients_that_went_away_is_answered() {
 }
 
 #[test]
+fn images_of_different_budgets_share_a_batch_and_each_gets_its_own() {
+    let server = start(elastic(Duration::from_secs(100)));
+    let engine = &server.service.engines()["tiny"];
+    let size = engine.model().description().model.image_size;
+    let values = vec![0.5; 3 * size.height * size.width];
+    let shares = [1.0, 0.7];
+    let receivers: Vec<_> = (0..400)
+        .map(|image| {
+            let wish = Wish {
+                task: Task::Classify,
+                budget: Some(engine.budget(shares[image % 2]).unwrap()),
+                priority: Priority::Normal,
+                deadline: Instant::now() + Duration::from_secs(60),
+            };
+            let input = vec![Input::Values(values.clone())];
+            engine.submit(input, &wish).unwrap().remove(0)
+        })
+        .collect();
+    let replies = receivers.into_iter().map(|receiver| {
+        let reply = receiver.blocking_recv();
+        reply.unwrap().unwrap()
+    });
+    let replies: Vec<_> = replies.collect();
+    for (image, reply) in replies.iter().enumerate() {
+        let (asked, computed) = (shares[image % 2], reply.reduced.flops_share);
+        assert_eq!(reply.share, Some(asked));
+        assert!(computed <= asked && computed > asked - 0.05, "{computed}");
+        // One picture, so that whoever has the same budget has the same answer.
+        for (value, first) in reply.values.iter().zip(&replies[image % 2].values) {
+            assert!((value - first).abs() < 1e-3, "{value} {first}");
+        }
+    }
+    // A batch costs 8 dense images: no more than 5 of each budget, were they apart.
+    let largest = replies.iter().map(|reply| reply.batch).max().unwrap();
+    let mixes = apt_vit_model::fused::computes_here(&engine.model().device());
+    assert!(!mixes || largest > 5, "{largest} images at once");
+}
+
+#[test]
 fn the_end_answers_what_was_taken_in_and_takes_nothing_more() {
     let mut server = start(elastic(Duration::from_secs(100)));
     let mut clients = waiting_clients(&server, 30);

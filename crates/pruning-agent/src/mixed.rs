@@ -1,0 +1,167 @@
+//! One batch whose images have different budgets.
+
+use apt_vit_model::{Merge, Needs, Observation, Placement, Reduction, Sequences, TokenReducer};
+use burn::prelude::*;
+
+use crate::{Policy, Selection};
+
+/// The policy as a reducer that removes of each image what its own selection says: `selections` and `seeds` have one
+/// entry for each image of the batch. Of an image with [`Selection::All`] nothing goes.
+///
+/// It is for inference: what only trainers read of a reduction (logits, masks, shifts) is left out, unless all images have
+/// the same selection. None of the selections may be one of a whole batch.
+pub fn reducer_of_each<'a>(
+    policy: &'a dyn Policy,
+    selections: &[&Selection],
+    seeds: &[u64],
+) -> Box<dyn TokenReducer + Sync + 'a> {
+    let mut different: Vec<&Selection> = Vec::new();
+    let of_image = selections.iter().map(|&selection| {
+        let known = different.iter().position(|&known| known == selection);
+        known.unwrap_or_else(|| {
+            different.push(selection);
+            different.len() - 1
+        })
+    });
+    let of_image: Vec<usize> = of_image.collect();
+    let reducer = |&selection: &&Selection| policy.reducer(selection, seeds);
+    match &different[..] {
+        [] => policy.reducer(&Selection::All, seeds),
+        [selection] => reducer(selection),
+        _ => Box::new(MixedReducer {
+            reducers: different
+                .iter()
+                .map(|selection| (**selection != Selection::All).then(|| reducer(selection)))
+                .collect(),
+            of_image,
+        }),
+    }
+}
+
+/// Asks for each image the reducer of its selection.
+struct MixedReducer<'a> {
+    /// One for each selection; none for that which removes nothing.
+    reducers: Vec<Option<Box<dyn TokenReducer + Sync + 'a>>>,
+    /// Per image of the batch: its reducer.
+    of_image: Vec<usize>,
+}
+
+impl MixedReducer<'_> {
+    /// Those that act in block `layer`.
+    fn acting(&self, layer: usize) -> impl Iterator<Item = &(dyn TokenReducer + Sync)> {
+        let reducers = self.reducers.iter().flatten();
+        reducers
+            .map(|reducer| &**reducer)
+            .filter(move |reducer| reducer.placement(layer).is_some())
+    }
+
+    /// The slots of the images that each reducer decides about.
+    fn slots(&self, sequences: &Sequences) -> Vec<Vec<usize>> {
+        let mut slots = vec![Vec::new(); self.reducers.len()];
+        for slot in 0..sequences.batch() {
+            slots[self.of_image[sequences.image(slot)]].push(slot);
+        }
+        slots
+    }
+}
+
+impl TokenReducer for MixedReducer<'_> {
+    fn placement(&self, layer: usize) -> Option<Placement> {
+        self.acting(layer)
+            .find_map(|reducer| reducer.placement(layer))
+    }
+
+    fn needs(&self, layer: usize) -> Needs {
+        let needs = self.acting(layer).map(|reducer| reducer.needs(layer));
+        needs.fold(Needs::default(), |all, one| Needs {
+            cls_attention: all.cls_attention || one.cls_attention,
+            keys: all.keys || one.keys,
+        })
+    }
+
+    fn by_image(&self) -> Option<&(dyn TokenReducer + Sync)> {
+        let mut reducers = self.reducers.iter().flatten();
+        reducers
+            .all(|reducer| reducer.by_image().is_some())
+            .then_some(self)
+    }
+
+    fn reduce(&self, observation: &Observation<'_>) -> Reduction {
+        let (layer, sequences) = (observation.layer, observation.sequences);
+        let mut all = Scattered::nothing(sequences);
+        for (reducer, slots) in self.reducers.iter().zip(self.slots(sequences)) {
+            let acting = reducer.as_ref();
+            let acting = acting.filter(|reducer| reducer.placement(layer).is_some());
+            let Some(reducer) = acting.filter(|_| !slots.is_empty()) else {
+                continue;
+            };
+            if slots.len() == sequences.batch() {
+                return reducer.reduce(observation);
+            }
+            let (own, rows) = sequences.of_slots(&slots);
+            all.add(reducer.reduce(&seen(observation, &own, &rows)), &rows);
+        }
+        all.reduction()
+    }
+}
+
+/// What `observation` shows of the images in `own`, which have these of its rows.
+fn seen<'a>(observation: &Observation<'_>, own: &'a Sequences, rows: &[usize]) -> Observation<'a> {
+    let indices: Vec<i64> = rows.iter().map(|&row| row as i64).collect();
+    let hidden = &observation.hidden;
+    let indices = Tensor::<1, Int>::from_data(indices.as_slice(), &hidden.device());
+    let attention = observation.cls_attention.as_ref();
+    Observation {
+        layer: observation.layer,
+        hidden: hidden.clone().select(0, indices),
+        sequences: own,
+        cls_attention: attention.map(|seen| rows.iter().map(|&row| seen[row]).collect()),
+        keys: observation.keys.as_ref().map(|keys| keys.of_rows(rows)),
+    }
+}
+
+/// The reductions of some images each, put together.
+struct Scattered {
+    keep: Vec<bool>,
+    merge: Merge,
+    merges: bool,
+}
+
+impl Scattered {
+    /// All rows stay as they are.
+    fn nothing(sequences: &Sequences) -> Self {
+        let rows = sequences.num_rows();
+        Self {
+            keep: vec![true; rows],
+            merge: Merge {
+                into: (0..rows).collect(),
+                weights: vec![1.0; rows],
+                sizes: false,
+            },
+            merges: false,
+        }
+    }
+
+    /// Takes in what shall happen to these rows.
+    fn add(&mut self, reduction: Reduction, rows: &[usize]) {
+        for (&row, keep) in rows.iter().zip(reduction.keep) {
+            self.keep[row] = keep;
+        }
+        let Some(merge) = reduction.merge else {
+            return;
+        };
+        self.merges = true;
+        self.merge.sizes |= merge.sizes;
+        for ((&row, into), weight) in rows.iter().zip(merge.into).zip(merge.weights) {
+            self.merge.into[row] = rows[into];
+            self.merge.weights[row] = weight;
+        }
+    }
+
+    fn reduction(self) -> Reduction {
+        Reduction {
+            merge: self.merges.then_some(self.merge),
+            ..Reduction::keep(self.keep)
+        }
+    }
+}
