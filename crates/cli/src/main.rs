@@ -105,6 +105,7 @@ enum End {
 }
 
 fn main() -> ExitCode {
+    memory::keep_freed_pages();
     panics::watch();
     let mut args = match Args::try_parse() {
         Ok(args) => args,

@@ -6,8 +6,9 @@ use std::arch::x86_64::*;
 
 use super::layout::{LINE, Left, PANEL, TALLEST, TILE};
 
-/// Rows that are multiplied at once, with half of a panel's line.
-const ROWS: usize = 4;
+/// Rows that are multiplied at once with a panel's line, and the vectors that such a line has.
+const ROWS: usize = 2;
+const VECTORS: usize = 4;
 
 /// As [`super::amx::block`], of integers; `VNNI` says whether the CPU has AVX-VNNI.
 ///
@@ -28,22 +29,18 @@ pub(super) unsafe fn block<const VNNI: bool>(
         let rows = left.rows.of(first + tile);
         let a = left.start.wrapping_add((first + tile) * left.tile_stride);
         let sums = sums.wrapping_add(tile * TALLEST * PANEL).cast::<i32>();
-        for half in 0..2 {
-            let (panel, sums) = (
-                panel.wrapping_add(half * TILE),
-                sums.wrapping_add(half * 16),
-            );
-            for row in (0..rows).step_by(ROWS) {
-                let a = a.wrapping_add(row * left.row_stride);
-                let sums = sums.wrapping_add(row * PANEL);
-                // SAFETY: the caller's promise.
-                unsafe {
-                    match (rows - row).min(ROWS) {
-                        1 => integers::<1, VNNI>(left, a, panel, sums),
-                        2 => integers::<2, VNNI>(left, a, panel, sums),
-                        3 => integers::<3, VNNI>(left, a, panel, sums),
-                        _ => integers::<4, VNNI>(left, a, panel, sums),
-                    }
+        // As even as can be.
+        let groups = rows.div_ceil(ROWS);
+        let cut = |group: usize| group * rows / groups;
+        for group in 0..groups {
+            let row = cut(group);
+            let a = a.wrapping_add(row * left.row_stride);
+            let sums = sums.wrapping_add(row * PANEL);
+            // SAFETY: the caller's promise.
+            unsafe {
+                match cut(group + 1) - row {
+                    1 => integers::<1, VNNI>(left, a, panel, sums),
+                    _ => integers::<2, VNNI>(left, a, panel, sums),
                 }
             }
         }
@@ -63,13 +60,12 @@ unsafe fn integers<const R: usize, const VNNI: bool>(
     // SAFETY: the caller's promise.
     unsafe {
         let ones = _mm256_set1_epi16(1);
-        let mut sums = [[_mm256_setzero_si256(); 2]; R];
+        let mut sums = [[_mm256_setzero_si256(); VECTORS]; R];
         for line in 0..left.lines {
             let a = a.wrapping_add(line * left.line_stride);
             let b = panel.wrapping_add(line * 2 * TILE);
             for four in 0..TALLEST {
                 let b = b.wrapping_add(four * LINE);
-                let weights = [0, 32].map(|half| _mm256_loadu_si256(b.wrapping_add(half).cast()));
                 for row in 0..R {
                     let value = a
                         .wrapping_add(row * left.row_stride + 4 * four)
@@ -77,24 +73,24 @@ unsafe fn integers<const R: usize, const VNNI: bool>(
                         .read_unaligned();
                     let value = _mm256_set1_epi32(value);
                     let absolute = _mm256_abs_epi8(value);
-                    for half in 0..2 {
-                        let signed = _mm256_sign_epi8(weights[half], value);
-                        sums[row][half] = if VNNI {
-                            _mm256_dpbusd_avx_epi32(sums[row][half], absolute, signed)
+                    for (vector, sum) in sums[row].iter_mut().enumerate() {
+                        let weights = b.wrapping_add(vector / 2 * TILE + vector % 2 * (LINE / 2));
+                        let weights = _mm256_load_si256(weights.cast());
+                        let signed = _mm256_sign_epi8(weights, value);
+                        *sum = if VNNI {
+                            _mm256_dpbusd_avx_epi32(*sum, absolute, signed)
                         } else {
                             let pairs = _mm256_maddubs_epi16(absolute, signed);
-                            _mm256_add_epi32(sums[row][half], _mm256_madd_epi16(pairs, ones))
+                            _mm256_add_epi32(*sum, _mm256_madd_epi16(pairs, ones))
                         };
                     }
                 }
             }
         }
         for row in 0..R {
-            for half in 0..2 {
-                _mm256_storeu_si256(
-                    target.wrapping_add(row * PANEL + half * 8).cast(),
-                    sums[row][half],
-                );
+            for (vector, sum) in sums[row].into_iter().enumerate() {
+                let target = target.wrapping_add(row * PANEL + vector * (PANEL / VECTORS));
+                _mm256_storeu_si256(target.cast(), sum);
             }
         }
     }
