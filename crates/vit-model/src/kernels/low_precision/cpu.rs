@@ -87,6 +87,11 @@ impl Instructions {
         }
     }
 
+    /// How many times as fast as with 32-bit floats products are, about.
+    pub(super) fn faster(self) -> usize {
+        if self == Self::Avx2 { 1 } else { 8 }
+    }
+
     /// Does it multiply whole tiles?
     pub fn has_tiles(self) -> bool {
         self == Self::Amx

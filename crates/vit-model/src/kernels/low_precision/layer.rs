@@ -18,8 +18,6 @@ use crate::kernels::flex::parallel;
 
 /// The rows of a left factor that stay in the level 2 cache while all panels pass by, in bytes.
 const CHUNK: usize = 1 << 20;
-/// How many times as fast as with 32-bit floats products are, about.
-const FASTER: usize = 8;
 /// Rows that a task writes.
 const ROWS: usize = 32;
 
@@ -102,7 +100,7 @@ impl Layer {
         let chunk = (CHUNK / (left.rows.height * left.lines * LINE)).max(2) & !1;
         // A single tile goes with the chunk before it.
         let chunks = (tiles.saturating_sub(1)).div_ceil(chunk).max(1);
-        let work = 2 * left.rows.count * packed.depth * packed.columns / FASTER;
+        let work = 2 * left.rows.count * packed.depth * packed.columns / self.set.faster();
         let groups = match rayon::current_num_threads() {
             1 => 1,
             threads => panels.min(4 * threads),
