@@ -51,11 +51,21 @@ impl Global {
     pub fn choose_dtype(&mut self, device: impl FnOnce() -> Device, trains: bool) -> Result<()> {
         let chosen = match self.dtype_choice {
             None => return Ok(()),
-            Some(Dtype::Given(precision)) => precision,
+            Some(Dtype::Given(precision)) => {
+                let is_short = matches!(precision, Precision::Bf16 | Precision::F16);
+                if is_short && precision.instructions().is_none() && computes_here(&device()) {
+                    let name = precision.name();
+                    eprintln!(
+                        "--dtype {name}: this CPU has no instructions for {name}: it is computed in 32-bit \
+                         floats and rounded, which is slower than f32. --dtype auto takes the fastest"
+                    );
+                }
+                precision
+            }
             Some(Dtype::Auto) => {
                 let device = device();
                 let here = computes_here(&device);
-                // A training on the CPU computes in 32 bits whatever it is asked for.
+                // What a training in bfloat16 comes to in accuracy was not compared yet.
                 let fastest = if trains && here {
                     Precision::F32
                 } else {

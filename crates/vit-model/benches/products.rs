@@ -213,4 +213,38 @@ mod peak {
         is_x86_feature_detected!("avx512vnni"),
         128
     );
+
+    macro_rules! halves {
+        ($name:ident, $flops:expr, $($instruction:literal)*) => {
+            #[divan::bench]
+            fn $name(bencher: Bencher<'_, '_>) {
+                if !is_x86_feature_detected!("avx2") || !is_x86_feature_detected!("fma") {
+                    eprintln!("skipped: this CPU has no AVX2");
+                    return;
+                }
+                bencher.counter(ItemsCount::new(COUNT / 4 * $flops)).bench_local(|| {
+                    // SAFETY: the instructions are there, and the registers are given up.
+                    unsafe {
+                        asm!("2:", $($instruction,)* "dec {count}", "jnz 2b",
+                            count = inout(reg) COUNT / 4 => _, options(nostack, nomem),
+                            out("ymm0") _, out("ymm1") _, out("ymm2") _, out("ymm3") _,
+                            out("ymm4") _, out("ymm5") _, out("ymm6") _, out("ymm7") _,
+                            out("ymm8") _, out("ymm9") _, out("ymm10") _, out("ymm11") _);
+                    }
+                });
+            }
+        };
+    }
+
+    halves!(avx2_f32, 10 * 16,
+        "vfmadd231ps ymm0, ymm14, ymm15" "vfmadd231ps ymm1, ymm14, ymm15"
+        "vfmadd231ps ymm2, ymm14, ymm15" "vfmadd231ps ymm3, ymm14, ymm15"
+        "vfmadd231ps ymm4, ymm14, ymm15" "vfmadd231ps ymm5, ymm14, ymm15"
+        "vfmadd231ps ymm6, ymm14, ymm15" "vfmadd231ps ymm7, ymm14, ymm15"
+        "vfmadd231ps ymm8, ymm14, ymm15" "vfmadd231ps ymm9, ymm14, ymm15");
+    // The four instructions that 32 products of integers with signs take.
+    halves!(avx2_int8, 3 * 64,
+        "vpsignb ymm0, ymm14, ymm15" "vpmaddubsw ymm1, ymm14, ymm15" "vpmaddwd ymm2, ymm14, ymm15" "vpaddd ymm3, ymm14, ymm15"
+        "vpsignb ymm4, ymm14, ymm15" "vpmaddubsw ymm5, ymm14, ymm15" "vpmaddwd ymm6, ymm14, ymm15" "vpaddd ymm7, ymm14, ymm15"
+        "vpsignb ymm8, ymm14, ymm15" "vpmaddubsw ymm9, ymm14, ymm15" "vpmaddwd ymm10, ymm14, ymm15" "vpaddd ymm11, ymm14, ymm15");
 }

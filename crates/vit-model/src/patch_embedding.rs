@@ -1,9 +1,10 @@
 use burn::module::{Module, Param};
 use burn::nn::{Dropout, DropoutConfig, Initializer, Linear, LinearConfig};
 use burn::prelude::*;
+use burn::tensor::DType;
 
 use crate::kernels::ShortLinear;
-use crate::precision::cast;
+use crate::precision::{cast, widen};
 use crate::stem::Stem;
 use crate::{Precision, Sequences, StemConfig, TokenBatch, VitConfig, kernels};
 
@@ -81,6 +82,13 @@ impl PatchEmbedding {
             let weight = projection.weight.clone();
             projection.weight = weight.map(|weight| Tensor::zeros([1, 1], &weight.device()));
         } else {
+            // Without instructions for bfloat16, the weight of a quantised model's first layer is rounded to it all the same: its
+            // answers do not depend on the CPU more than they must, and an exported file says the same.
+            if self.precision == Precision::Int8 {
+                let projection = &mut self.projection;
+                let weight = projection.weight.clone();
+                projection.weight = weight.map(|weight| widen(cast(weight, DType::BF16)));
+            }
             self.projection = kernels::prepack(self.projection, self.precision);
         }
         self
