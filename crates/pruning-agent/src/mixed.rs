@@ -1,7 +1,7 @@
 //! One batch whose images have different budgets.
 
+use apt_vit_model::host::upload_places;
 use apt_vit_model::{Merge, Needs, Observation, Placement, Reduction, Sequences, TokenReducer};
-use burn::prelude::*;
 
 use crate::{Policy, Selection};
 
@@ -107,13 +107,12 @@ impl TokenReducer for MixedReducer<'_> {
 
 /// What `observation` shows of the images in `own`, which have these of its rows.
 fn seen<'a>(observation: &Observation<'_>, own: &'a Sequences, rows: &[usize]) -> Observation<'a> {
-    let indices: Vec<i64> = rows.iter().map(|&row| row as i64).collect();
     let hidden = &observation.hidden;
-    let indices = Tensor::<1, Int>::from_data(indices.as_slice(), &hidden.device());
+    let places = upload_places(rows.iter().copied(), &hidden.device());
     let attention = observation.cls_attention.as_ref();
     Observation {
         layer: observation.layer,
-        hidden: hidden.clone().select(0, indices),
+        hidden: hidden.clone().select(0, places),
         sequences: own,
         cls_attention: attention.map(|seen| rows.iter().map(|&row| seen[row]).collect()),
         keys: observation.keys.as_ref().map(|keys| keys.of_rows(rows)),
