@@ -14,6 +14,7 @@ mod finite;
 mod imagenet;
 mod model;
 mod opening;
+mod passes;
 mod policy_weights;
 mod preprocessing;
 mod pretrained;

@@ -23,7 +23,7 @@ const SHORT_ROWS: usize = 192;
 /// each pass over the weights serves fewer images.
 const MOST_SHORT_BYTES: usize = 5 << 19;
 
-/// Runs the batch in parts, if that is worth it and decisions allow it.
+/// Runs the batch, if it is computed here and decisions allow it: in parts where that is worth it, and else as a whole.
 pub(crate) fn forward(
     vit: &Vit,
     images: &Tensor<4>,
@@ -41,8 +41,17 @@ pub(crate) fn forward(
     let [batch, ..] = images.dims();
     let [_, tokens, _] = vit.embedding.positions.dims();
     let parts = match vit.short_width() {
-        Some(width) => small_ranges(batch, tokens, width, threads)?,
-        None => ranges(batch, tokens, threads)?,
+        Some(width) => small_ranges(batch, tokens, width, threads),
+        None => ranges(batch, tokens, threads),
+    };
+    let settings = || RunSettings {
+        mode,
+        reducer: reducer.map(|reducer| reducer as _),
+    };
+    let Some(parts) = parts else {
+        // On the pool: the caller's thread would compute beside all of its threads, one more than there are processors.
+        let images = images.clone();
+        return Some(rayon::scope(|_| vit.forward_from(images, 0, settings())));
     };
     let pools = SINGLE_THREADS.as_ref()?.get(..threads)?;
     let outputs: Vec<OnceLock<VitOutput>> = parts.iter().map(|_| OnceLock::new()).collect();
@@ -54,11 +63,7 @@ pub(crate) fn forward(
                 break;
             };
             let images = images.clone().narrow(0, part.start, part.len());
-            let settings = RunSettings {
-                mode,
-                reducer: reducer.map(|reducer| reducer as _),
-            };
-            output.get_or_init(|| vit.forward_from(images, part.start, settings));
+            output.get_or_init(|| vit.forward_from(images, part.start, settings()));
         }
     });
     outputs

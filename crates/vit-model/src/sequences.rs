@@ -260,18 +260,8 @@ impl Sequences {
             rows.extend(self.rows(slot).filter(|&row| keep[row]));
             starts.push(rows.len());
         }
-        let sizes = self.sizes.as_ref();
-        let sequences = Self {
-            images: slots.iter().map(|&slot| self.images[slot]).collect(),
-            starts,
-            positions: rows.iter().map(|&row| self.positions[row]).collect(),
-            visible: vec![true; rows.len()],
-            sizes: sizes.map(|sizes| rows.iter().map(|&row| sizes[row]).collect()),
-            tokens_per_image: self.tokens_per_image,
-            prefix: self.prefix,
-            numbers: self.numbers.clone(),
-        };
-        (sequences, rows)
+        let images = slots.iter().map(|&slot| self.images[slot]).collect();
+        (self.of_rows(&rows, images, starts), rows)
     }
 
     /// The images in `slots` alone, as a batch of their own, and for each of its rows the row it was. Their
@@ -282,18 +272,26 @@ impl Sequences {
         for &slot in slots {
             starts.push(starts[starts.len() - 1] + self.rows(slot).len());
         }
-        let sizes = self.sizes.as_ref();
         let sequences = Self {
-            images: (0..slots.len()).collect(),
+            numbers: Some(slots.iter().map(|&slot| self.image(slot)).collect()),
+            ..self.of_rows(&rows, (0..slots.len()).collect(), starts)
+        };
+        (sequences, rows)
+    }
+
+    /// Some of the rows, of these images by slot, each with its rows from one start to the next.
+    fn of_rows(&self, rows: &[usize], images: Vec<usize>, starts: Vec<usize>) -> Self {
+        let sizes = self.sizes.as_ref();
+        Self {
+            images,
             starts,
             positions: rows.iter().map(|&row| self.positions[row]).collect(),
             visible: rows.iter().map(|&row| self.visible[row]).collect(),
             sizes: sizes.map(|sizes| rows.iter().map(|&row| sizes[row]).collect()),
             tokens_per_image: self.tokens_per_image,
             prefix: self.prefix,
-            numbers: Some(slots.iter().map(|&slot| self.image(slot)).collect()),
-        };
-        (sequences, rows)
+            numbers: self.numbers.clone(),
+        }
     }
 }
 

@@ -6,8 +6,9 @@ use std::arch::x86_64::*;
 
 use super::layout::{LINE, Left, PANEL, TALLEST, TILE};
 
-/// Rows that are multiplied at once with a panel's line, and the vectors that such a line has.
+/// Rows that are multiplied at once with a panel's line: with more, the registers do not suffice.
 const ROWS: usize = 2;
+/// Vectors of a panel's line.
 const VECTORS: usize = 4;
 
 /// As [`super::amx::block`], of integers; `VNNI` says whether the CPU has AVX-VNNI.
@@ -29,18 +30,15 @@ pub(super) unsafe fn block<const VNNI: bool>(
         let rows = left.rows.of(first + tile);
         let a = left.start.wrapping_add((first + tile) * left.tile_stride);
         let sums = sums.wrapping_add(tile * TALLEST * PANEL).cast::<i32>();
-        // As even as can be.
-        let groups = rows.div_ceil(ROWS);
-        let cut = |group: usize| group * rows / groups;
-        for group in 0..groups {
-            let row = cut(group);
+        for row in (0..rows).step_by(ROWS) {
             let a = a.wrapping_add(row * left.row_stride);
             let sums = sums.wrapping_add(row * PANEL);
             // SAFETY: the caller's promise.
             unsafe {
-                match cut(group + 1) - row {
-                    1 => integers::<1, VNNI>(left, a, panel, sums),
-                    _ => integers::<2, VNNI>(left, a, panel, sums),
+                if row + 1 == rows {
+                    integers::<1, VNNI>(left, a, panel, sums);
+                } else {
+                    integers::<ROWS, VNNI>(left, a, panel, sums);
                 }
             }
         }
