@@ -1,5 +1,7 @@
 //! `aptvit infer`
 
+mod answerer;
+
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -7,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use apt_data::{PICTURE_EXTENSIONS, RgbImage, picture_files};
 use apt_inference::Answer;
+use apt_memory::Lookup;
 use apt_report::{Pictures, ReportError};
 use apt_vit_model::{printable, printable_text};
 use clap::Parser;
@@ -20,6 +23,7 @@ use crate::model_args::ModelArgs;
 use crate::progress_bar::progress_bar;
 use crate::table::percent;
 use crate::values::at_least_one;
+use answerer::Answerer;
 
 /// Images of a forward pass.
 const BATCH: usize = 16;
@@ -30,7 +34,8 @@ Examples:
   aptvit infer --run runs/mine photos/ --visualize pictures/ --top 3
   aptvit infer --run runs/mine cat.jpg --visualize pictures/ --animate
   aptvit infer --run exported --flops 0.5 cat.jpg
-  aptvit infer --run deit.safetensors --flops 0.6 photos/    published weights, merging by ToMe";
+  aptvit infer --run deit.safetensors --flops 0.6 photos/    published weights, merging by ToMe
+  aptvit infer --run runs/mine --memory pets.safetensors --explain cat.jpg";
 
 #[derive(Debug, Parser)]
 #[command(after_help = EXAMPLES)]
@@ -43,6 +48,12 @@ pub struct Infer {
     /// Classes to show
     #[arg(long, value_name = "N", default_value = "3", value_parser = at_least_one)]
     pub top: usize,
+    /// Ask this memory where the model is unsure (see `aptvit memory`): a file, or postgres://user@host/database#name
+    #[arg(long, value_name = "ADDRESS")]
+    pub memory: Option<String>,
+    /// Show the entries of the memory that spoke, the most similar first
+    #[arg(long, requires = "memory")]
+    pub explain: bool,
     /// Write a picture for each image: what the policy's blocks removed is hatched, what merged has one outline
     #[arg(long, value_name = "DIR")]
     pub visualize: Option<PathBuf>,
@@ -52,7 +63,8 @@ pub struct Infer {
 }
 
 pub fn run(args: &Infer, global: &Global) -> Result<End> {
-    let model = args.model.open(global)?;
+    let answerer = Answerer::open(args, global)?;
+    let model = answerer.model();
     let paths = pictures(&args.paths)?;
     if let Some(folder) = &args.visualize {
         if folder.is_file() {
@@ -90,10 +102,10 @@ pub fn run(args: &Infer, global: &Global) -> Result<End> {
         let answers = if images.is_empty() {
             Vec::new()
         } else {
-            model.classify(&images, args.top)
+            answerer.classify(&images, args.top)
         };
         for (((place, path), image), answer) in read_paths.into_iter().zip(&images).zip(answers) {
-            let answer = match answer {
+            let (answer, lookup) = match answer {
                 Ok(answer) => answer,
                 Err(reason) => {
                     entries[place] = json!({ "image": in_text(path), "error": reason.to_string() });
@@ -115,11 +127,16 @@ pub fn run(args: &Infer, global: &Global) -> Result<End> {
             let (drawn, animated) = drawn.transpose()?.unzip();
             let animated = animated.flatten();
             if global.json {
-                entries[place] = in_json(path, &answer, drawn, animated);
+                let mut entry = in_json(path, &answer, drawn, animated);
+                entry["memory"] = json!(lookup);
+                entries[place] = entry;
             } else {
-                progress
-                    .bar
-                    .suspend(|| print(path, &answer, [drawn, animated]));
+                progress.bar.suspend(|| {
+                    print(path, &answer, [drawn, animated]);
+                    if let Some(lookup) = lookup {
+                        print_lookup(&lookup, args.explain);
+                    }
+                });
             }
         }
         results.extend(entries);
@@ -233,6 +250,41 @@ fn print(path: &Path, answer: &Answer, [picture, animation]: [Option<PathBuf>; 2
     }
     if let Some(animation) = animation {
         println!("  animation: {}", printable(&animation));
+    }
+}
+
+/// What the memory said.
+fn print_lookup(lookup: &Lookup, explain: bool) {
+    if let Some(failure) = &lookup.failure {
+        println!(
+            "  the memory could not be asked, and the model answered alone: {}",
+            printable_text(failure)
+        );
+        return;
+    }
+    let Some(weight) = lookup.weight else {
+        println!("  the model answered alone: its memory was not asked");
+        return;
+    };
+    let alone = lookup.alone.first().map_or("nothing".into(), |class| {
+        let name = printable_text(&class.class);
+        format!("{name} {}", percent(class.probability.into()))
+    });
+    println!(
+        "  memory: {} of the answer is that of {} neighbours; the model alone says {alone}",
+        percent(weight.into()),
+        lookup.neighbors.len()
+    );
+    let spoke = lookup.neighbors.iter().filter(|_| explain);
+    for neighbor in spoke {
+        let [class, source] = [&neighbor.label.class, &neighbor.label.source];
+        println!(
+            "    {:.3}  {}  {}  (id {})",
+            neighbor.similarity,
+            printable_text(class),
+            printable_text(source),
+            neighbor.label.id
+        );
     }
 }
 

@@ -1,6 +1,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 //! `aptvit`: train, evaluate and run Vision Transformers with pruning agents.
 
+mod allocator;
 mod bench;
 mod calibrate;
 mod device;
@@ -68,6 +69,8 @@ enum Command {
     Eval(eval::Eval),
     /// Classify pictures, and show what the policy removed
     Infer(infer::Infer),
+    /// Keep labelled images that a model looks up: new classes and corrections without training
+    Memory(memory::Memory),
     /// Find what a trained policy has to remove to meet a compute budget
     Calibrate(calibrate::Calibrate),
     /// Make a model that is trained already faster, without labels: a policy learns on it
@@ -105,7 +108,7 @@ enum End {
 }
 
 fn main() -> ExitCode {
-    memory::keep_freed_pages();
+    allocator::keep_freed_pages();
     panics::watch();
     let mut args = match Args::try_parse() {
         Ok(args) => args,
@@ -180,6 +183,7 @@ fn run(args: &mut Args) -> anyhow::Result<End> {
         Command::Train(train) => train::run(train, &args.global),
         Command::Eval(eval) => eval::run(eval, &args.global),
         Command::Infer(infer) => infer::run(infer, &args.global),
+        Command::Memory(memory) => memory::run(memory, &args.global),
         Command::Calibrate(calibrate) => calibrate::run(calibrate, &args.global),
         Command::Prune(prune) => prune::run(prune, &args.global),
         Command::Sweep(sweep) => sweep::run(sweep, &args.global),

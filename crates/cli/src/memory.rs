@@ -1,118 +1,67 @@
-//! The allocator, and what is said when there is no more memory.
+//! `aptvit memory`
 
-use std::alloc::{GlobalAlloc, Layout};
-use std::ffi::{c_int, c_long};
+mod add;
+mod build;
+mod eval;
+mod list;
+mod remove;
 
-use apt_rl_trainer::TrainerError;
-use mimalloc::MiMalloc;
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
 
-/// Every tensor is an allocation; this allocator keeps freed pages for the next one, where the
-/// system's gives large ones back and has them zeroed again.
-#[global_allocator]
-static ALLOCATOR: Allocator = Allocator;
+use crate::End;
+use crate::global::Global;
 
-/// An allocation of this size that fails is a tensor's, and nothing handles it.
-const LARGE: usize = 256 << 10;
+const EXAMPLES: &str = "\
+Examples:
+  aptvit memory build --run runs/mine --data photos/ --memory pets.safetensors
+  aptvit memory add --run runs/mine --memory pets.safetensors --data new-classes/
+  aptvit memory add --run runs/mine --memory pets.safetensors --class wolf wolf1.jpg wolf2.jpg
+  aptvit infer --run runs/mine --memory pets.safetensors --explain photo.jpg
+  aptvit memory eval --run runs/mine --memory pets.safetensors --data photos/
+  aptvit memory list --memory pets.safetensors
+  aptvit memory remove --memory pets.safetensors --class wolf
+  aptvit memory build --run runs/mine --data photos/ --memory postgres://me@db.example/vision#pets
 
-/// The commands that compute.
-const COMMANDS: [&str; 7] = [
-    "train",
-    "sweep",
-    "eval",
-    "infer",
-    "calibrate",
-    "bench",
-    "export",
-];
-/// Those of them that train.
-const TRAININGS: [&str; 2] = ["train", "sweep"];
+A memory holds what the model sees in labelled images. An agent decides for each image whether the model's own answer suffices
+or the memory is asked, and how far the most similar entries are believed. It learns when the memory is built; what is added
+later needs no training.";
 
-/// mimalloc, which ends the program with advice where a tensor does not fit into memory.
-struct Allocator;
-
-// SAFETY: every method hands its arguments to mimalloc's, which fulfils the trait's contract.
-unsafe impl GlobalAlloc for Allocator {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: as this method's own contract says.
-        got(unsafe { MiMalloc.alloc(layout) }, layout.size())
-    }
-
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: as this method's own contract says.
-        got(unsafe { MiMalloc.alloc_zeroed(layout) }, layout.size())
-    }
-
-    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        // SAFETY: as this method's own contract says.
-        got(unsafe { MiMalloc.realloc(pointer, layout, size) }, size)
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: as this method's own contract says.
-        unsafe { MiMalloc.dealloc(pointer, layout) }
-    }
+#[derive(Debug, Parser)]
+#[command(after_help = EXAMPLES)]
+pub struct Memory {
+    #[command(subcommand)]
+    command: Command,
 }
 
-/// mimalloc's `mi_option_purge_delay`, the same number in its versions 2 and 3.
-const PURGE_DELAY: c_int = 15;
-/// By which its user sets it.
-const PURGE_DELAY_NAME: &str = "MIMALLOC_PURGE_DELAY";
-/// Milliseconds: longer than a pass over a large batch takes.
-const LONG: c_long = 1000;
-
-unsafe extern "C" {
-    fn mi_option_set(option: c_int, value: c_long);
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Build a memory of labelled images, and teach its agent
+    Build(build::Build),
+    /// Add images: new classes, more of known ones, or the same picture with another class
+    Add(add::Add),
+    /// Remove images, by their ids, their class or where they came from
+    Remove(remove::Remove),
+    /// Show what a memory holds
+    List(list::List),
+    /// Measure a model with and without its memory on labelled images
+    Eval(eval::Eval),
 }
 
-/// From now on, freed pages go back to the system after a second instead of after ten milliseconds: the tensors of the next
-/// pass take them as they are, and the system does not have to zero them again.
-pub fn keep_freed_pages() {
-    if std::env::var_os(PURGE_DELAY_NAME).is_none() {
-        // SAFETY: mimalloc is linked, and the option takes any number.
-        unsafe { mi_option_set(PURGE_DELAY, LONG) };
-    }
+/// Which memory.
+#[derive(Debug, Args)]
+pub struct MemoryArgs {
+    /// The memory: a file, or a table of a PostgreSQL database with pgvector, as postgres://user@host/database#name
+    #[arg(long, value_name = "ADDRESS")]
+    pub memory: String,
 }
 
-fn got(pointer: *mut u8, size: usize) -> *mut u8 {
-    if pointer.is_null() && size >= LARGE {
-        let wanted = format!("{} MiB more were asked for", size >> 20);
-        eprintln!("error: {}", advised(TrainerError::OutOfMemory(wanted)));
-        std::process::exit(1);
-    }
-    pointer
-}
-
-/// The error with advice for what this process does: settings of a training help in a training alone.
-pub fn advised(error: TrainerError) -> TrainerError {
-    if trains(std::env::args()) {
-        error
-    } else {
-        error.in_inference()
-    }
-}
-
-/// Is that the command line of a training? An allocator has no other way to know.
-fn trains(mut arguments: impl Iterator<Item = String>) -> bool {
-    let command = arguments.find(|argument| COMMANDS.contains(&argument.as_str()));
-    command.is_some_and(|command| TRAININGS.contains(&command.as_str()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn advice_is_for_what_the_process_does() {
-        let trains = |line: &str| trains(line.split(' ').map(String::from));
-        assert!(trains("aptvit train --config a.toml"));
-        assert!(trains("aptvit --device cuda sweep --start runs/a"));
-        for line in [
-            "aptvit infer --run train cat.jpg",
-            "aptvit --device flex eval --run train",
-            "aptvit bench train --batch 9999",
-            "aptvit",
-        ] {
-            assert!(!trains(line), "{line}");
-        }
+pub fn run(args: &Memory, global: &Global) -> Result<End> {
+    match &args.command {
+        Command::Build(build) => build::run(build, global),
+        Command::Add(add) => add::run(add, global),
+        Command::Remove(remove) => remove::run(remove, global),
+        Command::List(list) => list::run(list, global),
+        Command::Eval(eval) => eval::run(eval, global),
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 
 use apt_rl_trainer::TrainerError;
 
-use crate::memory::advised;
+use crate::allocator::advised;
 
 /// The last panic that is not a mere consequence of another.
 static LAST: Mutex<Panic> = Mutex::new(Panic {

@@ -48,6 +48,8 @@ pub fn try_some(folder: &Path, global: &Global) -> Result<()> {
         },
         paths: vec![pictures.clone()],
         top: 1,
+        memory: None,
+        explain: false,
         visualize: Some(kept.clone()),
         animate: false,
     };

@@ -231,13 +231,24 @@ impl DataSource {
     ) -> Result<ImageDataset, DataError> {
         let options = options.into();
         let tree = Tree::open(path, options.progress)?;
-        if let Some((cifar, folder)) = Cifar::find(&tree) {
-            return Ok(cifar.load(&tree, &folder)?.train.without_labels());
-        }
-        match folder::load_to_learn(&tree, options) {
+        match load_training(&tree, options) {
             Err(DataError::NoImages { .. }) => pictures::load(&tree, options),
             images => Ok(images?.without_labels()),
         }
+    }
+
+    /// The labelled images of `path` that may be learned or remembered: those of its training split, else all. There may be
+    /// one class alone.
+    ///
+    /// # Errors
+    ///
+    /// If there is none, or one cannot be read.
+    pub fn load_labelled(
+        path: &Path,
+        options: impl Into<LoadOptions>,
+    ) -> Result<ImageDataset, DataError> {
+        let options = options.into();
+        load_training(&Tree::open(path, options.progress)?, options)
     }
 
     /// All pictures below `path`, a folder or an archive, whatever folders they stand in. They have no labels.
@@ -299,6 +310,14 @@ impl DataSource {
                 folder::load(tree, HoldOut { fraction, seed }, options)
             }
         }
+    }
+}
+
+/// CIFAR's training images, or those of folders.
+fn load_training(tree: &Tree, options: LoadOptions) -> Result<ImageDataset, DataError> {
+    match Cifar::find(tree) {
+        Some((cifar, folder)) => Ok(cifar.load(tree, &folder)?.train),
+        None => folder::load_to_learn(tree, options),
     }
 }
 

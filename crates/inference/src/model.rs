@@ -311,8 +311,8 @@ impl Model {
         if images.is_empty() {
             return Vec::new();
         }
-        let selections = vec![&self.selection; images.len()];
-        let (features, _) = self.features(self.preprocess(images), &selections);
+        let images = self.preprocess(images);
+        let features = self.forward_with(images, &self.selection).features;
         let [_, width] = features.dims();
         let values: Vec<f32> = features.into_data().iter::<f32>().collect();
         let features = values.chunks_exact(width);

@@ -17,36 +17,18 @@ impl Model {
 
     /// As [`forward_with`](Self::forward_with), with a selection for each image.
     pub fn forward_each(&self, images: Tensor<4>, selections: &[&Selection]) -> VitOutput {
-        self.run_each(selections, |settings| {
-            self.pruning().vit.forward(images, settings)
-        })
-    }
-
-    /// The CLS token of each preprocessed image after the last norm, `[batch, hidden]`, and what was removed on the way:
-    /// of each what its selection says.
-    pub fn features(
-        &self,
-        images: Tensor<4>,
-        selections: &[&Selection],
-    ) -> (Tensor<2>, Vec<LayerTrace>) {
         let vit = &self.pruning().vit;
-        self.run_each(selections, |settings| {
-            let encoded = vit.run_blocks(vit.embed(images), 0..vit.blocks.len(), settings);
-            (vit.cls_features(&encoded.batch), encoded.trace)
-        })
-    }
-
-    fn run_each<T>(&self, selections: &[&Selection], run: impl FnOnce(RunSettings<'_>) -> T) -> T {
         let seeds: Vec<u64> = (0..selections.len() as u64).collect();
         let removes = |selection: &&Selection| **selection != Selection::All;
         if !selections.iter().any(removes) {
-            return run(RunSettings::DENSE);
+            return vit.forward(images, RunSettings::DENSE);
         }
         let reducer = reducer_of_each(&*self.pruning().policy, selections, &seeds);
-        run(RunSettings {
+        let settings = RunSettings {
             mode: ExecutionMode::Drop,
             reducer: Some(&*reducer),
-        })
+        };
+        vit.forward(images, settings)
     }
 
     /// What a pass with these selections removed of each image, and what it cost. Of an image of which nothing is removed,

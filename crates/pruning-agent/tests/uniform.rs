@@ -61,10 +61,7 @@ impl Setting {
         let encoded = self
             .vit
             .run_blocks(batch, 0..self.config.num_layers, settings);
-        VitOutput {
-            logits: self.vit.classify(&encoded.batch),
-            trace: encoded.trace,
-        }
+        self.vit.answer(encoded)
     }
 
     fn check(&self, name: &str, reducer: &dyn TokenReducer) {

@@ -1,14 +1,18 @@
 //! Policies on a frozen model: how far each moves its answers at the same mean FLOPs.
 //!
 //! Learns on images without labels, fits budgets on a fifth of them that is held out, and measures all policies on the same
-//! other images, as differences to ToMe at the share that the policy really computed, with intervals.
+//! other images: as differences, with intervals, to ToMe at the share that the policy really computed, and to each earlier
+//! policy that does not learn here.
 //!
 //! `cargo run --release -p apt-rl-trainer --example frozen -- WEIGHTS LEARN TEST[,TEST...] SHARES IMAGES TESTED SEEDS POLICY ...`,
-//! a policy being a name or a table such as `{ name = "pairs", width = 8 }`. WEIGHTS may be a run. LEARN and TEST are folders,
-//! archives, or an experiment's TOML file, whose images are meant. Where TEST is `-`, it is further images of LEARN.
+//! a policy being a name, a table such as `{ name = "pairs", width = 8 }`, or a folder that `aptvit prune` wrote for the same
+//! shares. `NAME@SHARES` asks a policy for other shares, such as those that another one really computed. WEIGHTS may be a run.
+//! LEARN and TEST are folders, archives, or an experiment's TOML file, whose images are meant. Where TEST is `-`, it is further
+//! images of LEARN.
 
 mod comparison;
 
+use std::fmt;
 use std::path::Path;
 use std::time::Instant;
 
@@ -41,7 +45,7 @@ fn main() -> Result<(), Failure> {
         weights,
         learn,
         tests,
-        targets,
+        targets_said,
         images,
         tested,
         seeds,
@@ -52,7 +56,6 @@ fn main() -> Result<(), Failure> {
             "expected WEIGHTS LEARN TEST[,TEST...] SHARES IMAGES TESTED SEEDS POLICY ...".into(),
         );
     };
-    let targets = targets.split(',').map(str::parse);
     let (images, tested, seeds): (usize, usize, u64) =
         (images.parse()?, tested.parse()?, seeds.parse()?);
     let device = Device::default();
@@ -75,7 +78,7 @@ fn main() -> Result<(), Failure> {
         learned: all.subset(&learned),
         held_out: all.subset(&held_out),
         tests: tests.split(',').map(test).collect::<Result<_, _>>()?,
-        targets: targets.collect::<Result<_, _>>()?,
+        targets: shares(targets_said)?,
         settings: EvaluationSettings {
             selection: Selection::All,
             batch_size: 32,
@@ -87,23 +90,40 @@ fn main() -> Result<(), Failure> {
         },
         device,
     };
-    experiment.compare(&experiment.tome()?, "tome", false)?;
+    let mut baselines: Vec<Baseline> = Vec::new();
     for said in policies {
-        let config = parsed(said)?;
-        let learns = config.name() == "pairs";
+        let begun = Instant::now();
+        if Path::new(said).is_dir() {
+            let found = experiment.of_folder(Path::new(said))?;
+            experiment.compare(&found, said, &baselines)?;
+            baselines.push((said.clone(), found));
+            continue;
+        }
+        let (name, targets) = said.split_once('@').unwrap_or((said, targets_said));
+        let (config, targets) = (parsed(name)?, shares(targets)?);
+        if config.name() != "pairs" {
+            let found = experiment.measured(&config, &targets, None)?;
+            let shown = format!("{said}, {:.0?}", begun.elapsed());
+            experiment.compare(&found, &shown, &baselines)?;
+            baselines.push((name.to_string(), found));
+            continue;
+        }
         let mut of_seeds = Vec::new();
-        for seed in 0..if learns { seeds } else { 1 } {
+        for seed in 0..seeds {
             let begun = Instant::now();
-            let found = experiment.measured(&config, learns.then_some(seed))?;
-            let name = format!("{said} {seed}, {:.0?}", begun.elapsed());
-            experiment.compare(&found, &name, seeds == 1 || !learns)?;
-            of_seeds.push(found);
+            of_seeds.push(experiment.measured(&config, &targets, Some(seed))?);
+            experiment.show(
+                &of_seeds[of_seeds.len() - 1],
+                &format!("{said} {seed}, {:.0?}", begun.elapsed()),
+            );
         }
-        if of_seeds.len() > 1 {
-            experiment.compare(&mean(&of_seeds), &format!("{said} all"), true)?;
-        }
+        experiment.compare(&mean(&of_seeds), &format!("{said} all"), &baselines)?;
     }
     Ok(())
+}
+
+fn shares(said: &str) -> Result<Vec<f64>, Failure> {
+    Ok(said.split(',').map(str::parse).collect::<Result<_, _>>()?)
 }
 
 fn is_config(path: &Path) -> bool {
@@ -140,6 +160,9 @@ fn parsed(said: &str) -> Result<PolicyConfig, Failure> {
     table.into_values().next().ok_or_else(|| "no policy".into())
 }
 
+/// A policy's name, and per test and budget what it did.
+type Baseline = (String, Vec<Vec<Found>>);
+
 /// What a policy did at one budget to the images of one test.
 #[derive(Clone)]
 struct Found {
@@ -155,6 +178,7 @@ impl Experiment {
     fn measured(
         &self,
         config: &PolicyConfig,
+        targets: &[f64],
         seed: Option<u64>,
     ) -> Result<Vec<Vec<Found>>, Failure> {
         let policy = match seed {
@@ -168,7 +192,7 @@ impl Experiment {
                     packed: &self.model.clone().prepack(),
                     images: &self.learned,
                     evaluation: &self.settings,
-                    targets: &self.targets,
+                    targets,
                     device: &self.device,
                 };
                 learn_sensitivity(&frozen, config, &settings, |_| true)?
@@ -177,23 +201,36 @@ impl Experiment {
         };
         let model = &self.model;
         let model = PruningVit::new(model.vit.clone(), policy, model.config().clone()).prepack();
-        let budgets = self.targets.iter().map(|&target| {
+        let budgets = targets.iter().map(|&target| {
             let (settings, device) = (&self.settings, &self.device);
             calibrate(&model, &self.held_out, target, settings, device, |_| ())
         });
         let budgets = budgets.map(|budget| Ok(budget?.selection));
         let budgets: Vec<Selection> = budgets.collect::<Result<_, Failure>>()?;
-        let tests = self.tests.iter();
-        tests
-            .map(|(_, images)| self.evaluated(&model, images, &budgets))
-            .collect()
+        self.on_tests(&model, &budgets)
     }
 
-    /// What ToMe does at the budgets asked for, on all tests.
-    fn tome(&self) -> Result<Vec<Vec<Found>>, Failure> {
+    /// What a pruned model does, with the prices that it was written with.
+    fn of_folder(&self, folder: &Path) -> Result<Vec<Vec<Found>>, Failure> {
+        let (model, opened) = Export::open(folder, Choice::default(), &self.device)?;
+        let budgets = self.targets.iter().map(|&target| {
+            let found = opened.budgets.find(target, &opened.checkpoint);
+            let found =
+                found.ok_or_else(|| format!("{} has no budget {target}", folder.display()))?;
+            Ok(found.selection.clone())
+        });
+        let budgets: Vec<Selection> = budgets.collect::<Result<_, Failure>>()?;
+        self.on_tests(&model.prepack(), &budgets)
+    }
+
+    fn on_tests(
+        &self,
+        model: &PruningVit,
+        budgets: &[Selection],
+    ) -> Result<Vec<Vec<Found>>, Failure> {
         let tests = self.tests.iter();
         tests
-            .map(|(_, images)| self.tome_at(images, &self.targets))
+            .map(|(_, images)| self.evaluated(model, images, budgets))
             .collect()
     }
 
@@ -230,42 +267,61 @@ impl Experiment {
         Ok(found.collect())
     }
 
-    /// Shows a line for each test and budget; if asked for, beside ToMe at the shares that were computed.
-    fn compare(&self, found: &[Vec<Found>], name: &str, with_tome: bool) -> Result<(), Failure> {
-        for ((test, images), found) in self.tests.iter().zip(found) {
-            let tome = if with_tome {
-                let shares: Vec<f64> = found.iter().map(|found| found.share).collect();
-                self.tome_at(images, &shares)?
-            } else {
-                Vec::new()
-            };
-            for (place, (target, ours)) in self.targets.iter().zip(found).enumerate() {
-                let [kl, equal] = means(&ours.outcome);
-                let share = ours.share;
-                print!("{test}\t{target}\t{name}\tshare {share:.4}\tKL {kl:.4}\tequal {equal:.4}");
-                if let Some(accuracy) = ours.accuracy {
-                    print!("\taccuracy {accuracy:.4}");
+    /// Shows a line for each test and budget.
+    fn show(&self, found: &[Vec<Found>], name: &str) {
+        for ((test, _), found) in self.tests.iter().zip(found) {
+            for (target, found) in self.targets.iter().zip(found) {
+                println!("{test}\t{target}\t{name}\t{found}");
+            }
+        }
+    }
+
+    /// Shows the same beside ToMe at the shares that were computed, and beside `baselines`.
+    fn compare(
+        &self,
+        found: &[Vec<Found>],
+        name: &str,
+        baselines: &[Baseline],
+    ) -> Result<(), Failure> {
+        self.show(found, name);
+        for (place, ((test, images), found)) in self.tests.iter().zip(found).enumerate() {
+            let computed: Vec<f64> = found.iter().map(|found| found.share).collect();
+            let tome = ("tome", self.tome_at(images, &computed)?);
+            let others = baselines.iter();
+            let others = others.map(|(name, found)| (name.as_str(), found[place].clone()));
+            for (other, theirs) in std::iter::once(tome).chain(others) {
+                for ((target, ours), theirs) in self.targets.iter().zip(found).zip(theirs) {
+                    let difference = difference(ours, &theirs);
+                    println!("{test}\t{target}\t{name}\tminus {other}\t{theirs}\t{difference}");
                 }
-                if let Some(kept) = ours.foreground {
-                    print!("\tforeground {kept:.3}");
-                }
-                if let Some(tome) = tome.get(place) {
-                    let [of_tome, equal] = means(&tome.outcome);
-                    let [low, high] = interval(&ours.outcome, &tome.outcome);
-                    print!(
-                        "\tToMe {of_tome:.4} {equal:.4}\tKL {:.2} [{:+.4}, {:+.4}]\tequal [{:+.4}, {:+.4}]",
-                        kl / of_tome,
-                        low[0],
-                        high[0],
-                        low[1],
-                        high[1]
-                    );
-                }
-                println!();
             }
         }
         Ok(())
     }
+}
+
+impl fmt::Display for Found {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [kl, equal] = means(&self.outcome);
+        write!(f, "share {:.4}\tKL {kl:.4}\tequal {equal:.4}", self.share)?;
+        if let Some(accuracy) = self.accuracy {
+            write!(f, "\taccuracy {accuracy:.4}")?;
+        }
+        if let Some(kept) = self.foreground {
+            write!(f, "\tforeground {kept:.3}")?;
+        }
+        Ok(())
+    }
+}
+
+/// The ratio of divergences, and where the differences lie.
+fn difference(ours: &Found, theirs: &Found) -> String {
+    let ratio = means(&ours.outcome)[0] / means(&theirs.outcome)[0];
+    let [low, high] = interval(&ours.outcome, &theirs.outcome);
+    format!(
+        "KL {ratio:.2} [{:+.4}, {:+.4}]\tequal [{:+.4}, {:+.4}]",
+        low[0], high[0], low[1], high[1]
+    )
 }
 
 /// Per test and budget, the means over seeds, image by image.

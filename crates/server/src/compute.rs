@@ -208,17 +208,15 @@ fn pass(
     let size = model.description().model.image_size;
     let data = TensorData::new(images.concat(), [images.len(), 3, size.height, size.width]);
     let tensor = Tensor::from_data(data, &model.device());
-    let (outputs, trace) = match task {
-        Task::Classify => {
-            let output = model.forward_each(tensor, selections);
-            (output.logits, output.trace)
-        }
-        Task::Embed => model.features(tensor, selections),
+    let output = model.forward_each(tensor, selections);
+    let outputs = match task {
+        Task::Classify => output.logits,
+        Task::Embed => output.features,
     };
     let [_, width] = outputs.dims();
     let outputs: Vec<f32> = outputs.into_data().iter::<f32>().collect();
     let outputs = outputs.chunks_exact(width).map(<[f32]>::to_vec).collect();
-    (outputs, model.reductions_of_each(&trace, selections))
+    (outputs, model.reductions_of_each(&output.trace, selections))
 }
 
 /// Computes an answer again, dense, and says how near the pruned one was.

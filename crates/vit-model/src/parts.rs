@@ -128,7 +128,9 @@ fn on_each(pools: &[ThreadPool], task: &(dyn Fn() + Sync)) {
 
 /// The output of a batch, given those of its parts.
 fn joined(parts: Vec<VitOutput>) -> VitOutput {
-    let logits = parts.iter().map(|part| part.logits.clone()).collect();
+    let all = |of: fn(&VitOutput) -> Tensor<2>| Tensor::cat(parts.iter().map(of).collect(), 0);
+    let logits = all(|part| part.logits.clone());
+    let features = all(|part| part.features.clone());
     let mut traces = parts.into_iter().map(|part| part.trace);
     let mut trace = traces.next().unwrap_or_default();
     let mut others: Vec<_> = traces.map(Vec::into_iter).collect();
@@ -137,7 +139,8 @@ fn joined(parts: Vec<VitOutput>) -> VitOutput {
         join(entry, others);
     }
     VitOutput {
-        logits: Tensor::cat(logits, 0),
+        logits,
+        features,
         trace,
     }
 }

@@ -82,10 +82,7 @@ pub(crate) fn forward(
     }
     let rows = tokens.rows.sum();
     let first = |place| tokens.at(&rows, place);
-    Some(VitOutput {
-        logits: vit.logits_of(first(0), || first(1)),
-        trace,
-    })
+    Some(vit.output_of(first(0), || first(1), trace))
 }
 
 impl Tokens {

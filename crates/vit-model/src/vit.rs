@@ -32,6 +32,8 @@ pub struct Vit {
 pub struct VitOutput {
     /// Class logits, `[batch, classes]`; of a model without a head its features, `[batch, hidden]`.
     pub logits: Tensor<2>,
+    /// What the head sees: the CLS tokens after the last norm, `[batch, hidden]`.
+    pub features: Tensor<2>,
     /// One entry for each block in which the reducer acted.
     pub trace: Vec<LayerTrace>,
 }
@@ -115,24 +117,37 @@ impl Vit {
 
     /// The class logits, `[batch, classes]`, after the last block; without a head the features, `[batch, hidden]`.
     pub fn classify(&self, batch: &TokenBatch) -> Tensor<2> {
-        self.logits_of(batch.cls(), || batch.after_cls())
+        self.output_of(batch.cls(), || batch.after_cls(), Vec::new())
+            .logits
     }
 
-    /// What the head sees: the CLS tokens after the last norm, `[batch, hidden]`.
-    pub fn cls_features(&self, batch: &TokenBatch) -> Tensor<2> {
-        self.norm.forward(widen(batch.cls()))
+    /// What the model answers, given what its last block left.
+    pub fn answer(&self, encoded: Encoded) -> VitOutput {
+        let batch = &encoded.batch;
+        self.output_of(batch.cls(), || batch.after_cls(), encoded.trace)
     }
 
-    /// The class logits of the CLS tokens, `[batch, hidden]`, and where there are two heads the tokens after them.
-    pub(crate) fn logits_of(&self, cls: Tensor<2>, after_cls: impl Fn() -> Tensor<2>) -> Tensor<2> {
+    /// The output, given the CLS tokens after the last block, `[batch, hidden]`, and where there are two heads the tokens
+    /// after them.
+    pub(crate) fn output_of(
+        &self,
+        cls: Tensor<2>,
+        after_cls: impl Fn() -> Tensor<2>,
+        trace: Vec<LayerTrace>,
+    ) -> VitOutput {
         let features = self.norm.forward(widen(cls));
-        let Some(head) = &self.head else {
-            return features;
+        let logits = match (&self.head, &self.distillation_head) {
+            (None, _) => features.clone(),
+            (Some(head), None) => head.forward(features.clone()),
+            (Some(head), Some(distilled)) => {
+                let after_cls = self.norm.forward(widen(after_cls()));
+                (head.forward(features.clone()) + distilled.forward(after_cls)) / 2.0
+            }
         };
-        let logits = head.forward(features);
-        match &self.distillation_head {
-            None => logits,
-            Some(head) => (logits + head.forward(self.norm.forward(widen(after_cls())))) / 2.0,
+        VitOutput {
+            logits,
+            features,
+            trace,
         }
     }
 
@@ -145,11 +160,7 @@ impl Vit {
     ) -> VitOutput {
         let mut batch = self.embed(images);
         batch.sequences = batch.sequences.with_first_image(first);
-        let encoded = self.run_blocks(batch, 0..self.blocks.len(), settings);
-        VitOutput {
-            logits: self.classify(&encoded.batch),
-            trace: encoded.trace,
-        }
+        self.answer(self.run_blocks(batch, 0..self.blocks.len(), settings))
     }
 }
 

@@ -212,9 +212,8 @@ fn shapes_without_kernels_run_in_long_floats() {
     let images = Tensor::<4>::random([2, 3, 32, 32], Distribution::Default, &device);
     for precision in precisions(&device) {
         let features = |vit: &Vit| {
-            let batch = vit.embed(images.clone());
-            let encoded = vit.run_blocks(batch, 0..vit.blocks.len(), RunSettings::DENSE);
-            let features = vit.cls_features(&encoded.batch).into_data();
+            let output = vit.forward(images.clone(), RunSettings::DENSE);
+            let features = output.features.into_data();
             features.iter::<f32>().collect::<Vec<_>>()
         };
         let short = features(&vit.clone().with_precision(precision).prepack());

@@ -1,0 +1,236 @@
+//! A model that looks things up.
+
+use std::collections::BTreeMap;
+
+use apt_data::RgbImage;
+use apt_inference::{Answer, ClassProbability, Model, NotFinite, probabilities};
+use apt_vit_model::VitOutput;
+use burn::prelude::*;
+use serde::Serialize;
+
+use crate::store::Store;
+use crate::vote::{ClassCounts, Vote};
+use crate::{MemoryError, Neighbor, Remembered, Which};
+
+/// A model and its memory.
+pub struct Recall {
+    model: Model,
+    store: Box<dyn Store>,
+}
+
+/// What both say of an image.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Recalled {
+    /// The answer, the memory's classes and the search's cost included. Classes that only the memory knows have places
+    /// behind the model's.
+    pub answer: Answer,
+    /// How it came about.
+    pub lookup: Lookup,
+}
+
+/// How an answer came about.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Lookup {
+    /// The most probable classes by the model alone.
+    pub alone: Vec<ClassProbability>,
+    /// The memory's share of the answer, from 0 to 1; none where it was not asked.
+    pub weight: Option<f32>,
+    /// The entries that spoke, the most similar first.
+    pub neighbors: Vec<Neighbor>,
+    /// Why the memory was asked in vain: then the model answered alone.
+    pub failure: Option<String>,
+}
+
+impl Recall {
+    /// Joins a model and the memory that was built with it.
+    ///
+    /// # Errors
+    ///
+    /// Where the memory was built with another model.
+    pub fn new(model: Model, store: Box<dyn Store>) -> Result<Self, MemoryError> {
+        store.about().check(&model)?;
+        Ok(Self { model, store })
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// The memory.
+    pub fn store(&self) -> &dyn Store {
+        &*self.store
+    }
+
+    /// Adds what the model makes of pictures to the memory.
+    ///
+    /// # Errors
+    ///
+    /// Where it cannot be written; then nothing is added.
+    pub fn add(&mut self, remembered: Vec<Remembered>) -> Result<(), MemoryError> {
+        let whitening = &self.store.about().whitening;
+        let entries = remembered.into_iter().map(|one| one.entry(whitening));
+        let entries = entries.collect();
+        self.store.add(entries)
+    }
+
+    /// Removes entries, and says how many they were.
+    ///
+    /// # Errors
+    ///
+    /// Where the change cannot be written; then none is removed.
+    pub fn remove(&mut self, which: &Which) -> Result<usize, MemoryError> {
+        self.store.remove(which)
+    }
+
+    /// The `top` most probable classes of each image, the memory asked where the agent asks it.
+    pub fn classify(&self, images: &[RgbImage], top: usize) -> Vec<Result<Recalled, NotFinite>> {
+        if images.is_empty() {
+            return Vec::new();
+        }
+        let output = self.model.forward(self.model.preprocess(images));
+        self.answers(output, top)
+    }
+
+    /// The answers that a pass of [`Model::forward`] gives, as [`classify`](Self::classify).
+    pub fn answers(&self, output: VitOutput, top: usize) -> Vec<Result<Recalled, NotFinite>> {
+        let (logits, features) = (rows(&output.logits), rows(&output.features));
+        let answers = self.model.answers(output, top);
+        let found = self.look_up(&logits, &features, top).into_iter();
+        let recalled = answers.into_iter().zip(found);
+        let recalled = recalled.map(|(answer, (classes, lookup))| {
+            let mut answer = answer?;
+            answer.classes = classes;
+            if lookup.weight.is_some() {
+                let dense = answer.flops as f64 / answer.flops_share;
+                answer.flops += self.search_flops();
+                answer.flops_share = answer.flops as f64 / dense;
+            }
+            Ok(Recalled { answer, lookup })
+        });
+        recalled.collect()
+    }
+
+    /// The `top` most probable classes of images by what the model computed for each: logits, which a model without
+    /// classes has not and that are not looked at then, and features.
+    pub fn look_up(
+        &self,
+        logits: &[Vec<f32>],
+        features: &[Vec<f32>],
+        top: usize,
+    ) -> Vec<(Vec<ClassProbability>, Lookup)> {
+        let about = self.store.about();
+        let owns: Vec<Vec<f32>> = logits.iter().map(|logits| self.own(logits)).collect();
+        let asks: Vec<bool> = owns.iter().map(|own| about.judge.asks(own)).collect();
+        let asking = features.iter().zip(&asks).filter(|(_, asks)| **asks);
+        let asking: Vec<Vec<f32>> = asking
+            .map(|(features, _)| about.whitening.apply(features))
+            .collect();
+        let found = if asking.is_empty() {
+            Ok((Vec::new(), ClassCounts::new()))
+        } else {
+            let found = self.store.nearest(&asking, about.judge.neighbors);
+            found.and_then(|found| Ok((found, self.store.counts()?)))
+        };
+        let (found, counts, failure) = match found {
+            Ok((found, counts)) => (found, counts, None),
+            Err(error) => (Vec::new(), ClassCounts::new(), Some(error.to_string())),
+        };
+        let mut found = found.into_iter();
+        let owns = owns.into_iter().zip(asks).zip(logits);
+        let looked_up = owns.map(|((own, asks), logits)| {
+            let alone = if own.is_empty() {
+                Vec::new()
+            } else {
+                self.model.top_classes(logits, top)
+            };
+            let neighbors = if asks { found.next() } else { None };
+            match neighbors {
+                Some(neighbors) => self.mixed(&own, alone, neighbors, &counts, top),
+                None => {
+                    let lookup = Lookup {
+                        alone: alone.clone(),
+                        weight: None,
+                        neighbors: Vec::new(),
+                        failure: failure.clone().filter(|_| asks),
+                    };
+                    (alone, lookup)
+                }
+            }
+        });
+        looked_up.collect()
+    }
+
+    /// What a search for one image computes here.
+    fn search_flops(&self) -> u64 {
+        self.store.search_flops() + self.store.about().whitening.flops()
+    }
+
+    /// The model's probabilities; none of a model without classes.
+    fn own(&self, logits: &[f32]) -> Vec<f32> {
+        if self.model.class_names().is_empty() {
+            Vec::new()
+        } else {
+            probabilities(logits)
+        }
+    }
+
+    /// The classes of both.
+    fn mixed(
+        &self,
+        own: &[f32],
+        alone: Vec<ClassProbability>,
+        neighbors: Vec<Neighbor>,
+        counts: &ClassCounts,
+        top: usize,
+    ) -> (Vec<ClassProbability>, Lookup) {
+        let judge = &self.store.about().judge;
+        let names = self.model.class_names();
+        let vote = Vote::of(&neighbors, counts, judge.temperature, judge.balance);
+        let place_of = |class: &str| names.iter().position(|name| name == class);
+        let first = vote.shares.first().and_then(|share| place_of(&share.0));
+        let of_vote = first.map_or(0.0, |class| own[class]);
+        let of_own = alone.first().map_or(0.0, |class| vote.share(&class.class));
+        let weight = judge.weight(own, &vote, of_vote, of_own);
+
+        let mut shares: BTreeMap<usize, f32> = BTreeMap::new();
+        for (class, probability) in own.iter().enumerate() {
+            shares.insert(class, (1.0 - weight) * probability);
+        }
+        // In the order of the alphabet, so that a class has the same place wherever its neighbours stand.
+        let mut new: Vec<&str> = vote.shares.iter().map(|share| share.0.as_str()).collect();
+        new.retain(|class| place_of(class).is_none());
+        new.sort_unstable();
+        let name_of = |class: usize| match names.get(class) {
+            Some(name) => name.clone(),
+            None => new[class - names.len()].to_string(),
+        };
+        for (class, share) in &vote.shares {
+            let behind = || names.len() + new.iter().position(|new| new == class).unwrap_or(0);
+            let place = place_of(class).unwrap_or_else(behind);
+            *shares.entry(place).or_default() += weight * share;
+        }
+        let mut order: Vec<(usize, f32)> = shares.into_iter().collect();
+        order.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+        let classes = order.into_iter().take(top);
+        let classes = classes.map(|(index, probability)| ClassProbability {
+            class: name_of(index),
+            index,
+            probability,
+        });
+        let lookup = Lookup {
+            alone,
+            weight: Some(weight),
+            neighbors,
+            failure: None,
+        };
+        (classes.collect(), lookup)
+    }
+}
+
+/// The rows of a matrix.
+fn rows(tensor: &Tensor<2>) -> Vec<Vec<f32>> {
+    let [_, width] = tensor.dims();
+    let values: Vec<f32> = tensor.to_data().iter::<f32>().collect();
+    values.chunks_exact(width).map(<[f32]>::to_vec).collect()
+}

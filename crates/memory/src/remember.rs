@@ -1,0 +1,200 @@
+//! Images into entries, and a memory's agent out of them.
+
+use std::collections::HashMap;
+
+use apt_data::{ImageDataset, RgbImage};
+use apt_inference::Model;
+use apt_vit_model::vit_flops;
+
+use crate::entry::picture_id;
+use crate::learn::{LearnSettings, Lesson, NEIGHBORS, learn};
+use crate::search::Index;
+use crate::{About, Entry, Judge, Label, MemoryError, Whitening};
+
+/// Images of a forward pass.
+const BATCH: usize = 32;
+/// The agent learns from so many entries at most.
+const LESSONS: usize = 2000;
+
+/// An image that becomes an entry.
+#[derive(Clone, Debug)]
+pub struct Picture {
+    /// Its pixels.
+    pub image: RgbImage,
+    /// The class that it shows.
+    pub class: String,
+    /// Where it comes from.
+    pub source: String,
+}
+
+/// What the model makes of a picture.
+#[derive(Clone, Debug)]
+pub struct Remembered {
+    /// The picture.
+    pub label: Label,
+    /// The model's features: the CLS token after the last norm.
+    pub features: Vec<f32>,
+    /// None of a model without classes.
+    pub logits: Vec<f32>,
+}
+
+impl Remembered {
+    /// As a memory keeps it.
+    pub fn entry(self, whitening: &Whitening) -> Entry {
+        Entry {
+            features: whitening.apply(&self.features),
+            label: self.label,
+        }
+    }
+}
+
+/// What the model makes of pictures, pruned as it is. The last of pictures that are the same stays alone. `goes_on` is told
+/// how many are done, and ends it where it says no; then what was done is left out, too.
+///
+/// # Errors
+///
+/// Where a picture cannot be read, or the model's features of it are no numbers.
+pub fn remember(
+    model: &Model,
+    pictures: impl Iterator<Item = Result<Picture, MemoryError>>,
+    mut goes_on: impl FnMut(usize) -> bool,
+) -> Result<Option<Vec<Remembered>>, MemoryError> {
+    let mut found: Vec<Remembered> = Vec::new();
+    let mut place_of: HashMap<String, usize> = HashMap::new();
+    let mut pictures = pictures.peekable();
+    let mut done = 0;
+    while pictures.peek().is_some() {
+        let batch: Vec<Picture> = pictures.by_ref().take(BATCH).collect::<Result<_, _>>()?;
+        done += batch.len();
+        for remembered in embed(model, batch)? {
+            match place_of.get(&remembered.label.id) {
+                Some(&place) => found[place] = remembered,
+                None => {
+                    place_of.insert(remembered.label.id.clone(), found.len());
+                    found.push(remembered);
+                }
+            }
+        }
+        if !goes_on(done) {
+            return Ok(None);
+        }
+    }
+    Ok(Some(found))
+}
+
+/// The images of a set, each with the class that `class_of` calls its own.
+pub fn pictures<'a>(
+    images: &'a ImageDataset,
+    class_of: impl Fn(&str) -> String + 'a,
+) -> impl Iterator<Item = Result<Picture, MemoryError>> + 'a {
+    (0..images.len()).map(move |place| {
+        Ok(Picture {
+            image: images.image(place)?,
+            class: class_of(&images.class_names()[images.label(place)]),
+            source: images.name(place),
+        })
+    })
+}
+
+fn embed(model: &Model, pictures: Vec<Picture>) -> Result<Vec<Remembered>, MemoryError> {
+    let images: Vec<RgbImage> = pictures
+        .iter()
+        .map(|picture| picture.image.clone())
+        .collect();
+    let output = model.forward(model.preprocess(&images));
+    let [_, width] = output.features.dims();
+    let [_, classes] = output.logits.dims();
+    let has_classes = !model.class_names().is_empty();
+    let features: Vec<f32> = output.features.into_data().iter::<f32>().collect();
+    let logits: Vec<f32> = output.logits.into_data().iter::<f32>().collect();
+    let rows = features
+        .chunks_exact(width)
+        .zip(logits.chunks_exact(classes));
+    let entries = pictures.into_iter().zip(rows);
+    let entries = entries.map(|(picture, (features, logits))| {
+        let values = features.iter().chain(logits);
+        if let Some(value) = values.copied().find(|value| !value.is_finite()) {
+            return Err(MemoryError::Image {
+                source_name: picture.source,
+                reason: format!(
+                    "the model's features of it are {value}, expected finite numbers; compute in 32-bit floats \
+                     (--dtype f32), or take other weights"
+                ),
+            });
+        }
+        Ok(Remembered {
+            label: Label {
+                id: picture_id(&picture.image),
+                class: picture.class,
+                source: picture.source,
+            },
+            features: features.to_vec(),
+            logits: if has_classes { logits.to_vec() } else { Vec::new() },
+        })
+    });
+    entries.collect()
+}
+
+/// What a memory of these images says of itself: what is compared of features, and the agent, which learns from the images,
+/// each one's neighbours being all but itself.
+///
+/// # Errors
+///
+/// Where the model's features of a generated picture are no numbers.
+pub fn teach(model: &Model, remembered: &[Remembered], seed: u64) -> Result<About, MemoryError> {
+    let Some(first) = remembered.first() else {
+        let width = model.pruning().config().hidden_size;
+        return About::new(model, Whitening::none(width), Judge::default());
+    };
+    let width = first.features.len();
+    let images = remembered.iter();
+    let images: Vec<(&str, &[f32])> = images
+        .map(|one| (one.label.class.as_str(), one.features.as_slice()))
+        .collect();
+    let whitening = Whitening::learn(width, &images);
+    let white: Vec<Vec<f32>> = images
+        .iter()
+        .map(|image| whitening.apply(image.1))
+        .collect();
+    let index = Index::new(width, white.iter().map(Vec::as_slice), &model.device());
+
+    let mut classes: Vec<(String, usize)> = Vec::new();
+    let mut place_of: HashMap<&str, usize> = HashMap::new();
+    let own = model.class_names().iter().map(|name| (name.as_str(), 0));
+    let remembered_classes = remembered.iter().map(|one| (one.label.class.as_str(), 1));
+    for (class, count) in own.chain(remembered_classes) {
+        let place = *place_of.entry(class).or_insert(classes.len());
+        if place == classes.len() {
+            classes.push((class.to_string(), 0));
+        }
+        classes[place].1 += count;
+    }
+    // Spread over all of them.
+    let step = remembered.len().div_ceil(LESSONS).max(1);
+    let taught: Vec<usize> = (0..remembered.len()).step_by(step).collect();
+    let mut lessons = Vec::with_capacity(taught.len());
+    for batch in taught.chunks(BATCH) {
+        let rows: Vec<Vec<f32>> = batch.iter().map(|&place| white[place].clone()).collect();
+        let found = index.nearest(&rows, NEIGHBORS + 1);
+        for (&own, neighbors) in batch.iter().zip(found) {
+            let others = neighbors.into_iter().filter(|(place, _)| *place != own);
+            let others = others.map(|(place, cosine)| {
+                let class = place_of[remembered[place].label.class.as_str()];
+                (place as u64, class, cosine)
+            });
+            lessons.push(Lesson {
+                logits: remembered[own].logits.clone(),
+                class: place_of[remembered[own].label.class.as_str()],
+                neighbors: others.take(NEIGHBORS).collect(),
+            });
+        }
+    }
+    let dense = vit_flops(model.pruning().config(), &[], 0);
+    let search = 2 * (remembered.len() * width) as u64 + whitening.flops();
+    let settings = LearnSettings {
+        search: search as f64 / dense as f64,
+        seed,
+        ..LearnSettings::default()
+    };
+    About::new(model, whitening, learn(&lessons, &classes, &settings))
+}
