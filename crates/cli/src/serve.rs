@@ -28,6 +28,7 @@ Examples:
   aptvit serve --model vit=weights/ --flops 1.0:0.35           less compute for each image under load
   aptvit serve --model a=runs/a --model b=exported/b --listen 0.0.0.0:8443 \\
       --tls-cert cert.pem --tls-key key.pem                    with APTVIT_API_KEY set to a secret
+  aptvit serve --model mine=runs/mine --memory mine=pets.safetensors
 
   curl --data-binary @cat.jpg 'http://127.0.0.1:8080/v1/models/mine/classify?flops=0.5'
 
@@ -45,6 +46,10 @@ pub struct Serve {
     /// are [default: as the run or the weights say]
     #[arg(long, value_name = "NAME=FILE", value_parser = named)]
     pub classes: Vec<(String, PathBuf)>,
+    /// A model's memory, which it asks where it is unsure (see `aptvit memory`): a file, or
+    /// postgres://user@host/database#name. Pictures are added over HTTP, too
+    #[arg(long, value_name = "NAME=ADDRESS", value_parser = named)]
+    pub memory: Vec<(String, PathBuf)>,
     /// Another policy than the models' own, its weights fresh; `aptvit info --policies` lists them
     #[arg(long, value_name = "NAME")]
     pub policy: Option<String>,
@@ -119,7 +124,14 @@ pub fn run(args: &Serve, global: &Global) -> Result<End> {
         key => key.ok().filter(|key| !key.is_empty()),
     };
     let is_open = key.is_none();
-    let service = Service::new(models, args.settings(key))?;
+    let memories = args.memory.iter().map(|(name, address)| {
+        // An address is text, as it came from the command line.
+        let store = apt_memory::open(&address.to_string_lossy(), &device::open())
+            .with_context(|| format!("--memory {name}"))?;
+        Ok((name.clone(), store))
+    });
+    let memories = memories.collect::<Result<Vec<_>>>()?;
+    let service = Service::with_memories(models, memories, args.settings(key))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(THREADS)
         .thread_name("http")

@@ -161,8 +161,8 @@ impl Recall {
         looked_up.collect()
     }
 
-    /// What a search for one image computes here.
-    fn search_flops(&self) -> u64 {
+    /// What a search for one image computes on this machine, a multiplication and an addition counted as two.
+    pub fn search_flops(&self) -> u64 {
         self.store.search_flops() + self.store.about().whitening.flops()
     }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use apt_inference::{ClassProbability, LayerAnswer, Model};
+use apt_memory::{Lookup, Neighbor};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -32,6 +33,9 @@ pub(crate) struct Embeddings {
 pub(crate) struct ClassifiedPicture {
     /// The most probable classes, the first one first.
     pub classes: Vec<Class>,
+    /// What the model's memory had to do with it; absent where it has none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<Looked>,
     /// What it cost.
     #[serde(flatten)]
     pub cost: Cost,
@@ -47,12 +51,40 @@ pub(crate) struct EmbeddedPicture {
     pub cost: Cost,
 }
 
+/// What a memory had to do with an answer.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Looked {
+    /// The memory's share of the answer, from 0 to 1; null where it was not asked.
+    pub share: Option<f32>,
+    /// The most probable classes by the model alone.
+    pub alone: Vec<Class>,
+    /// With `explain=true`: the entries that spoke, the most similar first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub neighbors: Option<Vec<Spoke>>,
+    /// Why the memory was asked in vain: then the model answered alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failure: Option<String>,
+}
+
+/// An entry of a memory that spoke.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Spoke {
+    /// The picture, by its pixels.
+    pub id: String,
+    /// Its class.
+    pub class: String,
+    /// Where it came from.
+    pub source: String,
+    /// How similar it is: the cosine of both pictures' whitened features.
+    pub similarity: f32,
+}
+
 /// A class and how probable it is.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Class {
     /// Its name.
     pub class: String,
-    /// Its place among the logits.
+    /// Its place among the logits; behind them of a class that only the memory knows.
     pub index: usize,
     /// From 0 to 1.
     pub probability: f32,
@@ -123,6 +155,32 @@ impl ClassifiedPicture {
         let classes = model.top_classes(&reply.values, top);
         Self {
             classes: classes.into_iter().map(Class::from).collect(),
+            memory: None,
+            cost: Cost::new(reply, model, explain),
+        }
+    }
+
+    /// Of a reply, and what was looked up for it.
+    pub fn looked_up(
+        reply: Reply,
+        model: &Model,
+        (classes, lookup): (Vec<ClassProbability>, Lookup),
+        explain: bool,
+    ) -> Self {
+        let spoke = |neighbor: Neighbor| Spoke {
+            id: neighbor.label.id,
+            class: neighbor.label.class,
+            source: neighbor.label.source,
+            similarity: neighbor.similarity,
+        };
+        Self {
+            classes: classes.into_iter().map(Class::from).collect(),
+            memory: Some(Looked {
+                share: lookup.weight,
+                alone: lookup.alone.into_iter().map(Class::from).collect(),
+                neighbors: explain.then(|| lookup.neighbors.into_iter().map(spoke).collect()),
+                failure: lookup.failure,
+            }),
             cost: Cost::new(reply, model, explain),
         }
     }

@@ -137,7 +137,7 @@ fn answer(shared: &Shared, images: Vec<Budgeted>, pruned: &mut u64) {
     let found = catch_unwind(AssertUnwindSafe(pass));
     let computed = started.elapsed();
     let (metrics, batch) = (&shared.metrics, images.len());
-    let Ok((outputs, reduced)) = found else {
+    let Ok((outputs, features, reduced)) = found else {
         metrics.failed.increment(batch as u64);
         for (_, image) in images {
             image.ticket.answer(Err(JobError::Failed));
@@ -152,13 +152,18 @@ fn answer(shared: &Shared, images: Vec<Budgeted>, pruned: &mut u64) {
         .increment(reduced.iter().map(|image| image.flops).sum());
     let cost: f64 = images.iter().map(|(budget, _)| budget.cost()).sum();
     let mut samples = Vec::new();
-    for (((budget, image), values), reduced) in images.into_iter().zip(outputs).zip(reduced) {
-        if let Err(error) = NotFinite::check(task.output(), &values) {
+    let outputs = outputs.into_iter().zip(features);
+    for (((budget, image), (values, features)), reduced) in
+        images.into_iter().zip(outputs).zip(reduced)
+    {
+        let computed_values = [(task.output(), &values), ("features", &features)];
+        let found = computed_values.map(|(what, values)| NotFinite::check(what, values));
+        if let Err(error) = found.into_iter().collect::<Result<(), _>>() {
             metrics.failed.increment(1);
             image.ticket.answer(Err(error.into()));
             continue;
         }
-        if task == Task::Classify && !budget.is_dense() {
+        if task.names_classes() && !budget.is_dense() {
             if pruned.is_multiple_of(shared.settings.sample_every) {
                 samples.push(Sample {
                     values: image.values,
@@ -172,6 +177,7 @@ fn answer(shared: &Shared, images: Vec<Budgeted>, pruned: &mut u64) {
         metrics.queue.record(queued.as_secs_f64());
         image.ticket.answer(Ok(Reply {
             values,
+            features,
             reduced,
             share: budget.share,
             seen: image.seen,
@@ -182,12 +188,7 @@ fn answer(shared: &Shared, images: Vec<Budgeted>, pruned: &mut u64) {
         }));
     }
     let mut line = shared.line();
-    let usual = if shared.model.class_names().is_empty() {
-        Task::Embed
-    } else {
-        Task::Classify
-    };
-    if task == usual {
+    if task.names_classes() || shared.model.class_names().is_empty() {
         let seconds = computed.as_secs_f64() / batch as f64;
         line.speed.measure(cost / batch as f64, seconds, batch);
     }
@@ -197,33 +198,40 @@ fn answer(shared: &Shared, images: Vec<Budgeted>, pruned: &mut u64) {
     }
 }
 
-/// The outputs of each image, and what was removed of it by its selection.
+/// The outputs of each image, its features where they are to be looked up, and what was removed of it by its selection.
 fn pass(
     shared: &Shared,
     images: &[&[f32]],
     task: Task,
     selections: &[&Selection],
-) -> (Vec<Vec<f32>>, Vec<Reduced>) {
+) -> (Vec<Vec<f32>>, Vec<Vec<f32>>, Vec<Reduced>) {
     let model = &shared.model;
     let size = model.description().model.image_size;
     let data = TensorData::new(images.concat(), [images.len(), 3, size.height, size.width]);
     let tensor = Tensor::from_data(data, &model.device());
     let output = model.forward_each(tensor, selections);
-    let outputs = match task {
-        Task::Classify => output.logits,
-        Task::Embed => output.features,
+    let rows = |tensor: Tensor<2>| -> Vec<Vec<f32>> {
+        let [_, width] = tensor.dims();
+        let values: Vec<f32> = tensor.into_data().iter::<f32>().collect();
+        values.chunks_exact(width).map(<[f32]>::to_vec).collect()
     };
-    let [_, width] = outputs.dims();
-    let outputs: Vec<f32> = outputs.into_data().iter::<f32>().collect();
-    let outputs = outputs.chunks_exact(width).map(<[f32]>::to_vec).collect();
-    (outputs, model.reductions_of_each(&output.trace, selections))
+    let (outputs, features) = match task {
+        Task::Classify => (rows(output.logits), vec![Vec::new(); images.len()]),
+        Task::Embed => (rows(output.features), vec![Vec::new(); images.len()]),
+        Task::LookUp => (rows(output.logits), rows(output.features)),
+    };
+    (
+        outputs,
+        features,
+        model.reductions_of_each(&output.trace, selections),
+    )
 }
 
 /// Computes an answer again, dense, and says how near the pruned one was.
 fn compare(shared: &Shared, sample: &Sample) {
     let nothing = [&Selection::All];
     let dense = || pass(shared, &[&sample.values], Task::Classify, &nothing);
-    let Ok((logits, _)) = catch_unwind(AssertUnwindSafe(dense)) else {
+    let Ok((logits, ..)) = catch_unwind(AssertUnwindSafe(dense)) else {
         return;
     };
     let mut line = shared.line();

@@ -20,15 +20,22 @@ pub enum Task {
     Classify,
     /// The CLS token after the last norm.
     Embed,
+    /// The logits, and the CLS token to look up.
+    LookUp,
 }
 
 impl Task {
     /// What it computes.
     pub fn output(self) -> &'static str {
         match self {
-            Self::Classify => "logits",
+            Self::Classify | Self::LookUp => "logits",
             Self::Embed => "features",
         }
+    }
+
+    /// Does it ask for classes?
+    pub fn names_classes(self) -> bool {
+        self != Self::Embed
     }
 }
 
@@ -59,6 +66,8 @@ pub struct Wish {
 pub struct Reply {
     /// Logits or features.
     pub values: Vec<f32>,
+    /// The features to look up, where that was asked.
+    pub features: Vec<f32>,
     /// What was removed, and what it cost.
     pub reduced: Reduced,
     /// The share of the dense FLOPs that the image was given; none where the policy removes what it wants.

@@ -3,6 +3,7 @@
 
 mod answers;
 mod budget;
+mod changes;
 mod compute;
 mod elastic;
 mod engine;
@@ -14,6 +15,7 @@ mod key;
 mod limits;
 mod line;
 mod listen;
+mod memory;
 mod metrics;
 mod openapi;
 mod options;

@@ -9,7 +9,8 @@ use utoipa::{Modify, openapi};
 #[openapi(
     info(title = "aptvit", description = "Vision Transformers whose compute follows the load"),
     paths(
-        crate::plain::classify, crate::plain::embed, crate::plain::models, crate::plain::load, crate::state::health,
+        crate::plain::classify, crate::plain::embed, crate::plain::models, crate::plain::load,
+        crate::memory::held, crate::memory::add, crate::memory::remove, crate::state::health,
         crate::state::metrics, crate::v2::metadata::live, crate::v2::metadata::ready, crate::v2::metadata::server,
         crate::v2::metadata::model, crate::v2::metadata::model_ready, crate::v2::infer::infer,
         crate::v2::metadata::index, crate::v2::metadata::load, crate::v2::metadata::unload,

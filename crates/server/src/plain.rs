@@ -14,6 +14,7 @@ use crate::answers::{Classification, ClassifiedPicture, EmbeddedPicture, Embeddi
 use crate::engine::Engine;
 use crate::job::{Input, Reply, Task};
 use crate::json::json;
+use crate::memory;
 use crate::options::Options;
 use crate::refusal::{ErrorBody, Refusal};
 use crate::service::Service;
@@ -38,12 +39,29 @@ pub(crate) async fn classify(
     request: Request,
 ) -> Result<Response, Refusal> {
     let engine = service.engine(&model)?;
-    let (options, replies) = ask(&service, engine, Task::Classify, request).await?;
+    let memory = service.memory(&model);
+    let task = if memory.is_some() {
+        Task::LookUp
+    } else {
+        Task::Classify
+    };
+    let (options, mut replies) = ask(&service, engine, task, request).await?;
     let of_model = engine.model();
-    let results = replies
-        .into_iter()
-        .map(|reply| ClassifiedPicture::new(reply, of_model, options.top(), options.explain))
-        .collect();
+    let (top, explain) = (options.top(), options.explain);
+    let results = match memory {
+        None => replies
+            .into_iter()
+            .map(|reply| ClassifiedPicture::new(reply, of_model, top, explain))
+            .collect(),
+        Some(memory) => {
+            let found = memory::look_up(memory, &mut replies, top).await?;
+            let replies = replies.into_iter().zip(found);
+            let classified = replies.map(|(reply, found)| {
+                ClassifiedPicture::looked_up(reply, of_model, found, explain)
+            });
+            classified.collect()
+        }
+    };
     Ok(json(StatusCode::OK, &Classification { model, results }))
 }
 
@@ -75,7 +93,7 @@ pub(crate) async fn embed(
     Ok(json(StatusCode::OK, &Embeddings { model, results }))
 }
 
-async fn ask(
+pub(crate) async fn ask(
     service: &Service,
     engine: &Engine,
     task: Task,

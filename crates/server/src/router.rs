@@ -20,7 +20,7 @@ use crate::page::{self, POLICY};
 use crate::refusal::Refusal;
 use crate::service::Service;
 use crate::v2::{infer, metadata};
-use crate::{plain, state};
+use crate::{memory, plain, state};
 
 /// Everything that the server answers.
 pub fn router(service: Arc<Service>) -> Router {
@@ -28,6 +28,10 @@ pub fn router(service: Arc<Service>) -> Router {
         .route("/v1/models", get(plain::models))
         .route("/v1/models/{model}/classify", post(plain::classify))
         .route("/v1/models/{model}/embed", post(plain::embed))
+        .route(
+            "/v1/models/{model}/memory",
+            get(memory::held).post(memory::add).delete(memory::remove),
+        )
         .route("/v1/load", get(plain::load))
         .route("/v2", get(metadata::server))
         .route("/v2/models/{model}", get(metadata::model))

@@ -1,11 +1,12 @@
 //! What every request is answered from.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, RwLock};
 use std::time::Instant;
 
 use apt_inference::Model;
+use apt_memory::{Recall, Store};
 use axum::http::StatusCode;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
@@ -34,6 +35,7 @@ pub struct Settings {
 /// The models of a server, and what it counts.
 pub struct Service {
     engines: BTreeMap<String, Engine>,
+    memories: BTreeMap<String, Arc<RwLock<Recall>>>,
     settings: Settings,
     metrics: Metrics,
     slots: Semaphore,
@@ -47,6 +49,19 @@ impl Service {
     ///
     /// Where there is none, two have one name, one does not meet the budget, or an origin is none.
     pub fn new(models: Vec<(String, Model)>, settings: Settings) -> Result<Arc<Self>, ServerError> {
+        Self::with_memories(models, Vec::new(), settings)
+    }
+
+    /// The same, some of the models with a memory that they ask when they classify.
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Self::new), and where a memory was built with another model, or names none that is served.
+    pub fn with_memories(
+        models: Vec<(String, Model)>,
+        memories: Vec<(String, Box<dyn Store>)>,
+        settings: Settings,
+    ) -> Result<Arc<Self>, ServerError> {
         if models.is_empty() {
             return Err(ServerError::Models("there is none to serve".into()));
         }
@@ -54,6 +69,7 @@ impl Service {
             return Err(ServerError::Origin(wrong.clone()));
         }
         let metrics = Metrics::new()?;
+        let memories = join(&models, memories)?;
         let mut engines = BTreeMap::new();
         for (name, model) in models {
             if !is_name(&name) {
@@ -70,6 +86,7 @@ impl Service {
         }
         Ok(Arc::new(Self {
             engines,
+            memories,
             slots: Semaphore::new(settings.limits.requests),
             settings,
             metrics,
@@ -90,6 +107,11 @@ impl Service {
     /// The models, by name.
     pub fn engines(&self) -> &BTreeMap<String, Engine> {
         &self.engines
+    }
+
+    /// A model's memory, if it has one.
+    pub(crate) fn memory(&self, model: &str) -> Option<Arc<RwLock<Recall>>> {
+        self.memories.get(model).cloned()
     }
 
     /// Does it still take in requests?
@@ -174,6 +196,33 @@ impl Service {
             .map_err(|_| late())??;
         Ok(replies)
     }
+}
+
+/// The memories with their models, by their names.
+fn join(
+    models: &[(String, Model)],
+    memories: Vec<(String, Box<dyn Store>)>,
+) -> Result<BTreeMap<String, Arc<RwLock<Recall>>>, ServerError> {
+    let mut joined = BTreeMap::new();
+    for (name, store) in memories {
+        let model = models.iter().find(|(model, _)| *model == name);
+        let Some((_, model)) = model else {
+            let reason = format!("the memory of `{name}`: there is no model of that name");
+            return Err(ServerError::Models(reason));
+        };
+        let recall = Recall::new(model.clone(), store).map_err(|source| ServerError::Memory {
+            name: name.clone(),
+            source: Box::new(source),
+        })?;
+        if joined
+            .insert(name.clone(), Arc::new(RwLock::new(recall)))
+            .is_some()
+        {
+            let reason = format!("`{name}` has two memories");
+            return Err(ServerError::Models(reason));
+        }
+    }
+    Ok(joined)
 }
 
 /// Is it an origin as browsers send it: scheme, host, perhaps a port?

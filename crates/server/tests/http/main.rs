@@ -4,5 +4,6 @@
 mod answers;
 mod common;
 mod load;
+mod memory;
 mod refusals;
 mod tls;

@@ -35,7 +35,14 @@ pub fn start_with(settings: Settings, tls: Option<TlsFiles>) -> Running {
 
 /// The same of another model, which is called `tiny`, too.
 pub fn start_model(model: Model, settings: Settings, tls: Option<TlsFiles>) -> Running {
-    let service = Service::new(vec![("tiny".into(), model)], settings).unwrap();
+    start_service(
+        Service::new(vec![("tiny".into(), model)], settings).unwrap(),
+        tls,
+    )
+}
+
+/// The same of what there is to serve.
+pub fn start_service(service: Arc<Service>, tls: Option<TlsFiles>) -> Running {
     let served = Arc::clone(&service);
     let (tell, told) = std::sync::mpsc::channel();
     let (stop, stopped) = oneshot::channel::<()>();
