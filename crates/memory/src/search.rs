@@ -5,6 +5,7 @@ use apt_vit_model::fused::Prepacked;
 use burn::module::Param;
 use burn::nn::Linear;
 use burn::prelude::*;
+use rayon::prelude::*;
 
 /// Columns of the matrix product are a multiple of this.
 const COLUMNS: usize = 32;
@@ -61,8 +62,11 @@ impl Index {
         let rows = TensorData::new(queries.concat(), [queries.len(), self.width]);
         let scores = product.forward(&Tensor::from_data(rows, &self.device));
         let [_, columns] = scores.dims();
-        let scores: Vec<f32> = scores.into_data().iter::<f32>().collect();
-        let found = queries.iter().zip(scores.chunks_exact(columns));
+        let scores = scores.into_data().convert::<f32>();
+        let Ok(scores) = scores.as_slice::<f32>() else {
+            return vec![Vec::new(); features.len()];
+        };
+        let found = queries.par_iter().zip(scores.par_chunks_exact(columns));
         found
             .map(|(query, scores)| self.best(query, &scores[..self.len()], count))
             .collect()
