@@ -142,7 +142,11 @@ fn without_password(config: &Config) -> String {
         #[cfg(unix)]
         Host::Unix(path) => path.display().to_string(),
     });
-    let hosts: Vec<String> = hosts.collect();
+    let ports = config.get_ports().iter();
+    let ports = ports
+        .map(|port| format!(":{port}"))
+        .chain(std::iter::repeat(String::new()));
+    let hosts: Vec<String> = hosts.zip(ports).map(|(host, port)| host + &port).collect();
     let database = config.get_dbname().unwrap_or_default();
     format!("postgres://{user}{}/{database}", hosts.join(","))
 }

@@ -55,7 +55,7 @@ impl Judge {
         own.is_empty() || log_odds(&self.ask, &seen_of_own(own)) > 0.0
     }
 
-    /// The memory's share of the answer, from 0 to 1. `agreed` says for a class its probability by the model.
+    /// The memory's share of the answer, from 0 to 1; `of_vote` and `of_own` as in [`seen_of_both`](Self::seen_of_both).
     pub fn weight(&self, own: &[f32], vote: &Vote, of_vote: f32, of_own: f32) -> f32 {
         match (own.is_empty(), vote.shares.is_empty()) {
             (_, true) => 0.0,

@@ -1,6 +1,6 @@
 //! How the agent learns when a memory helps.
 //!
-//! - **Observation**: what the model answers to a labelled image, and what the image's neighbours say, itself left out.
+//! - **Observation**: what the model answers to a labelled image, and what the image's neighbours say.
 //! - **Action**: ask or not; and if so, the memory's share of the answer.
 //! - **Reward**: the probability of the right class, minus a price for asking.
 //!
@@ -27,9 +27,19 @@ pub struct Lesson {
     pub logits: Vec<f32>,
     /// The right class, a place among the names.
     pub class: usize,
-    /// The most similar other entries: a number of each entry that is its own, its class, and the cosine. The most similar
-    /// first; [`NEIGHBORS`] of them, if there are so many.
-    pub neighbors: Vec<(u64, usize, f32)>,
+    /// The most similar entries, the most similar first; [`NEIGHBORS`] of them, if there are so many.
+    pub neighbors: Vec<Heard>,
+}
+
+/// An entry near an image to learn from.
+#[derive(Clone, Copy, Debug)]
+pub struct Heard {
+    /// The entry's number, which is its own.
+    pub entry: u64,
+    /// Its class, a place among the names.
+    pub class: usize,
+    /// The cosine.
+    pub similarity: f32,
 }
 
 /// So many neighbours of each image are looked at: most of them may be hidden.
@@ -66,7 +76,7 @@ impl Default for LearnSettings {
 }
 
 /// Episodes of each image: in every second one nothing is hidden.
-const EPISODES: usize = 4;
+const EPISODES: usize = 8;
 /// What is tried: so many neighbours,
 const NEIGHBORS_TRIED: [usize; 3] = [10, 20, 50];
 /// and these temperatures.
@@ -126,7 +136,7 @@ fn with_each_balance(temperature: f32) -> [(f32, f32); BALANCES.len()] {
 /// The mean and the deviation of the cosine of each image's nearest neighbour.
 fn usual(lessons: &[Lesson]) -> [f32; 2] {
     let nearest = lessons.iter().filter_map(|lesson| lesson.neighbors.first());
-    let nearest: Vec<f32> = nearest.map(|neighbor| neighbor.2).collect();
+    let nearest: Vec<f32> = nearest.map(|neighbor| neighbor.similarity).collect();
     let count = nearest.len().max(1) as f32;
     let mean = nearest.iter().sum::<f32>() / count;
     let variance = nearest.iter().map(|cosine| (cosine - mean).powi(2));
@@ -161,12 +171,13 @@ fn episodes(lessons: &[Lesson], images_of: &[usize], settings: &LearnSettings) -
         };
         let counts = Rc::new(images_of.iter().enumerate().map(left).collect::<Vec<_>>());
         found.extend(lessons.iter().map(|lesson| {
-            let voice = |&(entry, class, cosine): &(u64, usize, f32)| {
+            let voice = |heard: &Heard| {
+                let (class, cosine) = (heard.class, heard.similarity);
                 if !hidden.contains(&class) {
                     return Some((class, cosine));
                 }
                 // The same entries are there, with the same labels, for all images of the episode.
-                let mut rng = ChaCha8Rng::seed_from_u64(seed ^ entry);
+                let mut rng = ChaCha8Rng::seed_from_u64(seed ^ heard.entry);
                 let is_there = rng.random_bool((few / images_of[class] as f64).min(1.0));
                 let is_wrong = rng.random_bool(settings.wrong);
                 let other = rng.random_range(0..shown.len());
@@ -322,7 +333,11 @@ mod tests {
                 logits,
                 class,
                 neighbors: (0..30)
-                    .map(|near| (near, heard, 0.9 - near as f32 / 1000.0))
+                    .map(|entry| Heard {
+                        entry,
+                        class: heard,
+                        similarity: 0.9 - entry as f32 / 1000.0,
+                    })
                     .collect(),
             }
         };

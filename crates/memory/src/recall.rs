@@ -12,6 +12,10 @@ use crate::store::Store;
 use crate::vote::{ClassCounts, Vote};
 use crate::{MemoryError, Neighbor, Remembered, Which};
 
+/// An entry as similar as this is the same picture, or nearly: it alone speaks, and is believed. So a label that was
+/// corrected holds.
+const SAME: f32 = 0.99;
+
 /// A model and its memory.
 pub struct Recall {
     model: Model,
@@ -180,10 +184,17 @@ impl Recall {
         &self,
         own: &[f32],
         alone: Vec<ClassProbability>,
-        neighbors: Vec<Neighbor>,
+        mut neighbors: Vec<Neighbor>,
         counts: &ClassCounts,
         top: usize,
     ) -> (Vec<ClassProbability>, Lookup) {
+        let same = neighbors
+            .iter()
+            .filter(|near| near.similarity >= SAME)
+            .count();
+        if same > 0 {
+            neighbors.truncate(same);
+        }
         let judge = &self.store.about().judge;
         let names = self.model.class_names();
         let vote = Vote::of(&neighbors, counts, judge.temperature, judge.balance);
@@ -191,7 +202,11 @@ impl Recall {
         let first = vote.shares.first().and_then(|share| place_of(&share.0));
         let of_vote = first.map_or(0.0, |class| own[class]);
         let of_own = alone.first().map_or(0.0, |class| vote.share(&class.class));
-        let weight = judge.weight(own, &vote, of_vote, of_own);
+        let weight = if same > 0 {
+            1.0
+        } else {
+            judge.weight(own, &vote, of_vote, of_own)
+        };
 
         let mut shares: BTreeMap<usize, f32> = BTreeMap::new();
         for (class, probability) in own.iter().enumerate() {

@@ -7,13 +7,15 @@ use apt_inference::Model;
 use apt_vit_model::vit_flops;
 
 use crate::entry::picture_id;
-use crate::learn::{LearnSettings, Lesson, NEIGHBORS, learn};
+use crate::learn::{Heard, LearnSettings, Lesson, NEIGHBORS, learn};
 use crate::search::Index;
-use crate::{About, Entry, Judge, Label, MemoryError, Whitening};
+use crate::{About, Entry, Label, MemoryError, Whitening};
 
 /// Images of a forward pass.
 const BATCH: usize = 32;
-/// The agent learns from so many entries at most.
+/// One in so many images is held out for the agent,
+const HELD_OUT: usize = 5;
+/// which learns from so many at most.
 const LESSONS: usize = 2000;
 
 /// An image that becomes an entry.
@@ -135,60 +137,24 @@ fn embed(model: &Model, pictures: Vec<Picture>) -> Result<Vec<Remembered>, Memor
     entries.collect()
 }
 
-/// What a memory of these images says of itself: what is compared of features, and the agent, which learns from the images,
-/// each one's neighbours being all but itself.
+/// What a memory of these images says of itself: what is compared of features, and the agent.
+///
+/// The agent learns from every fifth image, as a memory of the others would answer it: the whitening makes the images that
+/// it was learned from more similar than new ones are.
 ///
 /// # Errors
 ///
 /// Where the model's features of a generated picture are no numbers.
 pub fn teach(model: &Model, remembered: &[Remembered], seed: u64) -> Result<About, MemoryError> {
-    let Some(first) = remembered.first() else {
-        let width = model.pruning().config().hidden_size;
-        return About::new(model, Whitening::none(width), Judge::default());
-    };
-    let width = first.features.len();
-    let images = remembered.iter();
-    let images: Vec<(&str, &[f32])> = images
-        .map(|one| (one.label.class.as_str(), one.features.as_slice()))
-        .collect();
-    let whitening = Whitening::learn(width, &images);
-    let white: Vec<Vec<f32>> = images
-        .iter()
-        .map(|image| whitening.apply(image.1))
-        .collect();
-    let index = Index::new(width, white.iter().map(Vec::as_slice), &model.device());
-
-    let mut classes: Vec<(String, usize)> = Vec::new();
-    let mut place_of: HashMap<&str, usize> = HashMap::new();
-    let own = model.class_names().iter().map(|name| (name.as_str(), 0));
-    let remembered_classes = remembered.iter().map(|one| (one.label.class.as_str(), 1));
-    for (class, count) in own.chain(remembered_classes) {
-        let place = *place_of.entry(class).or_insert(classes.len());
-        if place == classes.len() {
-            classes.push((class.to_string(), 0));
-        }
-        classes[place].1 += count;
-    }
+    let width = model.pruning().config().hidden_size;
+    let whitening = whitening(width, remembered.iter());
+    let (held_out, kept): (Vec<usize>, Vec<usize>) =
+        (0..remembered.len()).partition(|place| place % HELD_OUT == HELD_OUT - 1);
+    let of = |places: Vec<usize>| places.into_iter().map(|place| &remembered[place]);
+    let kept: Vec<&Remembered> = of(kept).collect();
     // Spread over all of them.
-    let step = remembered.len().div_ceil(LESSONS).max(1);
-    let taught: Vec<usize> = (0..remembered.len()).step_by(step).collect();
-    let mut lessons = Vec::with_capacity(taught.len());
-    for batch in taught.chunks(BATCH) {
-        let rows: Vec<Vec<f32>> = batch.iter().map(|&place| white[place].clone()).collect();
-        let found = index.nearest(&rows, NEIGHBORS + 1);
-        for (&own, neighbors) in batch.iter().zip(found) {
-            let others = neighbors.into_iter().filter(|(place, _)| *place != own);
-            let others = others.map(|(place, cosine)| {
-                let class = place_of[remembered[place].label.class.as_str()];
-                (place as u64, class, cosine)
-            });
-            lessons.push(Lesson {
-                logits: remembered[own].logits.clone(),
-                class: place_of[remembered[own].label.class.as_str()],
-                neighbors: others.take(NEIGHBORS).collect(),
-            });
-        }
-    }
+    let step = held_out.len().div_ceil(LESSONS).max(1);
+    let taught: Vec<&Remembered> = of(held_out).step_by(step).collect();
     let dense = vit_flops(model.pruning().config(), &[], 0);
     let search = 2 * (remembered.len() * width) as u64 + whitening.flops();
     let settings = LearnSettings {
@@ -196,5 +162,57 @@ pub fn teach(model: &Model, remembered: &[Remembered], seed: u64) -> Result<Abou
         seed,
         ..LearnSettings::default()
     };
+    let (lessons, classes) = lessons(model, &kept, &taught, width);
     About::new(model, whitening, learn(&lessons, &classes, &settings))
+}
+
+fn whitening<'a>(width: usize, images: impl Iterator<Item = &'a Remembered>) -> Whitening {
+    let images: Vec<(&str, &[f32])> = images
+        .map(|one| (one.label.class.as_str(), one.features.as_slice()))
+        .collect();
+    Whitening::learn(width, &images)
+}
+
+/// What a memory of the `kept` images says of those that are `taught`; and all classes, the model's first, with how many of
+/// the kept images each has.
+fn lessons(
+    model: &Model,
+    kept: &[&Remembered],
+    taught: &[&Remembered],
+    width: usize,
+) -> (Vec<Lesson>, Vec<(String, usize)>) {
+    let mut classes: Vec<(String, usize)> = Vec::new();
+    let mut place_of: HashMap<&str, usize> = HashMap::new();
+    let own = model.class_names().iter().map(|name| (name.as_str(), 0));
+    let kept_classes = kept.iter().map(|one| (one.label.class.as_str(), 1));
+    let taught_classes = taught.iter().map(|one| (one.label.class.as_str(), 0));
+    for (class, count) in own.chain(kept_classes).chain(taught_classes) {
+        let place = *place_of.entry(class).or_insert(classes.len());
+        if place == classes.len() {
+            classes.push((class.to_string(), 0));
+        }
+        classes[place].1 += count;
+    }
+    let whitening = whitening(width, kept.iter().copied());
+    let white = |one: &&Remembered| whitening.apply(&one.features);
+    let rows: Vec<Vec<f32>> = kept.iter().map(white).collect();
+    let index = Index::new(width, rows.iter().map(Vec::as_slice), &model.device());
+    let mut lessons = Vec::with_capacity(taught.len());
+    for batch in taught.chunks(BATCH) {
+        let features: Vec<Vec<f32>> = batch.iter().map(white).collect();
+        let found = index.nearest(&features, NEIGHBORS);
+        for (one, neighbors) in batch.iter().zip(found) {
+            let heard = neighbors.into_iter().map(|(place, similarity)| Heard {
+                entry: place as u64,
+                class: place_of[kept[place].label.class.as_str()],
+                similarity,
+            });
+            lessons.push(Lesson {
+                logits: one.logits.clone(),
+                class: place_of[one.label.class.as_str()],
+                neighbors: heard.collect(),
+            });
+        }
+    }
+    (lessons, classes)
 }

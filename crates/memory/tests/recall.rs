@@ -10,6 +10,7 @@ use apt_memory::{
 };
 use burn::tensor::Device;
 use common::{colored, credulous, entries, remembered, tiny_model};
+use tempfile::TempDir;
 
 const RED: [u8; 3] = [220, 30, 30];
 const BLUE: [u8; 3] = [30, 30, 220];
@@ -18,12 +19,14 @@ fn none(model: &Model) -> Whitening {
     Whitening::none(model.description().model.hidden_size)
 }
 
-fn recall(model: &Model, judge: Judge, entries: Vec<Entry>) -> Recall {
+/// A model and a memory whose file is in the folder.
+fn recall(model: &Model, judge: Judge, entries: Vec<Entry>) -> (Recall, TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let about = About::new(model, none(model), judge).unwrap();
     let path = folder.path().join("m.safetensors");
     let store = FileStore::create(&path, about, entries, &Device::default()).unwrap();
-    Recall::new(model.clone(), Box::new(store)).unwrap()
+    let recall = Recall::new(model.clone(), Box::new(store)).unwrap();
+    (recall, folder)
 }
 
 #[test]
@@ -37,7 +40,7 @@ fn a_class_that_the_model_does_not_know_is_answered_from_a_few_images() {
         neighbors: 1,
         ..credulous()
     };
-    let recall = recall(&model, judge, known);
+    let (recall, _folder) = recall(&model, judge, known);
     let images = [colored([215, 35, 35]), colored([35, 30, 215])];
     let alone = model.classify(&images, 20);
     for ((recalled, alone), expected) in recall
@@ -72,7 +75,7 @@ fn an_agent_that_does_not_ask_leaves_the_answer_as_it_is() {
     let model = tiny_model(1);
     let mut judge = credulous();
     judge.ask[0] = -20.0;
-    let recall = recall(&model, judge, entries(&model, &[(RED, "fire")]));
+    let (recall, _folder) = recall(&model, judge, entries(&model, &[(RED, "fire")]));
     let images = [colored(RED)];
     let recalled = recall.classify(&images, 3).remove(0).unwrap();
     assert_eq!(
@@ -87,9 +90,27 @@ fn an_agent_that_does_not_ask_leaves_the_answer_as_it_is() {
 }
 
 #[test]
+fn a_label_that_was_corrected_holds_for_its_picture_whatever_the_agent_believes() {
+    let model = tiny_model(1);
+    let mut judge = credulous();
+    judge.trust[0] = -20.0;
+    let known = entries(&model, &[(RED, "fire"), (BLUE, "water")]);
+    let (mut recall, _folder) = recall(&model, judge, known);
+    let first = |recall: &Recall, color| {
+        let found = recall.classify(&[colored(color)], 1).remove(0).unwrap();
+        found.answer.classes[0].class.clone()
+    };
+    assert_eq!(first(&recall, RED), "fire");
+    recall.add(remembered(&model, &[(RED, "rose")])).unwrap();
+    assert_eq!(first(&recall, RED), "rose");
+    assert_eq!(recall.remove(&Which::Class("rose".into())).unwrap(), 1);
+    assert_ne!(first(&recall, RED), "rose");
+}
+
+#[test]
 fn an_empty_memory_says_nothing() {
     let model = tiny_model(1);
-    let recall = recall(&model, credulous(), Vec::new());
+    let (recall, _folder) = recall(&model, credulous(), Vec::new());
     let recalled = recall.classify(&[colored(RED)], 3).remove(0).unwrap();
     assert_eq!(recalled.lookup.weight, Some(0.0));
     assert_eq!(recalled.answer.classes, recalled.lookup.alone);

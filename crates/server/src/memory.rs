@@ -19,6 +19,9 @@ use crate::refusal::{ErrorBody, Refusal};
 use crate::service::Service;
 use crate::upload::{self, Pictures};
 
+/// What clients are told of a memory that is away: its address is nobody's business.
+const AWAY: &str = "the memory could not be asked; the server's log says why";
+
 /// Where pictures come from that name no source.
 const SOURCE: &str = "http";
 
@@ -168,21 +171,22 @@ pub(crate) async fn look_up(
     let features: Vec<Vec<f32>> = features
         .map(|reply| std::mem::take(&mut reply.features))
         .collect();
-    let (found, flops) = on(memory, move |recall| {
+    let (mut found, flops) = on(memory, move |recall| {
         Ok((
             recall.look_up(&logits, &features, top),
             recall.search_flops(),
         ))
     })
     .await?;
-    for (reply, (_, lookup)) in replies.iter_mut().zip(&found) {
+    for (reply, (_, lookup)) in replies.iter_mut().zip(&mut found) {
         if lookup.weight.is_some() {
             let dense = reply.reduced.flops as f64 / reply.reduced.flops_share;
             reply.reduced.flops += flops;
             reply.reduced.flops_share = reply.reduced.flops as f64 / dense;
         }
-        if let Some(failure) = &lookup.failure {
+        if let Some(failure) = lookup.failure.take() {
             tracing::warn!("the memory could not be asked: {failure}");
+            lookup.failure = Some(AWAY.into());
         }
     }
     Ok(found)
@@ -229,12 +233,10 @@ async fn waited<T: Send + 'static>(
         Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, message)
     };
     ended.map_err(lost)?.map_err(|error| match error {
-        // The server's own paths and addresses are nobody's business.
         MemoryError::Data(error) => Refusal::unprocessable(error.to_string()),
         error => {
             tracing::warn!("{error}");
-            let message = "the memory could not be asked; the server's log says why";
-            Refusal::new(StatusCode::SERVICE_UNAVAILABLE, message).retry_after(2.0)
+            Refusal::new(StatusCode::SERVICE_UNAVAILABLE, AWAY).retry_after(2.0)
         }
     })
 }
