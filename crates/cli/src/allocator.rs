@@ -15,14 +15,18 @@ static ALLOCATOR: Allocator = Allocator;
 const LARGE: usize = 256 << 10;
 
 /// The commands that compute.
-const COMMANDS: [&str; 7] = [
+const COMMANDS: [&str; 11] = [
     "train",
     "sweep",
     "eval",
     "infer",
+    "memory",
     "calibrate",
+    "prune",
     "bench",
     "export",
+    "report",
+    "serve",
 ];
 /// Those of them that train.
 const TRAININGS: [&str; 2] = ["train", "sweep"];
@@ -109,6 +113,7 @@ mod tests {
         for line in [
             "aptvit infer --run train cat.jpg",
             "aptvit --device flex eval --run train",
+            "aptvit memory build --data train",
             "aptvit bench train --batch 9999",
             "aptvit",
         ] {

@@ -167,7 +167,7 @@ mod tests {
     #[test]
     fn an_address_shows_no_password_and_a_name_is_plain() {
         let pets = Database::at("postgres://me:secret@db.example/things#pets").unwrap();
-        assert_eq!(pets.address, "postgres://me@db.example/things#pets");
+        assert_eq!(pets.address, "postgres://me@db.example:5432/things#pets");
         assert_eq!(pets.name, "pets");
         let usual = Database::at("postgres://db.example/things").unwrap();
         assert_eq!(usual.name, "default");

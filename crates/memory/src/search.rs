@@ -49,6 +49,11 @@ impl Index {
         self.units.len() / self.width
     }
 
+    /// Is there none?
+    pub fn is_empty(&self) -> bool {
+        self.units.is_empty()
+    }
+
     /// For each of some features the `count` entries with the largest cosine and that cosine, the most similar first;
     /// of equal ones the earlier.
     pub fn nearest(&self, features: &[Vec<f32>], count: usize) -> Vec<Vec<(usize, f32)>> {

@@ -5,8 +5,8 @@ mod common;
 
 use apt_inference::Model;
 use apt_memory::{
-    About, ClassCounts, Entry, FileStore, Judge, Label, MemoryError, Neighbor, Recall, Store,
-    Which, Whitening, teach,
+    About, ClassCounts, Entry, FileStore, Judge, Label, MemoryError, Neighbor, Recall, Recalled,
+    Store, Which, Whitening, teach,
 };
 use burn::tensor::Device;
 use common::{colored, credulous, entries, remembered, tiny_model};
@@ -189,24 +189,44 @@ fn where_the_memory_is_away_the_model_answers_alone_and_says_so() {
 
 #[test]
 fn a_memory_that_was_built_answers_what_it_was_built_of() {
-    let model = tiny_model(1);
+    built_and_asked(&tiny_model(1));
+}
+
+#[test]
+fn a_model_without_a_head_answers_by_its_memory_alone() {
+    let weights = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../vit-model/tests/fixtures/hf-dinov2"
+    );
+    let model = Model::open(weights.as_ref(), &Device::default()).unwrap();
+    for recalled in built_and_asked(&model) {
+        assert_eq!(recalled.lookup.weight, Some(1.0));
+        assert!(recalled.lookup.alone.is_empty());
+    }
+}
+
+/// Builds a memory of two colours and asks for them. The model's random classes are none of these: the agent learns to ask,
+/// and to believe what it hears.
+fn built_and_asked(model: &Model) -> Vec<Recalled> {
     let colors = |image: u8| [[200 + image, 20, 30], [30, 20, 200 + image]];
     let pictures: Vec<([u8; 3], &str)> = (0..20)
         .flat_map(|image| colors(image).into_iter().zip(["fire", "water"]))
         .collect();
-    let remembered = remembered(&model, &pictures);
-    let about = teach(&model, &remembered, 1).unwrap();
-    assert_eq!(about, teach(&model, &remembered, 1).unwrap());
+    let remembered = remembered(model, &pictures);
+    let about = teach(model, &remembered, 1).unwrap();
+    assert_eq!(about, teach(model, &remembered, 1).unwrap());
     let entries = remembered
         .into_iter()
         .map(|one| one.entry(&about.whitening));
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("m.safetensors");
     let store = FileStore::create(&path, about.clone(), entries.collect(), &Device::default());
-    let recall = Recall::new(model, Box::new(store.unwrap())).unwrap();
-    // The model's random classes are none of these: it learned to ask, and to believe what it hears.
-    for (color, class) in colors(25).into_iter().zip(["fire", "water"]) {
+    let recall = Recall::new(model.clone(), Box::new(store.unwrap())).unwrap();
+    let answer = |(color, class): ([u8; 3], &str)| {
         let recalled = recall.classify(&[colored(color)], 1).remove(0).unwrap();
         assert_eq!(recalled.answer.classes[0].class, class);
-    }
+        recalled
+    };
+    let asked = colors(25).into_iter().zip(["fire", "water"]);
+    asked.map(answer).collect()
 }
