@@ -27,7 +27,7 @@ pub struct Lesson {
     pub logits: Vec<f32>,
     /// The right class, a place among the names.
     pub class: usize,
-    /// The most similar entries, the most similar first; [`NEIGHBORS`] of them, if there are so many.
+    /// The most similar entries, the most similar first; 300 of them, if there are so many.
     pub neighbors: Vec<Heard>,
 }
 
