@@ -4,6 +4,10 @@ use apt_data::DataError;
 use apt_inference::InferenceError;
 use apt_vit_model::{printable, printable_text};
 
+/// What is said of a memory that is there.
+pub(crate) const IS_THERE: &str =
+    "is there already: add to it, or say that it may be replaced (--replace)";
+
 /// What can go wrong between a memory and an answer.
 #[derive(Debug, thiserror::Error)]
 pub enum MemoryError {

@@ -25,7 +25,7 @@ pub use error::MemoryError;
 pub use file_store::FileStore;
 pub use judge::Judge;
 pub use learn::{Heard, LearnSettings, Lesson, learn};
-pub use opening::{create, open};
+pub use opening::{check_place, create, open};
 #[cfg(feature = "postgres")]
 pub use postgres_store::PostgresStore;
 pub use recall::{Lookup, Recall, Recalled};

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use burn::prelude::*;
 
+use crate::error::IS_THERE;
 use crate::file_store::FileStore;
 #[cfg(feature = "postgres")]
 use crate::postgres_store::PostgresStore;
@@ -25,6 +26,26 @@ pub fn open(address: &str, device: &Device) -> Result<Box<dyn Store>, MemoryErro
     Ok(Box::new(FileStore::open(Path::new(address), device)?))
 }
 
+/// Checks, before much is computed, that [`create`] will find a place for a memory.
+///
+/// # Errors
+///
+/// Where there is one already that may not be replaced, the file's folder is missing, or the database is away.
+pub fn check_place(address: &str, replace: bool) -> Result<(), MemoryError> {
+    if is_database(address) {
+        return check_database(address, replace);
+    }
+    let path = Path::new(address);
+    if path.exists() && !replace {
+        return Err(MemoryError::file(path, IS_THERE));
+    }
+    let folder = path.parent().filter(|folder| *folder != Path::new(""));
+    match folder.filter(|folder| !folder.is_dir()) {
+        Some(folder) => Err(MemoryError::file(folder, "there is no such folder")),
+        None => Ok(()),
+    }
+}
+
 /// Creates a memory, in place of one that is there if `replace`.
 ///
 /// # Errors
@@ -40,11 +61,8 @@ pub fn create(
     if is_database(address) {
         return create_database(address, about, &entries, replace);
     }
+    check_place(address, replace)?;
     let path = Path::new(address);
-    if path.exists() && !replace {
-        let reason = "is there already: add to it, or say that it may be replaced (--replace)";
-        return Err(MemoryError::file(path, reason));
-    }
     Ok(Box::new(FileStore::create(path, about, entries, device)?))
 }
 
@@ -56,6 +74,11 @@ fn is_database(address: &str) -> bool {
 #[cfg(feature = "postgres")]
 fn open_database(address: &str) -> Result<Box<dyn Store>, MemoryError> {
     Ok(Box::new(PostgresStore::open(address)?))
+}
+
+#[cfg(feature = "postgres")]
+fn check_database(address: &str, replace: bool) -> Result<(), MemoryError> {
+    PostgresStore::check_place(address, replace)
 }
 
 #[cfg(feature = "postgres")]
@@ -75,6 +98,11 @@ fn open_database(address: &str) -> Result<Box<dyn Store>, MemoryError> {
         address: address.into(),
         reason: "this program was built without databases (the feature postgres)".into(),
     })
+}
+
+#[cfg(not(feature = "postgres"))]
+fn check_database(address: &str, _: bool) -> Result<(), MemoryError> {
+    open_database(address).map(drop)
 }
 
 #[cfg(not(feature = "postgres"))]

@@ -7,6 +7,7 @@ use pgvector::Vector;
 use postgres::Transaction;
 
 use crate::database::Database;
+use crate::error::IS_THERE;
 use crate::store::Store;
 use crate::vote::ClassCounts;
 use crate::{About, Entry, Label, MemoryError, Neighbor, Which};
@@ -38,20 +39,24 @@ impl PostgresStore {
     /// Where the address is none, the database is away, or it has no such memory.
     pub fn open(address: &str) -> Result<Self, MemoryError> {
         let database = Database::at(address)?;
-        let text = database.with(|client| {
-            let tables = client.query_one("SELECT to_regclass($1)::text", &[&MEMORIES])?;
-            if tables.get::<_, Option<String>>(0).is_none() {
-                return Ok(None);
-            }
-            let about = format!("SELECT about FROM {MEMORIES} WHERE name = $1");
-            let row = client.query_opt(&about, &[&database.name])?;
-            Ok(row.map(|row| row.get::<_, String>(0)))
-        })?;
-        let text = text.ok_or_else(|| {
+        let text = described(&database)?.ok_or_else(|| {
             database.failure("there is no such memory; `aptvit memory build` creates one")
         })?;
         let about = About::parse(&text).map_err(|reason| database.failure(&reason))?;
         Ok(Self::of(database, about))
+    }
+
+    /// Checks that there is a place for a memory: the database answers, and has none of this name unless `replace`.
+    ///
+    /// # Errors
+    ///
+    /// Where that is not so.
+    pub fn check_place(address: &str, replace: bool) -> Result<(), MemoryError> {
+        let database = Database::at(address)?;
+        if described(&database)?.is_some() && !replace {
+            return Err(database.failure(IS_THERE));
+        }
+        Ok(())
     }
 
     /// Creates a memory, in place of one of the same name if `replace`.
@@ -98,8 +103,7 @@ impl PostgresStore {
         if is_new {
             Ok(store)
         } else {
-            let reason = "is there already: add to it, or say that it may be replaced (--replace)";
-            Err(store.database.failure(reason))
+            Err(store.database.failure(IS_THERE))
         }
     }
 
@@ -208,6 +212,19 @@ impl Store for PostgresStore {
             found.collect()
         })
     }
+}
+
+/// What the memory says of itself, as JSON; none where there is no such memory.
+fn described(database: &Database) -> Result<Option<String>, MemoryError> {
+    database.with(|client| {
+        let tables = client.query_one("SELECT to_regclass($1)::text", &[&MEMORIES])?;
+        if tables.get::<_, Option<String>>(0).is_none() {
+            return Ok(None);
+        }
+        let about = format!("SELECT about FROM {MEMORIES} WHERE name = $1");
+        let row = client.query_opt(&about, &[&database.name])?;
+        Ok(row.map(|row| row.get(0)))
+    })
 }
 
 /// Adds entries; each takes the place of one with the same id.

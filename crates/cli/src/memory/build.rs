@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use apt_data::{DataSource, ImageDataset, Progress};
 use apt_inference::Model;
-use apt_memory::{Remembered, create, pictures, remember, teach};
+use apt_memory::{Remembered, check_place, create, pictures, remember, teach};
 use apt_vit_model::printable_text;
 use clap::Parser;
 use rand::SeedableRng;
@@ -44,6 +44,7 @@ pub struct Build {
 }
 
 pub fn run(args: &Build, global: &Global) -> Result<End> {
+    check_place(&args.memory.memory, args.replace)?;
     let model = args.model.open(global)?;
     let images = labelled(&args.data)?;
     let images = some_of_each(&images, args.per_class, args.seed);
