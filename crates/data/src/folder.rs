@@ -20,6 +20,14 @@ pub(crate) struct HoldOut {
     pub seed: u64,
 }
 
+impl HoldOut {
+    /// What is held out where nothing is said.
+    pub const USUAL: Self = Self {
+        fraction: 0.1,
+        seed: 0,
+    };
+}
+
 /// Reads `train/<class>/*`, and where there are such `val/<class>/*` and `test/<class>/*`; or `<class>/*` alone; with or
 /// without one enclosing folder. Where there is no test split, the validation split is it; without either, test images
 /// are held out.

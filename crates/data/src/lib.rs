@@ -29,6 +29,7 @@
 #[doc = include_str!("../README.md")]
 struct ReadmeDoctests;
 
+mod at_path;
 mod bad_images;
 mod batch;
 mod cache;
