@@ -69,6 +69,12 @@ fn main() -> Result<(), Failure> {
         } else {
             shuffled(&to_measure(Path::new(name))?)
         };
+        // Labels that are not the model's say nothing of it.
+        let images = if images.class_names() == description.class_names {
+            images
+        } else {
+            images.without_labels()
+        };
         Ok((name.to_string(), images.take(tested)))
     };
     let (held_out, learned): (Vec<usize>, Vec<usize>) =
