@@ -7,24 +7,11 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use common::{TINY, aptvit, refusal, stdout, text};
+use common::{TINY, aptvit, refusal, stdout, text, trained};
 
 fn train(root: &Path, seed: u64) -> PathBuf {
-    let (config, run) = (root.join("tiny.toml"), root.join(format!("run{seed}")));
-    std::fs::write(&config, TINY).unwrap();
     let seed = format!("seed={seed}");
-    let train = [
-        "train",
-        "--config",
-        text(&config),
-        "--out",
-        text(&run),
-        "--plain",
-        "--set",
-        &seed,
-    ];
-    stdout(&aptvit(&train));
-    run
+    trained(root, &seed, TINY, &["--set", &seed]).0
 }
 
 /// Pictures of shades of one colour.

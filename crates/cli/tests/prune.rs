@@ -7,24 +7,13 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use common::{TINY, aptvit, fixture, refusal, stderr, stdout, text};
+use common::{TINY, aptvit, fixture, refusal, stderr, stdout, text, trained};
 
 /// A trained run of the tiny experiment, and pictures of which no two are alike.
 fn run_and_pictures(root: &Path) -> (PathBuf, PathBuf) {
-    let (config, run, data) = (
-        root.join("tiny.toml"),
-        root.join("run"),
-        root.join("pictures"),
-    );
-    std::fs::write(&config, TINY.replace("num_layers = 3", "num_layers = 6")).unwrap();
-    stdout(&aptvit(&[
-        "train",
-        "--config",
-        text(&config),
-        "--out",
-        text(&run),
-        "--plain",
-    ]));
+    let deep = TINY.replace("num_layers = 3", "num_layers = 6");
+    let (run, _) = trained(root, "run", &deep, &[]);
+    let data = root.join("pictures");
     std::fs::create_dir_all(&data).unwrap();
     for number in 0..60u32 {
         let shade = |x: u32, y: u32| {

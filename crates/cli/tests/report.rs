@@ -4,31 +4,14 @@
 mod common;
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use common::{TINY, aptvit, refusal, stderr, stdout, text};
-
-/// A trained run of the tiny experiment, and what the program said.
-fn trained(root: &Path, name: &str, more: &[&str]) -> (PathBuf, String) {
-    let (config, run) = (root.join("tiny.toml"), root.join(name));
-    fs::write(&config, TINY).unwrap();
-    let train = [
-        "train",
-        "--config",
-        text(&config),
-        "--out",
-        text(&run),
-        "--plain",
-    ];
-    let output = aptvit(&[&train[..], more].concat());
-    stdout(&output);
-    (run, stderr(&output))
-}
+use common::{TINY, aptvit, refusal, stdout, text, trained};
 
 #[test]
 fn a_training_leaves_a_page_with_curves_and_images_unless_it_is_told_not_to() {
     let root = tempfile::tempdir().unwrap();
-    let (run, said) = trained(root.path(), "first", &[]);
+    let (run, said) = trained(root.path(), "first", TINY, &[]);
     let page = fs::read_to_string(run.join("report.html")).unwrap();
     assert!(
         said.contains("report: ") && said.contains("report.html"),
@@ -42,7 +25,7 @@ fn a_training_leaves_a_page_with_curves_and_images_unless_it_is_told_not_to() {
     ] {
         assert!(page.contains(words), "{words}");
     }
-    let (other, said) = trained(root.path(), "second", &["--no-report"]);
+    let (other, said) = trained(root.path(), "second", TINY, &["--no-report"]);
     assert!(
         !other.join("report.html").exists() && !said.contains("report: "),
         "{said}"
@@ -67,7 +50,7 @@ fn a_report_that_cannot_be_written_is_a_warning_and_the_training_is_done() {
     let root = tempfile::tempdir().unwrap();
     // A folder stands where the page would.
     fs::create_dir_all(root.path().join("run/report.html/in-the-way")).unwrap();
-    let (run, said) = trained(root.path(), "run", &[]);
+    let (run, said) = trained(root.path(), "run", TINY, &[]);
     assert!(said.contains("no report was written"), "{said}");
     assert!(run.join("summary.json").is_file());
 }
@@ -78,6 +61,7 @@ fn a_pruned_model_keeps_what_was_found_and_has_a_page() {
     let (run, _) = trained(
         root.path(),
         "run",
+        TINY,
         &["--no-report", "--set", "model.num_layers=6"],
     );
     let data = root.path().join("pictures");
@@ -133,7 +117,7 @@ fn what_is_no_folder_of_ours_is_refused_in_one_line() {
 #[test]
 fn a_picture_and_an_animation_are_written_for_an_image() {
     let root = tempfile::tempdir().unwrap();
-    let (run, _) = trained(root.path(), "run", &["--no-report"]);
+    let (run, _) = trained(root.path(), "run", TINY, &["--no-report"]);
     let cat = root.path().join("cat.jpg");
     image::RgbImage::from_fn(40, 30, |x, y| image::Rgb([x as u8, y as u8, 90]))
         .save(&cat)

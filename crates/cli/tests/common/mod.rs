@@ -82,6 +82,18 @@ pub fn refusal(arguments: &[&str]) -> String {
     refused(&aptvit(arguments))
 }
 
+/// A run `name` of an experiment, trained in a folder, and what the program said.
+pub fn trained(root: &Path, name: &str, experiment: &str, more: &[&str]) -> (PathBuf, String) {
+    let (config, run) = (root.join(format!("{name}.toml")), root.join(name));
+    std::fs::write(&config, experiment).unwrap();
+    let (config, out) = (text(&config), text(&run));
+    let train = ["train", "--config", config, "--out", out, "--plain"];
+    let output = aptvit(&[&train[..], more].concat());
+    stdout(&output);
+    let said = stderr(&output);
+    (run, said)
+}
+
 pub fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
