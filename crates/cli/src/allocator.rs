@@ -1,4 +1,4 @@
-//! The allocator, and what is said when there is no more memory.
+//! The allocator, and the error message when memory runs out.
 
 use std::alloc::{GlobalAlloc, Layout};
 use std::ffi::{c_int, c_long};

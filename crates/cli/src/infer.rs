@@ -262,7 +262,7 @@ fn print_lookup(lookup: &Lookup, explain: bool) {
         );
         return;
     }
-    let Some(weight) = lookup.weight else {
+    let Some(weight) = lookup.share else {
         println!("  the model answered alone: its memory was not asked");
         return;
     };

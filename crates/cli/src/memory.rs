@@ -3,6 +3,7 @@
 mod add;
 mod build;
 mod eval;
+mod images;
 mod list;
 mod remove;
 

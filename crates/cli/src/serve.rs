@@ -40,16 +40,16 @@ that was taken in is answered; the second one ends it at once.";
 pub struct Serve {
     /// A model and its name in addresses: a run's folder, an exported folder, or published weights with a head. Several
     /// are served where this is given several times
-    #[arg(long = "model", visible_alias = "run", value_name = "NAME=PATH", value_parser = named, required = true)]
+    #[arg(long = "model", visible_alias = "run", value_name = "NAME=PATH", value_parser = named::<PathBuf>, required = true)]
     pub models: Vec<(String, PathBuf)>,
     /// What a model's classes are called, one a line in the order of its outputs, the last of several names where tabs
     /// are [default: as the run or the weights say]
-    #[arg(long, value_name = "NAME=FILE", value_parser = named)]
+    #[arg(long, value_name = "NAME=FILE", value_parser = named::<PathBuf>)]
     pub classes: Vec<(String, PathBuf)>,
     /// A model's memory, which it asks where it is unsure (see `aptvit memory`): a file, or
     /// postgres://user@host/database#name. Pictures are added over HTTP, too
-    #[arg(long, value_name = "NAME=ADDRESS", value_parser = named)]
-    pub memory: Vec<(String, PathBuf)>,
+    #[arg(long, value_name = "NAME=ADDRESS", value_parser = named::<String>)]
+    pub memory: Vec<(String, String)>,
     /// Another policy than the models' own, its weights fresh; `aptvit info --policies` lists them
     #[arg(long, value_name = "NAME")]
     pub policy: Option<String>,
@@ -125,8 +125,7 @@ pub fn run(args: &Serve, global: &Global) -> Result<End> {
     };
     let is_open = key.is_none();
     let memories = args.memory.iter().map(|(name, address)| {
-        // An address is text, as it came from the command line.
-        let store = apt_memory::open(&address.to_string_lossy(), &device::open())
+        let store = apt_memory::open(address, &device::open())
             .with_context(|| format!("--memory {name}"))?;
         Ok((name.clone(), store))
     });
@@ -255,7 +254,7 @@ impl Serve {
 }
 
 /// `NAME=PATH`.
-fn named(text: &str) -> Result<(String, PathBuf), String> {
+fn named<T: for<'a> From<&'a str>>(text: &str) -> Result<(String, T), String> {
     match text.split_once('=') {
         Some((name, path)) if !name.is_empty() && !path.is_empty() => {
             Ok((name.into(), path.into()))
@@ -294,7 +293,7 @@ mod tests {
 
     #[test]
     fn a_model_has_a_name() {
-        assert_eq!(named("a=b=c"), Ok(("a".into(), "b=c".into())));
-        assert!(named("runs/mine").is_err() && named("=x").is_err());
+        assert_eq!(named::<String>("a=b=c"), Ok(("a".into(), "b=c".into())));
+        assert!(named::<String>("runs/mine").is_err() && named::<String>("=x").is_err());
     }
 }

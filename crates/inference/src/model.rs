@@ -10,6 +10,7 @@ use crate::answer::probabilities;
 use crate::budgets::{Budget, Budgets};
 use crate::description::Description;
 use crate::opening::{ModelSource, OpenOptions, Parts};
+use crate::rows::rows;
 use crate::{Answer, Answers, ClassProbability, InferenceError, NotFinite, PruningVit, exported};
 
 /// The policy of a model that was trained with none.
@@ -312,12 +313,10 @@ impl Model {
             return Vec::new();
         }
         let images = self.preprocess(images);
-        let features = self.forward_with(images, &self.selection).features;
-        let [_, width] = features.dims();
-        let values: Vec<f32> = features.into_data().iter::<f32>().collect();
-        let features = values.chunks_exact(width);
+        let features = rows(self.forward_with(images, &self.selection).features);
+        let features = features.into_iter();
         features
-            .map(|features| NotFinite::check("features", features).map(|()| features.to_vec()))
+            .map(|features| NotFinite::check("features", &features).map(|()| features))
             .collect()
     }
 

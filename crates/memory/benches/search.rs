@@ -1,6 +1,6 @@
 //! What a search for the most similar entries takes, by entries and images at a time.
 //!
-//! `cargo bench -p apt-memory --bench search`
+//! `cargo bench --workspace --bench search`
 #![allow(missing_docs)]
 
 use std::sync::{LazyLock, Mutex};

@@ -11,7 +11,7 @@ use crate::{Judge, MemoryError, Whitening};
 /// The version of memories that this program writes and reads.
 const FORMAT: u64 = 1;
 
-/// The features of one picture differ by this much, at most, between two precisions of one model.
+/// What one model makes of one picture in two precisions has this cosine at least.
 const LEAST_COSINE: f32 = 0.95;
 
 /// What a memory says of itself.

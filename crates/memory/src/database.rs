@@ -11,7 +11,7 @@ use crate::MemoryError;
 
 /// The memory that an address without `#name` means.
 const USUAL: &str = "default";
-/// The longest name, so that the table's is one that PostgreSQL does not cut.
+/// The longest name, so that the table's, which has 23 characters more, is one that PostgreSQL does not cut.
 const LONGEST: usize = 40;
 /// A database that is away is asked again after so long.
 const PAUSE: Duration = Duration::from_secs(2);
@@ -63,9 +63,13 @@ impl Database {
                 in_words(&error)
             ),
         })?;
-        config.connect_timeout(CONNECT);
+        if config.get_connect_timeout().is_none() {
+            config.connect_timeout(CONNECT);
+        }
         config.tcp_user_timeout(Duration::from_millis(STATEMENT_MS.into()));
-        config.options(&format!("-c statement_timeout={STATEMENT_MS}"));
+        // What the address says comes after it, and holds.
+        let own = config.get_options().unwrap_or_default();
+        config.options(&format!("-c statement_timeout={STATEMENT_MS} {own}"));
         Ok(Self {
             address: format!("{}#{name}", without_password(&config)),
             config,

@@ -63,11 +63,12 @@ pub fn picture_id(image: &RgbImage) -> String {
     hash.update(image.width.to_le_bytes());
     hash.update(image.height.to_le_bytes());
     hash.update(&image.pixels);
-    let digits = hash.finalize();
-    digits[..8]
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    hexadecimal(&hash.finalize()[..8])
+}
+
+/// Two digits for each byte.
+pub(crate) fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -82,6 +82,10 @@ impl FileStore {
         let file = File::create(&lock).map_err(failed)?;
         file.lock().map_err(failed)?;
         let (about, mut entries) = read(&self.path)?;
+        if about != self.about {
+            let reason = "was built anew meanwhile: open it again";
+            return Err(MemoryError::file(&self.path, reason));
+        }
         let changed = change(&mut entries);
         write(&self.path, &about, &entries)?;
         *self = Self::new(&self.path, about, entries, &self.device);

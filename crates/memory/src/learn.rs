@@ -9,6 +9,7 @@
 //! of them, some with a wrong label: so the agent meets new classes before there are any.
 
 use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
 use std::rc::Rc;
 
 use apt_inference::probabilities;
@@ -45,36 +46,14 @@ pub struct Heard {
 /// So many neighbours of each image are looked at: most of them may be hidden.
 pub const NEIGHBORS: usize = 300;
 
-/// How the agent learns.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct LearnSettings {
-    /// What a pass of the dense model would cost, in probability of a right answer.
-    pub price: f64,
-    /// The share of such a pass that a search is.
-    pub search: f64,
-    /// The share of the classes that is hidden where some are.
-    pub hidden: f64,
-    /// So many images of a hidden class are in the memory, at least and at most.
-    pub few: [usize; 2],
-    /// The share of their labels that is wrong.
-    pub wrong: f64,
-    /// The seed of all this.
-    pub seed: u64,
-}
-
-impl Default for LearnSettings {
-    fn default() -> Self {
-        Self {
-            price: 0.1,
-            search: 0.0,
-            hidden: 0.3,
-            few: [20, 100],
-            wrong: 0.2,
-            seed: 0,
-        }
-    }
-}
-
+/// What a pass of the dense model would cost, in probability of a right answer.
+const PRICE: f64 = 0.1;
+/// The share of the classes that is hidden where some are.
+const HIDDEN: f64 = 0.3;
+/// So many images of a hidden class are in the memory,
+const FEW: RangeInclusive<usize> = 20..=100;
+/// and this share of them has a wrong label.
+const WRONG: f64 = 0.2;
 /// Episodes of each image: in every second one nothing is hidden.
 const EPISODES: usize = 8;
 /// What is tried: so many neighbours,
@@ -98,12 +77,12 @@ struct Episode {
 }
 
 /// Teaches an agent. `classes` are all class names, the model's first, in the order of its logits; each with how many entries
-/// the memory has of it.
-pub fn learn(lessons: &[Lesson], classes: &[(String, usize)], settings: &LearnSettings) -> Judge {
+/// the memory has of it. `search` is the share of a dense pass that a search costs.
+pub fn learn(lessons: &[Lesson], classes: &[(String, usize)], search: f64, seed: u64) -> Judge {
     let usual = usual(lessons);
     let (classes, images_of): (Vec<String>, Vec<usize>) = classes.iter().cloned().unzip();
     let classes = &classes;
-    let episodes = episodes(lessons, &images_of, settings);
+    let episodes = episodes(lessons, &images_of, seed);
     if episodes.is_empty() {
         return Judge {
             usual,
@@ -120,7 +99,7 @@ pub fn learn(lessons: &[Lesson], classes: &[(String, usize)], settings: &LearnSe
                 usual,
                 ..Judge::default()
             };
-            let (reward, judge) = taught(judge, &episodes, classes, settings);
+            let (reward, judge) = taught(judge, &episodes, classes, PRICE * search);
             if best.as_ref().is_none_or(|best| reward > best.0) {
                 best = Some((reward, judge));
             }
@@ -143,25 +122,25 @@ fn usual(lessons: &[Lesson]) -> [f32; 2] {
     [mean, (variance.sum::<f32>() / count).sqrt().max(1e-3)]
 }
 
-fn episodes(lessons: &[Lesson], images_of: &[usize], settings: &LearnSettings) -> Vec<Episode> {
+fn episodes(lessons: &[Lesson], images_of: &[usize], seed: u64) -> Vec<Episode> {
     let known = lessons.first().map_or(0, |lesson| lesson.logits.len());
     // Only classes that have images can be hidden.
     let shown: Vec<usize> = (0..known).filter(|&class| images_of[class] > 0).collect();
     let most = shown.len().saturating_sub(2);
     let mut found = Vec::new();
     for number in 0..EPISODES {
-        let mut rng = ChaCha8Rng::seed_from_u64(settings.seed.wrapping_add(number as u64));
+        let mut rng = ChaCha8Rng::seed_from_u64(seed.wrapping_add(number as u64));
         let mut order = shown.clone();
         order.shuffle(&mut rng);
         let hides = number % 2 == 1 && most > 0;
         let count = if hides {
-            ((settings.hidden * shown.len() as f64).round() as usize).clamp(1, most)
+            ((HIDDEN * shown.len() as f64).round() as usize).clamp(1, most)
         } else {
             0
         };
         let hidden: BTreeSet<usize> = order[..count].iter().copied().collect();
-        let few = rng.random_range(settings.few[0]..=settings.few[1]) as f64;
-        let seed: u64 = rng.random();
+        let few = rng.random_range(FEW) as f64;
+        let of_episode: u64 = rng.random();
         let left = |(class, &count): (usize, &usize)| {
             if hidden.contains(&class) {
                 count.min(few as usize)
@@ -177,9 +156,9 @@ fn episodes(lessons: &[Lesson], images_of: &[usize], settings: &LearnSettings) -
                     return Some((class, cosine));
                 }
                 // The same entries are there, with the same labels, for all images of the episode.
-                let mut rng = ChaCha8Rng::seed_from_u64(seed ^ heard.entry);
+                let mut rng = ChaCha8Rng::seed_from_u64(of_episode ^ heard.entry);
                 let is_there = rng.random_bool((few / images_of[class] as f64).min(1.0));
-                let is_wrong = rng.random_bool(settings.wrong);
+                let is_wrong = rng.random_bool(WRONG);
                 let other = rng.random_range(0..shown.len());
                 is_there.then(|| (if is_wrong { shown[other] } else { class }, cosine))
             };
@@ -212,17 +191,12 @@ struct Scene {
 }
 
 /// The agent after it learned, and the mean reward that it then gets.
-fn taught(
-    mut judge: Judge,
-    episodes: &[Episode],
-    classes: &[String],
-    settings: &LearnSettings,
-) -> (f32, Judge) {
+fn taught(mut judge: Judge, episodes: &[Episode], classes: &[String], price: f64) -> (f32, Judge) {
     let scenes: Vec<Scene> = episodes
         .iter()
         .map(|episode| scene(&judge, episode, classes))
         .collect();
-    let price = (settings.price * settings.search) as f32;
+    let price = price as f32;
     let mut ask = Adam::<OWN>::default();
     let mut trust = Adam::<BOTH>::default();
     let mut reward = 0.0;
@@ -352,42 +326,31 @@ mod tests {
     #[test]
     fn what_was_right_is_believed() {
         let classes = ["a", "b", "c"].map(|class| (class.to_string(), 20));
-        let settings = LearnSettings {
-            hidden: 0.0,
-            ..LearnSettings::default()
-        };
         let own = [0.8, 0.1, 0.1];
-        let good = learn(&lessons(false, true), &classes, &settings);
+        let good = learn(&lessons(false, true), &classes, 0.0, 0);
         assert!(good.asks(&own));
         assert!(weight(&good, &own, "b") > 0.9);
-        let bad = learn(&lessons(true, false), &classes, &settings);
+        let bad = learn(&lessons(true, false), &classes, 0.0, 0);
         assert!(weight(&bad, &own, "b") < 0.1);
     }
 
     #[test]
     fn where_the_memory_adds_nothing_a_price_keeps_it_unasked() {
         let classes = ["a", "b", "c"].map(|class| (class.to_string(), 20));
-        let settings = |search| LearnSettings {
-            hidden: 0.0,
-            search,
-            price: 0.5,
-            ..LearnSettings::default()
-        };
         let own = [0.8, 0.1, 0.1];
-        let judge = learn(&lessons(true, true), &classes, &settings(1.0));
+        let judge = learn(&lessons(true, true), &classes, 5.0, 0);
         assert!(!judge.asks(&own));
-        let judge = learn(&lessons(true, true), &classes, &settings(0.0));
+        let judge = learn(&lessons(true, true), &classes, 0.0, 0);
         assert!(judge.asks(&own));
     }
 
     #[test]
     fn the_same_seed_teaches_the_same() {
         let classes = ["a", "b", "c"].map(|class| (class.to_string(), 20));
-        let settings = LearnSettings::default();
         let lessons = lessons(true, true);
         assert_eq!(
-            learn(&lessons, &classes, &settings),
-            learn(&lessons, &classes, &settings)
+            learn(&lessons, &classes, 0.0, 1),
+            learn(&lessons, &classes, 0.0, 1)
         );
     }
 }

@@ -24,7 +24,6 @@ pub use entry::{Entry, Label, Neighbor, Which, picture_id};
 pub use error::MemoryError;
 pub use file_store::FileStore;
 pub use judge::Judge;
-pub use learn::{Heard, LearnSettings, Lesson, learn};
 pub use opening::{check_place, create, open};
 #[cfg(feature = "postgres")]
 pub use postgres_store::PostgresStore;

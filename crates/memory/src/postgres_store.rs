@@ -5,8 +5,10 @@ use std::time::{Duration, Instant};
 
 use pgvector::Vector;
 use postgres::Transaction;
+use sha2::{Digest, Sha256};
 
 use crate::database::Database;
+use crate::entry::hexadecimal;
 use crate::error::IS_THERE;
 use crate::store::Store;
 use crate::vote::ClassCounts;
@@ -28,6 +30,8 @@ const MOST_SEARCHED: usize = 1000;
 pub struct PostgresStore {
     database: Database,
     about: About,
+    /// Where its entries are.
+    table: String,
     counted: Mutex<Option<(Instant, ClassCounts)>>,
 }
 
@@ -43,7 +47,7 @@ impl PostgresStore {
             database.failure("there is no such memory; `aptvit memory build` creates one")
         })?;
         let about = About::parse(&text).map_err(|reason| database.failure(&reason))?;
-        Ok(Self::of(database, about))
+        Ok(Self::of(database, about, &text))
     }
 
     /// Checks that there is a place for a memory: the database answers, and has none of this name unless `replace`.
@@ -73,8 +77,8 @@ impl PostgresStore {
         let database = Database::at(address)?;
         let text = serde_json::to_string(&about);
         let text = text.map_err(|error| database.failure(&error.to_string()))?;
-        let store = Self::of(database, about);
-        let (name, table) = (&store.database.name, store.table());
+        let store = Self::of(database, about, &text);
+        let (name, table) = (&store.database.name, &store.table);
         let width = store.about.width();
         let is_new = store.database.with(|client| {
             let mut change = client.transaction()?;
@@ -84,19 +88,22 @@ impl PostgresStore {
                  CREATE TABLE IF NOT EXISTS {MEMORIES} (name text PRIMARY KEY, about text NOT NULL)"
             ))?;
             if replace {
-                change.execute(&format!("DELETE FROM {MEMORIES} WHERE name = $1"), &[name])?;
+                let delete = format!("DELETE FROM {MEMORIES} WHERE name = $1 RETURNING about");
+                if let Some(row) = change.query_opt(&delete, &[name])? {
+                    let old = table_of(name, row.get(0));
+                    change.batch_execute(&format!("DROP TABLE IF EXISTS {old}"))?;
+                }
             }
             let insert = format!("INSERT INTO {MEMORIES} VALUES ($1, $2) ON CONFLICT DO NOTHING");
             if change.execute(&insert, &[name, &text])? == 0 {
                 return Ok(false);
             }
             change.batch_execute(&format!(
-                "DROP TABLE IF EXISTS {table};
-                 CREATE TABLE {table} (id text PRIMARY KEY, class text NOT NULL, source text NOT NULL,
+                "CREATE TABLE {table} (id text PRIMARY KEY, class text NOT NULL, source text NOT NULL,
                      features vector({width}) NOT NULL)"
             ))?;
-            insert_into(&mut change, &table, entries)?;
-            index(&mut change, &table)?;
+            insert_into(&mut change, table, entries)?;
+            index(&mut change, table)?;
             change.commit()?;
             Ok(true)
         })?;
@@ -107,8 +114,10 @@ impl PostgresStore {
         }
     }
 
-    fn of(database: Database, about: About) -> Self {
+    /// `text` is what the database says of the memory.
+    fn of(database: Database, about: About, text: &str) -> Self {
         Self {
+            table: table_of(&database.name, text),
             database,
             about,
             counted: Mutex::default(),
@@ -118,11 +127,6 @@ impl PostgresStore {
     fn recount(&self) {
         *self.counted.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
-
-    /// The table of its entries.
-    fn table(&self) -> String {
-        format!("{TABLE}{}", self.database.name)
-    }
 }
 
 impl Store for PostgresStore {
@@ -131,10 +135,9 @@ impl Store for PostgresStore {
     }
 
     fn add(&mut self, entries: Vec<Entry>) -> Result<(), MemoryError> {
-        let table = self.table();
         self.database.with(|client| {
             let mut change = client.transaction()?;
-            insert_into(&mut change, &table, &entries)?;
+            insert_into(&mut change, &self.table, &entries)?;
             change.commit()
         })?;
         self.recount();
@@ -147,7 +150,7 @@ impl Store for PostgresStore {
             Which::Class(class) => ("class", vec![class.clone()]),
             Which::Source(source) => ("source", vec![source.clone()]),
         };
-        let delete = format!("DELETE FROM {} WHERE {column} = ANY($1)", self.table());
+        let delete = format!("DELETE FROM {} WHERE {column} = ANY($1)", self.table);
         let removed = self
             .database
             .with(|client| client.execute(&delete, &[&values]))?;
@@ -158,7 +161,7 @@ impl Store for PostgresStore {
     fn list(&self) -> Result<Vec<Label>, MemoryError> {
         let select = format!(
             "SELECT id, class, source FROM {} ORDER BY class COLLATE \"C\", source COLLATE \"C\", id",
-            self.table()
+            self.table
         );
         let rows = self.database.with(|client| client.query(&select, &[]))?;
         Ok(rows.iter().map(label).collect())
@@ -171,10 +174,7 @@ impl Store for PostgresStore {
         {
             return Ok(counts.clone());
         }
-        let select = format!(
-            "SELECT class, count(*) FROM {} GROUP BY class",
-            self.table()
-        );
+        let select = format!("SELECT class, count(*) FROM {} GROUP BY class", self.table);
         let rows = self.database.with(|client| client.query(&select, &[]))?;
         let rows = rows
             .iter()
@@ -195,7 +195,7 @@ impl Store for PostgresStore {
     ) -> Result<Vec<Vec<Neighbor>>, MemoryError> {
         let select = format!(
             "SELECT id, class, source, 1 - (features <=> $1) FROM {} ORDER BY features <=> $1 LIMIT {count}",
-            self.table()
+            self.table
         );
         let searched = (2 * count).clamp(40, MOST_SEARCHED);
         self.database.with(|client| {
@@ -212,6 +212,13 @@ impl Store for PostgresStore {
             found.collect()
         })
     }
+}
+
+/// The table of a memory's entries, by what it says of itself: who opened it before it was built anew finds its table gone,
+/// instead of entries that it cannot compare.
+fn table_of(name: &str, text: &str) -> String {
+    let digest = Sha256::digest(text.as_bytes());
+    format!("{TABLE}{name}_{}", hexadecimal(&digest[..4]))
 }
 
 /// What the memory says of itself, as JSON; none where there is no such memory.

@@ -3,9 +3,8 @@
 use std::collections::BTreeMap;
 
 use apt_data::RgbImage;
-use apt_inference::{Answer, ClassProbability, Model, NotFinite, probabilities};
+use apt_inference::{Answer, ClassProbability, Model, NotFinite, probabilities, rows};
 use apt_vit_model::VitOutput;
-use burn::prelude::*;
 use serde::Serialize;
 
 use crate::store::Store;
@@ -38,7 +37,7 @@ pub struct Lookup {
     /// The most probable classes by the model alone.
     pub alone: Vec<ClassProbability>,
     /// The memory's share of the answer, from 0 to 1; none where it was not asked.
-    pub weight: Option<f32>,
+    pub share: Option<f32>,
     /// The entries that spoke, the most similar first.
     pub neighbors: Vec<Neighbor>,
     /// Why the memory was asked in vain: then the model answered alone.
@@ -98,19 +97,30 @@ impl Recall {
 
     /// The answers that a pass of [`Model::forward`] gives, as [`classify`](Self::classify).
     pub fn answers(&self, output: VitOutput, top: usize) -> Vec<Result<Recalled, NotFinite>> {
-        let (logits, features) = (rows(&output.logits), rows(&output.features));
-        let answers = self.model.answers(output, top);
-        let found = self.look_up(&logits, &features, top).into_iter();
-        let recalled = answers.into_iter().zip(found);
-        let recalled = recalled.map(|(answer, (classes, lookup))| {
-            let mut answer = answer?;
+        let (logits, features) = (rows(output.logits.clone()), rows(output.features.clone()));
+        let answers = self.model.answers(output, top).into_iter();
+        let answers = answers.zip(&features).map(|(answer, features)| {
+            NotFinite::check("features", features)?;
+            answer
+        });
+        let answers: Vec<Result<Answer, NotFinite>> = answers.collect();
+        // What is no number would spoil the search for the others.
+        let sound = |rows: Vec<Vec<f32>>| -> Vec<Vec<f32>> {
+            let rows = rows.into_iter().zip(&answers);
+            rows.filter_map(|(row, answer)| answer.is_ok().then_some(row))
+                .collect()
+        };
+        let (logits, features) = (sound(logits), sound(features));
+        let mut found = self.look_up(&logits, &features, top).into_iter();
+        let recalled = answers.into_iter().filter_map(|answer| {
+            let mut answer = match answer {
+                Ok(answer) => answer,
+                Err(reason) => return Some(Err(reason)),
+            };
+            let (classes, lookup) = found.next()?;
             answer.classes = classes;
-            if lookup.weight.is_some() {
-                let dense = answer.flops as f64 / answer.flops_share;
-                answer.flops += self.search_flops();
-                answer.flops_share = answer.flops as f64 / dense;
-            }
-            Ok(Recalled { answer, lookup })
+            self.count_search(&lookup, &mut answer.flops, &mut answer.flops_share);
+            Some(Ok(Recalled { answer, lookup }))
         });
         recalled.collect()
     }
@@ -154,7 +164,7 @@ impl Recall {
                 None => {
                     let lookup = Lookup {
                         alone: alone.clone(),
-                        weight: None,
+                        share: None,
                         neighbors: Vec::new(),
                         failure: failure.clone().filter(|_| asks),
                     };
@@ -165,9 +175,13 @@ impl Recall {
         looked_up.collect()
     }
 
-    /// What a search for one image computes on this machine, a multiplication and an addition counted as two.
-    pub fn search_flops(&self) -> u64 {
-        self.store.search_flops() + self.store.about().whitening.flops()
+    /// Counts a search, where there was one, among the FLOPs of an answer and their share of the dense model's.
+    pub fn count_search(&self, lookup: &Lookup, flops: &mut u64, share: &mut f64) {
+        if lookup.share.is_some() {
+            let dense = *flops as f64 / *share;
+            *flops += self.store.search_flops() + self.store.about().whitening.flops();
+            *share = *flops as f64 / dense;
+        }
     }
 
     /// The model's probabilities; none of a model without classes.
@@ -235,17 +249,10 @@ impl Recall {
         });
         let lookup = Lookup {
             alone,
-            weight: Some(weight),
+            share: Some(weight),
             neighbors,
             failure: None,
         };
         (classes.collect(), lookup)
     }
-}
-
-/// The rows of a matrix.
-fn rows(tensor: &Tensor<2>) -> Vec<Vec<f32>> {
-    let [_, width] = tensor.dims();
-    let values: Vec<f32> = tensor.to_data().iter::<f32>().collect();
-    values.chunks_exact(width).map(<[f32]>::to_vec).collect()
 }

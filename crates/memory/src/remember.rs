@@ -3,11 +3,11 @@
 use std::collections::HashMap;
 
 use apt_data::{ImageDataset, RgbImage};
-use apt_inference::Model;
+use apt_inference::{Model, rows};
 use apt_vit_model::vit_flops;
 
 use crate::entry::picture_id;
-use crate::learn::{Heard, LearnSettings, Lesson, NEIGHBORS, learn};
+use crate::learn::{Heard, Lesson, NEIGHBORS, learn};
 use crate::search::Index;
 use crate::{About, Entry, Label, MemoryError, Whitening};
 
@@ -50,8 +50,8 @@ impl Remembered {
     }
 }
 
-/// What the model makes of pictures, pruned as it is. The last of pictures that are the same stays alone. `goes_on` is told
-/// how many are done, and ends it where it says no; then what was done is left out, too.
+/// What the model makes of pictures, pruned as it is. The last of pictures that are the same stays alone. `done` is
+/// told how many are done.
 ///
 /// # Errors
 ///
@@ -59,15 +59,15 @@ impl Remembered {
 pub fn remember(
     model: &Model,
     pictures: impl Iterator<Item = Result<Picture, MemoryError>>,
-    mut goes_on: impl FnMut(usize) -> bool,
-) -> Result<Option<Vec<Remembered>>, MemoryError> {
+    mut done: impl FnMut(usize),
+) -> Result<Vec<Remembered>, MemoryError> {
     let mut found: Vec<Remembered> = Vec::new();
     let mut place_of: HashMap<String, usize> = HashMap::new();
     let mut pictures = pictures.peekable();
-    let mut done = 0;
+    let mut count = 0;
     while pictures.peek().is_some() {
         let batch: Vec<Picture> = pictures.by_ref().take(BATCH).collect::<Result<_, _>>()?;
-        done += batch.len();
+        count += batch.len();
         for remembered in embed(model, batch)? {
             match place_of.get(&remembered.label.id) {
                 Some(&place) => found[place] = remembered,
@@ -77,11 +77,9 @@ pub fn remember(
                 }
             }
         }
-        if !goes_on(done) {
-            return Ok(None);
-        }
+        done(count);
     }
-    Ok(Some(found))
+    Ok(found)
 }
 
 /// The images of a set, each with the class that `class_of` calls its own.
@@ -104,17 +102,11 @@ fn embed(model: &Model, pictures: Vec<Picture>) -> Result<Vec<Remembered>, Memor
         .map(|picture| picture.image.clone())
         .collect();
     let output = model.forward(model.preprocess(&images));
-    let [_, width] = output.features.dims();
-    let [_, classes] = output.logits.dims();
     let has_classes = !model.class_names().is_empty();
-    let features: Vec<f32> = output.features.into_data().iter::<f32>().collect();
-    let logits: Vec<f32> = output.logits.into_data().iter::<f32>().collect();
-    let rows = features
-        .chunks_exact(width)
-        .zip(logits.chunks_exact(classes));
-    let entries = pictures.into_iter().zip(rows);
-    let entries = entries.map(|(picture, (features, logits))| {
-        let values = features.iter().chain(logits);
+    let computed = rows(output.features).into_iter().zip(rows(output.logits));
+    let found = pictures.into_iter().zip(computed);
+    let found = found.map(|(picture, (features, logits))| {
+        let values = features.iter().chain(&logits);
         if let Some(value) = values.copied().find(|value| !value.is_finite()) {
             return Err(MemoryError::Image {
                 source_name: picture.source,
@@ -134,7 +126,7 @@ fn embed(model: &Model, pictures: Vec<Picture>) -> Result<Vec<Remembered>, Memor
             logits: if has_classes { logits.to_vec() } else { Vec::new() },
         })
     });
-    entries.collect()
+    found.collect()
 }
 
 /// What a memory of these images says of itself: what is compared of features, and the agent.
@@ -157,13 +149,9 @@ pub fn teach(model: &Model, remembered: &[Remembered], seed: u64) -> Result<Abou
     let taught: Vec<&Remembered> = of(held_out).step_by(step).collect();
     let dense = vit_flops(model.pruning().config(), &[], 0);
     let search = 2 * (remembered.len() * width) as u64 + whitening.flops();
-    let settings = LearnSettings {
-        search: search as f64 / dense as f64,
-        seed,
-        ..LearnSettings::default()
-    };
     let (lessons, classes) = lessons(model, &kept, &taught, width);
-    About::new(model, whitening, learn(&lessons, &classes, &settings))
+    let judge = learn(&lessons, &classes, search as f64 / dense as f64, seed);
+    About::new(model, whitening, judge)
 }
 
 fn whitening<'a>(width: usize, images: impl Iterator<Item = &'a Remembered>) -> Whitening {

@@ -8,7 +8,7 @@ use apt_memory::{
     About, ClassCounts, Entry, FileStore, Judge, Label, MemoryError, Neighbor, Recall, Recalled,
     Store, Which, Whitening, teach,
 };
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor};
 use common::{colored, credulous, entries, remembered, tiny_model};
 use tempfile::TempDir;
 
@@ -54,7 +54,7 @@ fn a_class_that_the_model_does_not_know_is_answered_from_a_few_images() {
         assert_eq!(recalled.lookup.alone, alone.classes);
         assert_eq!(recalled.lookup.neighbors[0].label.class, expected);
         assert!(recalled.lookup.neighbors[0].similarity > 0.9);
-        assert!(recalled.lookup.weight.unwrap() > 0.9);
+        assert!(recalled.lookup.share.unwrap() > 0.9);
         let sum: f32 = recalled
             .answer
             .classes
@@ -83,7 +83,7 @@ fn an_agent_that_does_not_ask_leaves_the_answer_as_it_is() {
         model.classify(&images, 3).remove(0).unwrap()
     );
     assert_eq!(
-        (recalled.lookup.weight, recalled.lookup.neighbors.len()),
+        (recalled.lookup.share, recalled.lookup.neighbors.len()),
         (None, 0)
     );
     assert_eq!(recalled.lookup.failure, None);
@@ -112,7 +112,7 @@ fn an_empty_memory_says_nothing() {
     let model = tiny_model(1);
     let (recall, _folder) = recall(&model, credulous(), Vec::new());
     let recalled = recall.classify(&[colored(RED)], 3).remove(0).unwrap();
-    assert_eq!(recalled.lookup.weight, Some(0.0));
+    assert_eq!(recalled.lookup.share, Some(0.0));
     assert_eq!(recalled.answer.classes, recalled.lookup.alone);
 }
 
@@ -131,6 +131,24 @@ fn a_memory_knows_its_model_again_pruned_or_not() {
     let error = Recall::new(tiny_model(2), store()).map(|_| ()).unwrap_err();
     let error = error.to_string();
     assert!(error.contains("another model"), "{error}");
+}
+
+#[test]
+fn an_image_that_is_no_number_does_not_cost_the_others_their_memory() {
+    let model = tiny_model(1);
+    let known = entries(&model, &[(RED, "fire"), (BLUE, "water")]);
+    let (recall, _folder) = recall(&model, credulous(), known);
+    let sound = model.preprocess(&[colored(RED), colored(BLUE)]);
+    let broken = Tensor::<4>::full([1, 3, 32, 32], f32::NAN, &model.device());
+    let [red, blue] = [0, 1].map(|image| sound.clone().narrow(0, image, 1));
+    let images = Tensor::cat(vec![red, broken, blue], 0);
+    let found = recall.answers(model.forward(images), 1);
+    assert!(found[1].is_err());
+    for (place, class) in [(0, "fire"), (2, "water")] {
+        let recalled = found[place].as_ref().unwrap();
+        assert_eq!(recalled.answer.classes[0].class, class);
+        assert_eq!(recalled.lookup.neighbors[0].label.class, class);
+    }
 }
 
 /// A memory that cannot be reached.
@@ -200,7 +218,7 @@ fn a_model_without_a_head_answers_by_its_memory_alone() {
     );
     let model = Model::open(weights.as_ref(), &Device::default()).unwrap();
     for recalled in built_and_asked(&model) {
-        assert_eq!(recalled.lookup.weight, Some(1.0));
+        assert_eq!(recalled.lookup.share, Some(1.0));
         assert!(recalled.lookup.alone.is_empty());
     }
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use apt_memory::{Entry, FileStore, Store, Which, create, open};
 use burn::tensor::Device;
-use common::{about, entry};
+use common::{about, credulous, entry};
 
 fn store(path: &Path, entries: Vec<Entry>) -> FileStore {
     FileStore::create(path, about(), entries, &Device::default()).unwrap()
@@ -72,6 +72,20 @@ fn entries_go_by_id_by_class_and_by_source() {
     assert_eq!(left(Which::Class("cat".into())), ["b dog"]);
     assert_eq!(left(Which::Source("b.png".into())), ["a cat", "c cat"]);
     assert_eq!(left(Which::Class("cow".into())).len(), 3);
+}
+
+#[test]
+fn what_was_opened_before_a_memory_was_built_anew_is_not_mixed_with_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("m.safetensors");
+    let mut old = store(&path, three());
+    let mut other = about();
+    other.judge = credulous();
+    FileStore::create(&path, other, Vec::new(), &Device::default()).unwrap();
+    let error = old.add(three()).unwrap_err().to_string();
+    assert!(error.contains("built anew"), "{error}");
+    let new = FileStore::open(&path, &Device::default()).unwrap();
+    assert!(classes(&new).is_empty());
 }
 
 #[test]

@@ -176,7 +176,7 @@ impl ClassifiedPicture {
         Self {
             classes: classes.into_iter().map(Class::from).collect(),
             memory: Some(Looked {
-                share: lookup.weight,
+                share: lookup.share,
                 alone: lookup.alone.into_iter().map(Class::from).collect(),
                 neighbors: explain.then(|| lookup.neighbors.into_iter().map(spoke).collect()),
                 failure: lookup.failure,

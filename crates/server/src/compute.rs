@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use apt_inference::{NotFinite, Reduced};
+use apt_inference::{NotFinite, Reduced, rows};
 use apt_pruning_agent::Selection;
 use burn::tensor::{Tensor, TensorData};
 
@@ -210,11 +210,6 @@ fn pass(
     let data = TensorData::new(images.concat(), [images.len(), 3, size.height, size.width]);
     let tensor = Tensor::from_data(data, &model.device());
     let output = model.forward_each(tensor, selections);
-    let rows = |tensor: Tensor<2>| -> Vec<Vec<f32>> {
-        let [_, width] = tensor.dims();
-        let values: Vec<f32> = tensor.into_data().iter::<f32>().collect();
-        values.chunks_exact(width).map(<[f32]>::to_vec).collect()
-    };
     let (outputs, features) = match task {
         Task::Classify => (rows(output.logits), vec![Vec::new(); images.len()]),
         Task::Embed => (rows(output.features), vec![Vec::new(); images.len()]),

@@ -171,19 +171,19 @@ pub(crate) async fn look_up(
     let features: Vec<Vec<f32>> = features
         .map(|reply| std::mem::take(&mut reply.features))
         .collect();
-    let (mut found, flops) = on(memory, move |recall| {
-        Ok((
-            recall.look_up(&logits, &features, top),
-            recall.search_flops(),
-        ))
+    let costs = replies.iter();
+    let costs = costs.map(|reply| (reply.reduced.flops, reply.reduced.flops_share));
+    let mut costs: Vec<(u64, f64)> = costs.collect();
+    let (mut found, costs) = on(memory, move |recall| {
+        let found = recall.look_up(&logits, &features, top);
+        for ((_, lookup), (flops, share)) in found.iter().zip(&mut costs) {
+            recall.count_search(lookup, flops, share);
+        }
+        Ok((found, costs))
     })
     .await?;
-    for (reply, (_, lookup)) in replies.iter_mut().zip(&mut found) {
-        if lookup.weight.is_some() {
-            let dense = reply.reduced.flops as f64 / reply.reduced.flops_share;
-            reply.reduced.flops += flops;
-            reply.reduced.flops_share = reply.reduced.flops as f64 / dense;
-        }
+    for ((reply, (_, lookup)), (flops, share)) in replies.iter_mut().zip(&mut found).zip(costs) {
+        (reply.reduced.flops, reply.reduced.flops_share) = (flops, share);
         if let Some(failure) = lookup.failure.take() {
             tracing::warn!("the memory could not be asked: {failure}");
             lookup.failure = Some(AWAY.into());

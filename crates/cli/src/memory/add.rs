@@ -4,16 +4,15 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 use apt_data::RgbImage;
-use apt_memory::{MemoryError, Picture, Recall, open, remember};
+use apt_memory::{MemoryError, Picture, Recall, open};
 use apt_vit_model::printable_text;
 use clap::Parser;
 use serde_json::json;
 
 use super::MemoryArgs;
-use super::build::{all_remembered, labelled};
+use super::images::{OwnNames, all_remembered, labelled, remembered};
 use crate::global::Global;
 use crate::model_args::ModelArgs;
-use crate::progress_bar::progress_bar;
 use crate::{End, device};
 
 #[derive(Debug, Parser)]
@@ -43,25 +42,16 @@ pub fn run(args: &Add, global: &Global) -> Result<End> {
     let store = open(&args.memory.memory, &device::open())?;
     let mut recall = Recall::new(model, store)?;
     let model = recall.model();
-    let names = args.model.class_names(model)?;
+    let names = OwnNames::new(&args.model, model)?;
     let remembered = match (&args.data, &args.class) {
-        (Some(data), _) => all_remembered(model, &labelled(data)?, names)?,
+        (Some(data), _) => all_remembered(model, &labelled(data)?, &names)?,
         (None, Some(class)) => {
-            let class = class.trim();
+            let class = names.of(class.trim());
             if class.is_empty() {
                 bail!("--class: expected a name");
             }
-            let name_of = super::build::own_names(model, names);
-            let class = name_of.get(class).map_or(class, String::as_str);
-            let bar = progress_bar(args.paths.len() as u64, "images");
-            let done = |count: usize| {
-                bar.set_position(count as u64);
-                true
-            };
             let pictures = args.paths.iter().map(|path| picture(path, class));
-            let found = remember(model, pictures, done)?;
-            bar.finish_and_clear();
-            found.unwrap_or_default()
+            remembered(model, args.paths.len(), pictures)?
         }
         (None, None) => bail!("--data or --class: say which images"),
     };

@@ -1,12 +1,11 @@
 //! `aptvit memory build`
 
-use std::collections::{BTreeMap, HashMap};
-use std::path::{Path, PathBuf};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail};
-use apt_data::{DataSource, ImageDataset, Progress};
-use apt_inference::Model;
-use apt_memory::{Remembered, check_place, create, pictures, remember, teach};
+use anyhow::Result;
+use apt_data::ImageDataset;
+use apt_memory::{check_place, create, teach};
 use apt_vit_model::printable_text;
 use clap::Parser;
 use rand::SeedableRng;
@@ -15,9 +14,9 @@ use rand::seq::SliceRandom;
 use serde_json::json;
 
 use super::MemoryArgs;
+use super::images::{OwnNames, all_remembered, labelled};
 use crate::global::Global;
 use crate::model_args::ModelArgs;
-use crate::progress_bar::progress_bar;
 use crate::table::percent;
 use crate::values::at_least_one;
 use crate::{End, device};
@@ -48,8 +47,8 @@ pub fn run(args: &Build, global: &Global) -> Result<End> {
     let model = args.model.open(global)?;
     let images = labelled(&args.data)?;
     let images = some_of_each(&images, args.per_class, args.seed);
-    let names = args.model.class_names(&model)?;
-    let remembered = all_remembered(&model, &images, names)?;
+    let names = OwnNames::new(&args.model, &model)?;
+    let remembered = all_remembered(&model, &images, &names)?;
     let about = teach(&model, &remembered, args.seed)?;
     let entries = remembered.into_iter();
     let entries: Vec<_> = entries.map(|one| one.entry(&about.whitening)).collect();
@@ -88,41 +87,6 @@ pub fn run(args: &Build, global: &Global) -> Result<End> {
         println!("a search computes {} of a dense pass", percent(share));
     }
     Ok(End::Done)
-}
-
-/// The labelled images of a path.
-pub fn labelled(path: &Path) -> Result<ImageDataset> {
-    DataSource::load_labelled(path, Progress::Bar).context("--data")
-}
-
-/// What the model makes of images. Their classes are called as the model calls them, where it knows them by one of these
-/// names.
-pub fn all_remembered(
-    model: &Model,
-    images: &ImageDataset,
-    names: Vec<Vec<String>>,
-) -> Result<Vec<Remembered>> {
-    if images.is_empty() {
-        bail!("--data: there are no labelled images");
-    }
-    let bar = progress_bar(images.len() as u64, "images");
-    let done = |count: usize| {
-        bar.set_position(count as u64);
-        true
-    };
-    let name_of = own_names(model, names);
-    let class_of = |class: &str| name_of.get(class).cloned().unwrap_or_else(|| class.into());
-    let found = remember(model, pictures(images, class_of), done)?;
-    bar.finish_and_clear();
-    Ok(found.unwrap_or_default())
-}
-
-/// What the model calls a class, by any of its names.
-pub fn own_names(model: &Model, names: Vec<Vec<String>>) -> HashMap<String, String> {
-    let own = model.class_names().iter().cloned();
-    let pairs = names.into_iter().zip(own);
-    let pairs = pairs.flat_map(|(names, own)| names.into_iter().map(move |n| (n, own.clone())));
-    pairs.collect()
 }
 
 /// At most so many images of each class, drawn at random.

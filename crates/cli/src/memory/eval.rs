@@ -12,7 +12,7 @@ use clap::Parser;
 use serde_json::json;
 
 use super::MemoryArgs;
-use super::build::own_names;
+use super::images::OwnNames;
 use crate::global::Global;
 use crate::model_args::ModelArgs;
 use crate::progress_bar::progress_bar;
@@ -54,7 +54,7 @@ impl Count {
         self.images += 1;
         self.right_alone += is_right(&recalled.lookup.alone);
         self.right += is_right(&recalled.answer.classes);
-        self.asked += usize::from(recalled.lookup.weight.is_some());
+        self.asked += usize::from(recalled.lookup.share.is_some());
     }
 
     fn shares(&self) -> [f64; 3] {
@@ -65,7 +65,7 @@ impl Count {
 
 pub fn run(args: &Eval, global: &Global) -> Result<End> {
     let model = args.model.open(global)?;
-    let name_of = own_names(&model, args.model.class_names(&model)?);
+    let names = OwnNames::new(&args.model, &model)?;
     let recall = Recall::new(model, open(&args.memory.memory, &device::open())?)?;
     let (images, from) = DataSource::load_to_measure(&args.data, Default::default(), Progress::Bar)
         .context("--data")?;
@@ -94,8 +94,7 @@ pub fn run(args: &Eval, global: &Global) -> Result<End> {
         time += begun.elapsed();
         for (&image, recalled) in batch.iter().zip(found) {
             let recalled = recalled.with_context(|| images.name(image))?;
-            let class = class_of(&images, image);
-            let class = name_of.get(class).map_or(class, String::as_str);
+            let class = names.of(class_of(&images, image));
             counts
                 .entry(class.to_string())
                 .or_default()

@@ -52,8 +52,7 @@ pub fn remembered(model: &Model, pictures: &[([u8; 3], &str)]) -> Vec<Remembered
             source: format!("{color:?}"),
         })
     };
-    let found = remember(model, pictures.iter().map(picture), |_| true);
-    found.unwrap().unwrap()
+    remember(model, pictures.iter().map(picture), |_| ()).unwrap()
 }
 
 /// The same as entries that are not whitened.

@@ -120,6 +120,12 @@ fn a_memory_is_replaced_only_where_that_is_said(server: &Server) {
     assert_eq!(classes(&store), ["a cat"]);
     PostgresStore::create(&address, about(), &[], true).unwrap();
     assert!(classes(&store).is_empty());
+    // With another agent: who opened the old one does not compare its features with those of the new one.
+    let mut other = about();
+    other.judge = credulous();
+    PostgresStore::create(&address, other, &[], true).unwrap();
+    assert!(store.nearest(&[vec![1.0; 4]], 1).is_err());
+    assert!(classes(&PostgresStore::open(&address).unwrap()).is_empty());
 }
 
 fn while_the_database_is_away_the_model_answers_alone(server: &Server) {
