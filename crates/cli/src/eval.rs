@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
-use apt_data::{CifarLabels, DataSource, ImageDataset, LoadOptions, OnBad, Progress};
+use apt_data::{
+    CifarLabels, DataSource, ImageDataset, LoadOptions, OnBad, PatchCorruption, Progress,
+};
 use apt_inference::{Fidelity, ModelSource};
 use apt_rl_trainer::{Evaluation, EvaluationSettings, RunFolder, evaluate};
 use apt_vit_model::{ExecutionMode, Precision, printable, printable_text};
@@ -34,6 +36,7 @@ Examples:
   aptvit eval --model deit.safetensors --policy tome --flops 0.6 --data imagenet/val
   aptvit eval --model deit.safetensors --policy tome --flops 0.5 --data photos/      no labels: equal answers alone
   aptvit eval --model deit.safetensors --dtype int8 --against-f32 --data imagenet/val  what integers change
+  aptvit eval --run runs/mine --corrupt noise:0.25         a quarter of each image's patches are noise
   aptvit eval --model deit.safetensors --policy tome-threshold --flops 0.5 --fit-on imagenet/train --data imagenet/val";
 
 #[derive(Debug, Parser)]
@@ -62,6 +65,10 @@ pub struct Eval {
     /// What happens where pictures cannot be read
     #[arg(long, value_enum, default_value_t)]
     pub on_bad: BadPictures,
+    /// Replace patches of every image by what does not belong there, KIND:SHARE: noise, occluder or foreign (of another image).
+    /// Answers are compared with those to the images as they were [default: as the run's config says, of its own images]
+    #[arg(long, value_name = "KIND:SHARE")]
+    pub corrupt: Option<PatchCorruption>,
     /// Measure only the first so many test images
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     pub limit: Option<usize>,
@@ -134,6 +141,11 @@ pub fn run(args: &Eval, global: &Global) -> Result<End> {
                 )
             })?
     };
+    let test = match args.corrupt {
+        Some(corruption) => test.corrupted(corruption, model.pruning().config().grid()),
+        None => test,
+    };
+    let corruption = test.corruption();
     let modes = match args.mode {
         Some(mode) => vec![mode.into()],
         None => vec![ExecutionMode::Dense, ExecutionMode::Drop],
@@ -165,6 +177,7 @@ pub fn run(args: &Eval, global: &Global) -> Result<End> {
             "data": from,
             "images": test.len(),
             "labelled": test.is_labelled(),
+            "corrupted": corruption.map(|corruption| corruption.to_string()),
             "evaluations": evaluations,
         });
         // "threshold", "scores" or "kept".
@@ -198,6 +211,9 @@ pub fn run(args: &Eval, global: &Global) -> Result<End> {
                 printable_text(&from)
             );
         }
+        if let Some(corruption) = corruption {
+            println!("patches of each are replaced: {corruption}");
+        }
         print(&evaluations, evaluations.len() - modes.len());
     }
     Ok(End::Done)
@@ -217,7 +233,9 @@ fn test_images(
         (_, Some(data)) => DataSource::load_to_measure(data, labels, options)?,
         (Some(run), None) => {
             let data = run.description().data.as_deref();
-            let test = run.config.data.load(data, options)?.test;
+            let mut config = run.config.clone();
+            config.input.on_bad = options.on_bad;
+            let test = config.load_data(data, options.progress)?.test;
             let limit = run.config.input.test_images.unwrap_or(test.len());
             let from = data.map_or("the run's data".into(), |data| data.display().to_string());
             (test.take(limit), format!("{from}, its test images"))
@@ -296,29 +314,43 @@ fn print(evaluations: &[Evaluation], references: usize) {
             );
         }
     }
-    for evaluation in evaluations
-        .iter()
-        .filter(|evaluation| !evaluation.layers.is_empty())
-    {
-        let mut rows = table(&[
-            evaluation.mode,
-            "tokens",
-            "keep rate",
-            "foreground",
-            "background",
-        ]);
-        for layer in &evaluation.layers {
-            rows.add_row([
-                format!("after block {}", layer.layer),
-                format!("{:.1}", layer.tokens),
-                percent(layer.keep_rate),
-                layer.foreground_kept.map_or("-".into(), percent),
-                layer.background_kept.map_or("-".into(), percent),
-            ]);
-        }
-        println!("{rows}");
+    for evaluation in evaluations {
+        print_layers(evaluation);
     }
     print_classes(evaluations);
+}
+
+/// What the policy's blocks left.
+fn print_layers(evaluation: &Evaluation) {
+    let layers = &evaluation.layers;
+    let Some(first) = layers.first() else {
+        return;
+    };
+    let mut header = vec![evaluation.mode, "tokens", "keep rate"];
+    if first.foreground_kept.is_some() {
+        header.extend(["foreground", "background"]);
+    }
+    let corrupted = layers.iter().any(|layer| layer.corrupted_recall.is_some());
+    if corrupted {
+        header.extend(["corrupted gone", "of what is gone"]);
+    }
+    let mut rows = table(&header);
+    for layer in layers {
+        let mut row = vec![
+            format!("after block {}", layer.layer),
+            format!("{:.1}", layer.tokens),
+            percent(layer.keep_rate),
+        ];
+        let known = |share: Option<f64>| share.map_or("-".into(), percent);
+        if first.foreground_kept.is_some() {
+            row.extend([layer.foreground_kept, layer.background_kept].map(known));
+        }
+        if corrupted {
+            row.extend([layer.corrupted_recall, layer.corrupted_precision].map(known));
+        }
+        rows.add_row(row);
+    }
+    println!("{rows}");
 }
 
 /// The accuracies by class; of many classes, of those that lost most.

@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use apt_data::{DataSource, Progress};
+use apt_data::{DataSource, PatchCorruption, Progress};
 use apt_inference::Export;
 use apt_report::Pruning;
 use apt_rl_trainer::prune::{AUTO, PruneOptions, PruneProgress, PruneReport, prune};
@@ -24,6 +24,7 @@ const EXAMPLES: &str = "\
 Examples:
   aptvit prune --model deit.safetensors --data photos/ --flops 0.5 --out half
   aptvit prune --model runs/mine --data pets.tgz --flops 0.7,0.5 --policy allocate --out pruned
+  aptvit prune --model deit.safetensors --data photos/ --policy filter --corrupt noise:0.25 --flops 0.8 --out clean
   aptvit infer --run half cat.jpg
   aptvit eval --run half --flops 0.5 --data imagenet/val
 
@@ -51,6 +52,10 @@ pub struct Prune {
     /// Look at so many images, at most
     #[arg(long, value_name = "N", default_value = "1000", value_parser = at_least_one)]
     pub images: usize,
+    /// Replace patches of every image by what does not belong there before anything learns, KIND:SHARE: noise, occluder or
+    /// foreign (of another image). The policy `filter` learns from that which patches mislead the model
+    #[arg(long, value_name = "KIND:SHARE")]
+    pub corrupt: Option<PatchCorruption>,
     /// Take about so long, as in 90s, 30m or 2h: with fewer images
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     pub time_limit: Option<Duration>,
@@ -85,6 +90,7 @@ pub fn run(args: &Prune, global: &Global) -> Result<End> {
         policy: args.policy.clone(),
         targets: args.flops.clone(),
         images: args.images,
+        corruption: args.corrupt,
         seed: args.seed,
         time_limit: args.time_limit,
         stop,

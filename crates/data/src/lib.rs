@@ -41,6 +41,7 @@ mod cifar;
 mod cifar_download;
 #[cfg(feature = "download")]
 mod content;
+mod corruption;
 mod dataset;
 mod decode;
 #[cfg(feature = "download")]
@@ -76,6 +77,7 @@ pub use cache::cache_folder;
 #[cfg(feature = "download")]
 pub use checksum::Checksum;
 pub use cifar::CifarLabels;
+pub use corruption::{CorruptionKind, PatchCorruption};
 pub use dataset::{ImageDataset, ImageItem, Splits};
 pub use decode::{MAX_PIXELS, MAX_SIDE};
 #[cfg(feature = "download")]

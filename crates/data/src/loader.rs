@@ -1,6 +1,7 @@
 //! Loaders that make the same batches for any number of threads, and from any point on.
 
 use crate::batch::{Batch, BatchIterator, HostBatch, Normalize, Place};
+use crate::corruption::Stream;
 use crate::normalize::{looked_up, takes_bytes, uploaded};
 use crate::order::Order;
 use crate::prefetch::{AHEAD, Prefetch};
@@ -141,6 +142,8 @@ impl TrainLoader {
                 part: part.clone(),
                 whole: settings.batch_size,
             },
+            table,
+            |i| (Stream::learned(settings.seed), images[i].1),
             |i, image, out| {
                 let seed = mix_seed(&[settings.seed, TRANSFORM, images[i].1]);
                 let (size, transform) = (settings.image_size, &settings.transform);
@@ -262,9 +265,16 @@ impl EvalLoader {
                 part: 0..indices.len(),
                 whole: indices.len(),
             };
-            host_batch(&dataset, indices, size, place, |_, image, out| {
-                push_eval_image(image, size, &transform, &table, out);
-            })
+            let first = indices[0];
+            host_batch(
+                &dataset,
+                indices,
+                size,
+                place,
+                &table,
+                |i| (Stream::MEASURED, dataset.number(first + i)),
+                |_, image, out| push_eval_image(image, size, &transform, &table, out),
+            )
         });
         BatchIterator {
             batches,
@@ -315,18 +325,32 @@ impl DataLoader<Batch> for EvalLoader {
 }
 
 /// Decodes the images at `indices`, and has each added to the batch by
-/// `push(place in the batch, image, pixels)`.
-fn host_batch<T>(
+/// `push(place in the batch, image, pixels)`; `numbered(place in the batch)` says by what its corruption is drawn.
+fn host_batch<T: Copy>(
     dataset: &ImageDataset,
     indices: Vec<usize>,
     size: [u32; 2],
     place: Place,
+    table: &Table<T>,
+    numbered: impl Fn(usize) -> (Stream, u64),
     push: impl Fn(usize, &crate::RgbImage, &mut Vec<T>),
 ) -> Result<HostBatch<T>, DataError> {
     let size = size.map(|side| side as usize);
     let mut pixels = Vec::with_capacity(indices.len() * 3 * size[0] * size[1]);
     for (i, &index) in indices.iter().enumerate() {
+        let start = pixels.len();
         push(i, &*dataset.pixels(index)?, &mut pixels);
+        if let Some(corrupted) = dataset.corrupted {
+            let (stream, number) = numbered(i);
+            let draw = corrupted.draw(stream, number);
+            let planes = &mut pixels[start..];
+            corrupted.apply(planes, size, draw, table, dataset.len(), |places| {
+                let other = (index + places) % dataset.len();
+                let mut planes = Vec::with_capacity(3 * size[0] * size[1]);
+                push(i, &*dataset.pixels(other)?, &mut planes);
+                Ok(planes)
+            })?;
+        }
     }
     Ok(HostBatch {
         pixels,

@@ -48,7 +48,7 @@ pub use networks::{
 pub use policies::{
     AllocateSettings, Apt, AptSettings, Attentive, AttentiveSettings, ClsAttention,
     ClsAttentionSettings, Dense, DenseSettings, DynamicVit, DynamicVitSettings, Evit, EvitSettings,
-    Pairs, PairsSettings, Pitome, PitomeSettings, Random, RandomAllocation,
+    Filter, FilterSettings, Pairs, PairsSettings, Pitome, PitomeSettings, Random, RandomAllocation,
     RandomAllocationSettings, RandomSettings, RegressionSettings, Tome, TomeSchedule,
     TomeScheduleSettings, TomeSettings, TomeThreshold, TomeThresholdSettings,
 };

@@ -6,8 +6,9 @@ use crate::AgentError;
 use crate::entry::{PolicyEntry, PolicySettings};
 use crate::policies::{
     AllocateSettings, AptSettings, AttentiveSettings, ClsAttentionSettings, DenseSettings,
-    DynamicVitSettings, EvitSettings, PairsSettings, PitomeSettings, RandomAllocationSettings,
-    RandomSettings, RegressionSettings, TomeScheduleSettings, TomeSettings, TomeThresholdSettings,
+    DynamicVitSettings, EvitSettings, FilterSettings, PairsSettings, PitomeSettings,
+    RandomAllocationSettings, RandomSettings, RegressionSettings, TomeScheduleSettings,
+    TomeSettings, TomeThresholdSettings,
 };
 
 /// The built-in policies, in the order in which they are shown.
@@ -21,6 +22,7 @@ static BUILT_IN: &[PolicyEntry] = &[
     PolicyEntry::of::<TomeScheduleSettings>(),
     PolicyEntry::of::<AttentiveSettings>(),
     PolicyEntry::of::<AptSettings>(),
+    PolicyEntry::of::<FilterSettings>(),
     PolicyEntry::of::<EvitSettings>(),
     PolicyEntry::of::<ClsAttentionSettings>(),
     PolicyEntry::of::<DynamicVitSettings>(),

@@ -19,7 +19,7 @@ use std::time::Instant;
 use apt_data::{DataSource, ImageDataset, Progress};
 use apt_inference::{Choice, Export, PruningVit};
 use apt_pruning_agent::{PolicyConfig, Selection};
-use apt_rl_trainer::prune::{FrozenModel, SensitivitySettings, learn_sensitivity};
+use apt_rl_trainer::prune::{AgentSettings, FrozenModel, learn_sensitivity};
 use apt_rl_trainer::{EvaluationSettings, ExperimentConfig, calibrate, evaluate_each};
 use apt_vit_model::ExecutionMode;
 use burn::prelude::*;
@@ -189,9 +189,9 @@ impl Experiment {
     ) -> Result<Vec<Vec<Found>>, Failure> {
         let policy = match seed {
             Some(seed) => {
-                let settings = SensitivitySettings {
+                let settings = AgentSettings {
                     seed,
-                    ..SensitivitySettings::default()
+                    ..AgentSettings::default()
                 };
                 let frozen = FrozenModel {
                     model: &self.model,

@@ -6,7 +6,7 @@ mod common;
 use apt_data::{DataSource, ImageDataset, Progress};
 use apt_inference::PruningVit;
 use apt_pruning_agent::{AnyPolicy, PolicyConfig, Selection};
-use apt_rl_trainer::prune::{FrozenModel, SensitivitySettings, learn_sensitivity};
+use apt_rl_trainer::prune::{AgentSettings, FrozenModel, learn_sensitivity};
 use apt_rl_trainer::{EvaluationSettings, evaluate_each};
 use apt_vit_model::{ExecutionMode, ImageSize, VitConfig, VitPreset};
 use burn::module::Param;
@@ -66,7 +66,7 @@ fn settings() -> EvaluationSettings {
 }
 
 fn learned(model: &PruningVit, images: &ImageDataset, device: &Device) -> AnyPolicy {
-    let learning = SensitivitySettings {
+    let learning = AgentSettings {
         epochs: 20,
         ..Default::default()
     };

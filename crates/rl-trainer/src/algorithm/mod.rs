@@ -21,5 +21,6 @@ pub use decision::{Decision, Recorder};
 pub use entry::{AlgorithmEntry, AlgorithmSettings};
 pub use lesson::{Algorithm, Lesson, Pass, PolicyLosses, Purpose, Seeds};
 pub use likelihood::log_likelihoods;
+pub(crate) use likelihood::rows_of;
 pub use registry::{algorithm_entry, algorithms, register_algorithm};
 pub use settings::{AGENT_LOSS_WEIGHT, GROUP_SIZE, TEMPERATURE, at_least, positive};

@@ -12,9 +12,12 @@ mod validate;
 use std::path::Path;
 
 use apt_data::{
-    DataError, DataSource, LoadOptions, Normalization, OnBad, Progress, Splits, TrainTransform,
+    DataSource, ImageDataset, LoadOptions, Normalization, OnBad, PatchCorruption, Progress, Splits,
+    TrainTransform,
 };
 use serde::{Deserialize, Serialize};
+
+use crate::TrainerError;
 
 pub use self::model::ModelConfig;
 pub use self::optimizer::{Decay, OptimizerConfig, OptimizerKind, ScheduleConfig};
@@ -73,6 +76,8 @@ pub struct InputConfig {
     pub test_images: Option<usize>,
     /// What happens where images cannot be read.
     pub on_bad: OnBad,
+    /// Which patches of every image are replaced, and by what; none where absent.
+    pub corrupt: Option<PatchCorruption>,
 }
 
 impl Default for InputConfig {
@@ -85,20 +90,36 @@ impl Default for InputConfig {
             val_seed: None,
             test_images: None,
             on_bad: OnBad::default(),
+            corrupt: None,
         }
     }
 }
 
 impl ExperimentConfig {
-    /// Loads the images, of the user's path where there is one, and does with those that cannot be read what the config
-    /// says.
+    /// Loads the images, of the user's path where there is one; does with those that cannot be read what the config says, and
+    /// replaces patches where it says so.
     ///
     /// # Errors
     ///
-    /// As [`DataSource::load`].
-    pub fn load_data(&self, path: Option<&Path>, progress: Progress) -> Result<Splits, DataError> {
+    /// As [`DataSource::load`], and where patches are to be replaced and the model's sizes do not fit together.
+    pub fn load_data(
+        &self,
+        path: Option<&Path>,
+        progress: Progress,
+    ) -> Result<Splits, TrainerError> {
         let on_bad = self.input.on_bad;
-        self.data.load(path, LoadOptions { progress, on_bad })
+        let splits = self.data.load(path, LoadOptions { progress, on_bad })?;
+        let Some(corruption) = self.input.corrupt else {
+            return Ok(splits);
+        };
+        // How many classes there are does not matter to patches.
+        let grid = self.model.resolve(2)?.grid();
+        let corrupted = |images: ImageDataset| images.corrupted(corruption, grid);
+        Ok(Splits {
+            train: corrupted(splits.train),
+            val: splits.val.map(corrupted),
+            test: corrupted(splits.test),
+        })
     }
 
     /// The seed that chooses the images held out from training.

@@ -162,6 +162,12 @@ impl ExperimentConfig {
             Err(other) => wrong.0.push(other.into()),
             Ok(()) => {}
         }
+        if let Some(Err(DataError::Setting {
+            found, expected, ..
+        })) = input.corrupt.map(|corruption| corruption.validate())
+        {
+            wrong.add("input.corrupt.share", found, format!("must be {expected}"));
+        }
         let shift = input.transform.pad_crop;
         wrong.within("input.transform.pad_crop", shift, 0..=SHIFT);
         let normalization = &input.normalization;

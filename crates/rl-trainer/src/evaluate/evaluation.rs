@@ -5,12 +5,13 @@ use std::time::Instant;
 use apt_data::{EvalLoader, ImageDataset};
 use apt_inference::{Answers, Fidelity, InferenceError, NotFinite, PruningVit};
 use apt_pruning_agent::Selection;
-use apt_vit_model::{ExecutionMode, ImageSize};
+use apt_vit_model::{ExecutionMode, ImageSize, RunSettings};
 use burn::data::dataloader::DataLoader;
 use burn::prelude::*;
 use serde::Serialize;
 
 use super::settings::EvaluationSettings;
+use super::truth::{Counted, is_known};
 use crate::TrainerError;
 use crate::algorithm::losses::predictions;
 
@@ -48,6 +49,12 @@ pub struct LayerTokens {
     /// Share of background patches that are still there, where the truth is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub background_kept: Option<f64>,
+    /// Share of the corrupted patches that are gone, where any are: how many were found.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub corrupted_recall: Option<f64>,
+    /// Share of the patches that are gone which were corrupted: how many were rightly taken for that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub corrupted_precision: Option<f64>,
 }
 
 /// A model on a set of images, in one execution mode.
@@ -67,7 +74,8 @@ pub struct Evaluation {
     pub accuracy: Option<f64>,
     /// The same by class; empty of images without labels.
     pub per_class: Vec<ClassAccuracy>,
-    /// How near its answers are to the dense ones, in the order of the dataset; where they were compared.
+    /// How near its answers are to the dense ones, in the order of the dataset; where they were compared. Where patches are
+    /// corrupted, to the dense ones to the images as they were.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fidelity: Option<Fidelity>,
     /// What each of the policy's blocks left.
@@ -125,8 +133,8 @@ struct Tally<'a> {
     right: Vec<bool>,
     fidelity: Option<Fidelity>,
     left: Vec<(usize, usize)>,
-    foreground: Vec<[usize; 2]>,
-    background: Vec<[usize; 2]>,
+    foreground: Vec<Counted>,
+    corrupted: Vec<Counted>,
     flops: u64,
     share: f64,
     seconds: f64,
@@ -202,12 +210,14 @@ pub fn evaluate_each(
         .iter()
         .position(is_dense)
         .filter(|_| settings.compare);
+    let corrupted = dataset.corruption().filter(|_| settings.compare);
+    let was = corrupted.map(|_| dataset.as_they_were());
     let mut tallies: Vec<Tally<'_>> = passes
         .iter()
         .enumerate()
         .map(|(index, pass)| {
-            // Of dense passes, those of another precision are worth comparing.
-            let compared = index > 0 && reference.is_some() || !is_dense(pass);
+            // Of dense passes, those of another precision or of other images are worth comparing.
+            let compared = index > 0 && reference.is_some() || !is_dense(pass) || was.is_some();
             let &(model, mode, selection) = pass;
             Tally {
                 model,
@@ -215,10 +225,11 @@ pub fn evaluate_each(
                 selection,
                 correct: vec![0; dataset.num_classes()],
                 right: vec![false; dataset.len()],
-                fidelity: (compared && compared_with.is_some()).then(|| Fidelity::new(answers_are)),
+                fidelity: (compared && (compared_with.is_some() || was.is_some()))
+                    .then(|| Fidelity::new(answers_are)),
                 left: vec![(0, 0); layers],
-                foreground: vec![[0; 2]; layers],
-                background: vec![[0; 2]; layers],
+                foreground: vec![Counted::default(); layers],
+                corrupted: vec![Counted::default(); layers],
                 flops: 0,
                 share: 0.0,
                 seconds: 0.0,
@@ -228,11 +239,11 @@ pub fn evaluate_each(
     let mut done = 0;
     for batch in loader.iter() {
         let batch = batch.map_err(|error| TrainerError::Training(error.to_string()))?;
-        let truth: Vec<Option<Vec<bool>>> = batch
-            .indices
-            .iter()
-            .map(|&index| dataset.foreground(index, config.grid()))
-            .collect();
+        let truth = |of: &dyn Fn(usize) -> Option<Vec<bool>>| -> Vec<Option<Vec<bool>>> {
+            batch.indices.iter().map(|&index| of(index)).collect()
+        };
+        let foreground = truth(&|index| dataset.foreground(index, config.grid()));
+        let corrupted = truth(&|index| dataset.corrupted_patches(index));
         for &target in &batch.targets {
             per_class[target] += 1;
         }
@@ -268,26 +279,28 @@ pub fn evaluate_each(
                 };
                 tally.left[index].0 += entry.left.iter().sum::<usize>();
                 tally.left[index].1 += entry.left.len();
-                if truth.iter().all(Option::is_none) {
+                if !is_known(&foreground) && !is_known(&corrupted) {
                     continue;
                 }
-                for (kept, truth) in entry.kept.read().iter().zip(&truth) {
-                    for (&kept, &is_foreground) in kept[prefix..].iter().zip(truth.iter().flatten())
-                    {
-                        let counts = if is_foreground {
-                            &mut tally.foreground[index]
-                        } else {
-                            &mut tally.background[index]
-                        };
-                        counts[0] += usize::from(kept);
-                        counts[1] += 1;
-                    }
+                for (image, kept) in entry.kept.read().iter().enumerate() {
+                    let kept = &kept[prefix..];
+                    tally.foreground[index].add(kept, foreground[image].as_deref());
+                    tally.corrupted[index].add(kept, corrupted[image].as_deref());
                 }
             }
             answers.push(output.logits);
         }
-        if let Some(dense) = compared_with {
-            compare(&mut tallies, answers, dense)?;
+        let wanted = match (&was, compared_with) {
+            (Some(images), _) => {
+                let images = images.subset(&batch.indices);
+                let model = reference.unwrap_or(model);
+                Some(dense_answers(model, &images, settings, device)?)
+            }
+            (None, Some(dense)) => Some(answers[dense].clone()),
+            (None, None) => None,
+        };
+        if let Some(wanted) = wanted {
+            compare(&mut tallies, answers, wanted)?;
         }
         done += batch.targets.len();
         progress(done);
@@ -317,20 +330,47 @@ pub(crate) fn check_finite(
     Ok(())
 }
 
-/// Compares the answers of each tally, `[batch, width]`, with those of one of them.
+/// The model's answers to images of one batch, `[images, width]`, with nothing removed.
+///
+/// # Errors
+///
+/// Where an image cannot be read, or the answer to it is not finite.
+pub(crate) fn dense_answers(
+    model: &PruningVit,
+    images: &ImageDataset,
+    settings: &EvaluationSettings,
+    device: &Device,
+) -> Result<Tensor<2>, TrainerError> {
+    let loader = EvalLoader::new(
+        images.clone(),
+        images.len().max(1),
+        sides(model.config().image_size),
+        settings.normalization,
+        0,
+    );
+    let loader = loader.with_transform(settings.transform).to_device(device);
+    let answers = loader.iter().map(|batch| {
+        let batch = batch.map_err(|error| TrainerError::Training(error.to_string()))?;
+        let output = model.vit.forward(batch.images, RunSettings::DENSE);
+        check_finite(output.logits.clone(), &batch.indices, images)?;
+        Ok(output.logits)
+    });
+    let answers: Vec<Tensor<2>> = answers.collect::<Result<_, TrainerError>>()?;
+    Ok(Tensor::cat(answers, 0))
+}
+
+/// Compares the answers of each tally, `[batch, width]`, with those that are wanted.
 fn compare(
     tallies: &mut [Tally<'_>],
     answers: Vec<Tensor<2>>,
-    dense: usize,
+    wanted: Tensor<2>,
 ) -> Result<(), TrainerError> {
-    let width = answers.first().map_or(0, |logits| logits.dims()[1]);
-    let answers = answers.into_iter();
-    let answers: Vec<Vec<f32>> = answers
-        .map(|logits| logits.into_data().iter::<f32>().collect())
-        .collect();
-    for (tally, pruned) in tallies.iter_mut().zip(&answers) {
+    let [_, width] = wanted.dims();
+    let wanted: Vec<f32> = wanted.into_data().iter::<f32>().collect();
+    for (tally, answers) in tallies.iter_mut().zip(answers) {
         if let Some(fidelity) = &mut tally.fidelity {
-            fidelity.add(&answers[dense], pruned, width)?;
+            let answers: Vec<f32> = answers.into_data().iter::<f32>().collect();
+            fidelity.add(&wanted, &answers, width)?;
         }
     }
     Ok(())
@@ -342,7 +382,6 @@ fn finish(
     per_class: &[usize],
     images: usize,
 ) -> Evaluation {
-    let share = |[part, whole]: [usize; 2]| (whole > 0).then(|| part as f64 / whole as f64);
     let model = tally.model;
     let patches = model.config().num_patches() as f64;
     let prefix = model.config().num_prefix_tokens() as f64;
@@ -354,12 +393,11 @@ fn finish(
             layer,
             tokens,
             keep_rate: (tokens - prefix) / patches,
-            foreground_kept: share(tally.foreground[index]),
-            foreground_precision: share([
-                tally.foreground[index][0],
-                tally.foreground[index][0] + tally.background[index][0],
-            ]),
-            background_kept: share(tally.background[index]),
+            foreground_kept: tally.foreground[index].kept_of(true),
+            foreground_precision: tally.foreground[index].share_of_kept(),
+            background_kept: tally.foreground[index].kept_of(false),
+            corrupted_recall: tally.corrupted[index].kept_of(true).map(|kept| 1.0 - kept),
+            corrupted_precision: tally.corrupted[index].share_of_gone(),
         })
     });
     let classes = dataset

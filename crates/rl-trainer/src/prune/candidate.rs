@@ -2,8 +2,8 @@
 
 use apt_inference::{Answers, Budget};
 use apt_pruning_agent::{
-    AgentError, AllocateSettings, AnyPolicy, PairsSettings, PolicyConfig, PolicySettings,
-    RandomAllocationSettings, RegressionSettings,
+    AgentError, AllocateSettings, AnyPolicy, FilterSettings, PairsSettings, PolicyConfig,
+    PolicySettings, RandomAllocationSettings, RegressionSettings,
 };
 use serde_json::Map;
 
@@ -47,6 +47,11 @@ pub(crate) fn config_for(name: &str, hidden_size: usize) -> Result<PolicyConfig,
 /// Do its agents learn on the frozen model how far the answer moves?
 pub(crate) fn learns(policy: &PolicyConfig) -> bool {
     policy.entry().algorithms.contains(&"first-order")
+}
+
+/// Do its agents learn which patches do not belong to an image?
+pub(crate) fn restores(policy: &PolicyConfig) -> bool {
+    policy.name() == FilterSettings::NAME
 }
 
 /// The candidate of the least divergence over all budgets (the geometric mean), and why it is the best.

@@ -1,5 +1,6 @@
 //! How a frozen model is pruned: learned and fitted on images, without labels.
 
+mod agents;
 mod by_gates;
 mod candidate;
 mod classroom;
@@ -12,10 +13,12 @@ mod pruning;
 mod regression;
 mod report;
 mod request;
+mod restoring;
 mod schedule_search;
 mod schedules;
 mod sensitivity;
 
+pub use agents::{AgentSettings, FrozenModel};
 pub use classroom::Classroom;
 pub use exploration::{Explored, explore};
 pub use fitting::{Allocated, allocate_at, fit_price, frequencies, oracle};
@@ -23,5 +26,6 @@ pub use learning::{LearningSettings, Taught, learn};
 pub use pruning::prune;
 pub use report::{PruneReport, PruneRow};
 pub use request::{AUTO, PruneOptions, PruneProgress};
+pub use restoring::learn_restoring;
 pub use schedule_search::{ScheduleSearch, TriedSchedule};
-pub use sensitivity::{FrozenModel, SensitivitySettings, learn_sensitivity};
+pub use sensitivity::learn_sensitivity;

@@ -12,11 +12,13 @@ use rand::SeedableRng;
 use rand::rngs::ChaCha8Rng;
 use rand::seq::SliceRandom;
 
-use super::candidate::{Candidate, best, config_for, is_taught, learns};
+use super::agents::{AgentSettings, FrozenModel};
+use super::candidate::{Candidate, best, config_for, is_taught, learns, restores};
 use super::job::{CHECKPOINT, Job, is_held_out};
 use super::report::{PruneReport, PruneRow, row};
 use super::request::{AUTO, CANDIDATES, PruneOptions, PruneProgress, check};
-use super::sensitivity::{FrozenModel, SensitivitySettings, learn_sensitivity};
+use super::restoring::learn_restoring;
+use super::sensitivity::learn_sensitivity;
 use crate::TrainerError;
 use crate::evaluate::{Evaluation, calibrate, evaluate_each};
 
@@ -56,6 +58,10 @@ pub fn prune(
         deadline: options.time_limit.map(|limit| begun + limit),
     };
     let images = shuffled(images, options.seed).take(options.images);
+    let images = match options.corruption {
+        Some(corruption) => images.corrupted(corruption, model.config().grid()),
+        None => images,
+    };
     let names = match options.policy.as_str() {
         AUTO => CANDIDATES.to_vec(),
         name => vec![PolicyConfig::named(name)?.name()],
@@ -85,7 +91,7 @@ pub fn prune(
     let choosing = options.policy == AUTO;
     for name in others {
         let config = config_for(name, model.config().hidden_size)?;
-        let policy = if learns(&config) {
+        let policy = if learns(&config) || restores(&config) {
             let from: Vec<usize> = (0..images.len())
                 .filter(|image| !is_held_out(*image))
                 .collect();
@@ -154,9 +160,9 @@ impl Job<'_> {
         config: &PolicyConfig,
         images: &ImageDataset,
     ) -> Result<Option<(AnyPolicy, usize)>, TrainerError> {
-        let settings = SensitivitySettings {
+        let settings = AgentSettings {
             seed: self.options.seed,
-            ..SensitivitySettings::default()
+            ..AgentSettings::default()
         };
         let mut passes = 0.0;
         let go_on = |share| {
@@ -172,7 +178,11 @@ impl Job<'_> {
             targets: &self.options.targets,
             device: self.device,
         };
-        let policy = learn_sensitivity(&frozen, config, &settings, go_on)?;
+        let policy = if restores(config) {
+            learn_restoring(&frozen, config, &settings, go_on)?
+        } else {
+            learn_sensitivity(&frozen, config, &settings, go_on)?
+        };
         // In the first pass every image is new.
         let seen = (passes.min(1.0) * images.len() as f64).round() as usize;
         Ok((!self.options.stop.is_requested()).then_some((policy, seen)))

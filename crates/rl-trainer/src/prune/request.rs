@@ -4,10 +4,10 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use apt_data::ImageDataset;
+use apt_data::{ImageDataset, PatchCorruption};
 use apt_pruning_agent::PolicyConfig;
 
-use super::candidate::learns;
+use super::candidate::{learns, restores};
 use crate::{StopRequest, TrainerError};
 
 /// The name that lets the held-out images choose the policy.
@@ -25,6 +25,8 @@ pub struct PruneOptions {
     pub targets: Vec<f64>,
     /// Images that are looked at, at most.
     pub images: usize,
+    /// What is replaced in the images before anything looks at them; [`filter`](apt_pruning_agent::Filter) learns from that.
+    pub corruption: Option<PatchCorruption>,
     /// Which images are held out, and how gates begin.
     pub seed: u64,
     /// With less time, fewer images are explored.
@@ -59,7 +61,16 @@ pub(crate) fn check(
     }
     if options.policy != AUTO {
         let policy = PolicyConfig::named(&options.policy)?;
-        if !policy.entry().algorithms.is_empty() && !learns(&policy) {
+        if restores(&policy) && options.corruption.is_none() {
+            let reason = format!(
+                "the policy {} learns from images with patches that do not belong there; corrupt them, as in --corrupt \
+                 noise:0.25",
+                options.policy
+            );
+            return Err(TrainerError::Pruning(reason));
+        }
+        let known = learns(&policy) || restores(&policy);
+        if !policy.entry().algorithms.is_empty() && !known {
             let reason = format!(
                 "the policy {} learns together with its model (aptvit train); for a frozen model choose {AUTO} or one of {}",
                 options.policy,

@@ -1,0 +1,118 @@
+//! Agents learn on a frozen model which patches mislead it: without labels, from the model's own answers to images as they were.
+//!
+//! Observation: a token of an image some of whose patches are replaced by what does not belong there. Action: remove it.
+//! Reward: how much nearer that brings the answer to that of the image as it was, KL(answer then || answer now) of classes or
+//! 1 - cosine of features, to first order: all tokens of all blocks from one backward pass. Loss: cross-entropy against the
+//! sign of the reward, each token weighed by the reward's size in its image. So a token is removed with the share of what
+//! its removal gained among all that it gained or lost, and with more than a half where it misleads in the mean. The sign means
+//! something here, unlike in [`first_order`](crate::algorithm::first_order): the answer to the damaged image is not calibrated.
+
+use apt_inference::Answers;
+use apt_pruning_agent::{Agents, AnyPolicy, PolicyConfig};
+use apt_vit_model::host::upload;
+use burn::prelude::*;
+use burn::tensor::activation::{log_sigmoid, log_softmax, softmax};
+use rand::rngs::ChaCha8Rng;
+
+use super::agents::{AgentSettings, FrozenModel, Practice, Task, learn_task};
+use crate::TrainerError;
+use crate::algorithm::first_order::Rewards;
+use crate::algorithm::rows_of;
+use crate::evaluate::dense_answers;
+
+/// A policy whose agents learned which patches mislead the frozen model. The images are corrupted
+/// ([`ImageDataset::corrupted`]). `go_on` is told the share that is over, and says whether to go on.
+///
+/// # Errors
+///
+/// Where the images are not corrupted, the policy has no agents, a budget cannot be met, an image cannot be read, or the model's
+/// answer to it is no number.
+pub fn learn_restoring(
+    frozen: &FrozenModel<'_>,
+    policy: &PolicyConfig,
+    settings: &AgentSettings,
+    go_on: impl FnMut(f64) -> bool,
+) -> Result<AnyPolicy, TrainerError> {
+    if frozen.images.corruption().is_none() {
+        let reason =
+            "from images as they were nothing is learned of patches that do not belong there";
+        return Err(TrainerError::Pruning(reason.into()));
+    }
+    learn_task(&Restoring, frozen, policy, settings, go_on)
+}
+
+/// What misleads the model.
+struct Restoring;
+
+impl Task for Restoring {
+    fn rewards(
+        &self,
+        practice: Practice<'_>,
+        _: &mut ChaCha8Rng,
+    ) -> Result<Vec<Rewards>, TrainerError> {
+        let frozen = practice.frozen;
+        let were = practice.images.as_they_were();
+        let were = were.subset(&practice.batch.indices);
+        let wanted = dense_answers(frozen.packed, &were, frozen.evaluation, frozen.device)?;
+        let answers = Answers::of(frozen.model.config());
+        practice.rewards(|found| distance(wanted.autodiff(), found, answers))
+    }
+
+    fn losses(&self, agents: &dyn Agents, rewards: &[Rewards]) -> Vec<Tensor<1>> {
+        let of_block =
+            |(index, rewards): (usize, &Rewards)| cross_entropy_of_signs(agents, index, rewards);
+        rewards.iter().enumerate().map(of_block).collect()
+    }
+}
+
+/// How far the answers found, `[batch, width]`, are from those that are wanted; mean over the images, `[1]`.
+fn distance(wanted: Tensor<2>, found: Tensor<2>, answers: Answers) -> Tensor<1> {
+    let [images, _] = found.dims();
+    match answers {
+        // KL, less the entropy of what is wanted, which does not change.
+        Answers::Logits => {
+            (softmax(wanted, 1) * log_softmax(found, 1)).sum() * (-1.0 / images as f32)
+        }
+        Answers::Features => {
+            let unit = |features: Tensor<2>| {
+                let length = features.clone().square().sum_dim(1).sqrt();
+                features / length.clamp_min(f32::MIN_POSITIVE)
+            };
+            (unit(wanted) * unit(found)).sum() * (-1.0 / images as f32)
+        }
+    }
+}
+
+/// Of the agent's opinions against whether removal earns something, `[1]`.
+fn cross_entropy_of_signs(
+    agents: &dyn Agents,
+    index: usize,
+    (decision, rewards): &Rewards,
+) -> Tensor<1> {
+    let device = decision.hidden.device();
+    let images = decision.image_of_each_row();
+    let mut sums = vec![0.0; decision.sequences.batch()];
+    for (&image, reward) in images.iter().zip(rewards) {
+        sums[image] += reward.unwrap_or(0.0).abs();
+    }
+    let (mut rows, mut signs, mut weights) = (Vec::new(), Vec::new(), Vec::new());
+    for (row, reward) in rewards.iter().enumerate() {
+        let Some(reward) = reward else { continue };
+        let sum = sums[images[row]];
+        if sum > 0.0 {
+            rows.push(row);
+            signs.push(reward.signum());
+            weights.push(reward.abs() / sum);
+        }
+    }
+    if rows.is_empty() {
+        return Tensor::zeros([1], &device);
+    }
+    let logits = agents.logits(index, &decision.observation());
+    // The log-odds of removal.
+    let odds = logits.clone().narrow(1, 1, 1) - logits.narrow(1, 0, 1);
+    let count = rows.len();
+    let odds = rows_of(odds, &rows);
+    let [signs, weights] = [signs, weights].map(|values| upload(values, [count], &odds.device()));
+    -(log_sigmoid(odds * signs) * weights).sum() / sums.len() as f32
+}
