@@ -118,7 +118,7 @@ pub fn counted_flops<P: Policy + ?Sized>(
     let blocks = policy.blocks().iter().zip(kept);
     let entries = blocks.map(|(&layer, &kept)| {
         let left = policy.left(model, seen, kept);
-        own += policy.flops(model, seen, left);
+        own += own_flops(policy, layer, model, seen, left);
         let entry = LayerTrace {
             layer,
             placement: policy.placement(),
@@ -132,6 +132,22 @@ pub fn counted_flops<P: Policy + ?Sized>(
     });
     let trace: Vec<LayerTrace> = entries.collect();
     [vit_flops(model, &trace, 0), own]
+}
+
+/// What the policy's decision costs in a block where it sees so many tokens and leaves so many: nothing where the image was
+/// answered before; where it is answered here, what judging it costs.
+pub(crate) fn own_flops<P: Policy + ?Sized>(
+    policy: &P,
+    layer: usize,
+    model: &VitConfig,
+    seen: usize,
+    left: usize,
+) -> FlopsCount {
+    if seen == 0 {
+        return 0;
+    }
+    let left = if left == 0 { seen } else { left };
+    policy.flops_in(layer, model, seen, left)
 }
 
 /// Their share of the dense FLOPs.
@@ -196,7 +212,13 @@ mod tests {
                         + policy.trace_flops(&model, &trace, image);
                     let found = flops as f64 / vit_flops(&model, &[], 0) as f64;
                     assert!(found <= share + 1e-6, "{}: {found} for {share}", entry.name);
-                    assert!(share - found < 0.03, "{}: {found} for {share}", entry.name);
+                    // Whole blocks go, where nothing else can.
+                    let step = if entry.name == "early-exit" {
+                        1.0 / model.num_layers as f64
+                    } else {
+                        0.03
+                    };
+                    assert!(share - found < step, "{}: {found} for {share}", entry.name);
                 }
             }
         }

@@ -10,6 +10,7 @@ mod choice;
 mod energy;
 mod entry;
 mod error;
+mod exiting;
 mod gates;
 mod image_features;
 mod keep_rate;
@@ -35,6 +36,7 @@ pub use budget::{counted_flops, kept_at_equal_counts, kept_at_equal_rates};
 pub use choice::{PolicyConfig, name_and_settings};
 pub use entry::{ADAPTIVE, BudgetUse, LAYERS, Meaning, PolicyEntry, PolicySettings, read_settings};
 pub use error::AgentError;
+pub use exiting::{Exiting, Exits, first_tokens};
 pub use gates::Gates;
 pub use image_features::feature_count;
 pub use keep_rate::{KeepRate, keep_best, keep_top};
@@ -42,15 +44,16 @@ pub use matching::{Pair, matched_pairs, matched_with};
 pub use merging::most_similar_kept;
 pub use mixed::reducer_of_each;
 pub use networks::{
-    Gate, GateConfig, PairAgent, PairAgentConfig, PruningAgent, PruningAgentConfig, TokenPredictor,
-    TokenPredictorConfig,
+    ExitAgent, ExitAgentConfig, Gate, GateConfig, PairAgent, PairAgentConfig, PruningAgent,
+    PruningAgentConfig, TokenPredictor, TokenPredictorConfig, certainty,
 };
 pub use policies::{
-    AllocateSettings, Apt, AptSettings, Attentive, AttentiveSettings, ClsAttention,
-    ClsAttentionSettings, Dense, DenseSettings, DynamicVit, DynamicVitSettings, Evit, EvitSettings,
-    Filter, FilterSettings, Pairs, PairsSettings, Pitome, PitomeSettings, Random, RandomAllocation,
-    RandomAllocationSettings, RandomSettings, RegressionSettings, Tome, TomeSchedule,
-    TomeScheduleSettings, TomeSettings, TomeThreshold, TomeThresholdSettings,
+    AllocateSettings, Apt, AptPlusSettings, AptSettings, Attentive, AttentiveSettings,
+    ClsAttention, ClsAttentionSettings, Dense, DenseSettings, DynamicVit, DynamicVitSettings,
+    EarlyExitSettings, Evit, EvitSettings, Filter, FilterSettings, Pairs, PairsSettings, Pitome,
+    PitomeSettings, Random, RandomAllocation, RandomAllocationSettings, RandomSettings,
+    RegressionSettings, Tome, TomeSchedule, TomeScheduleSettings, TomeSettings, TomeThreshold,
+    TomeThresholdSettings,
 };
 pub use policy::{Agents, Budgeting, Policy, PolicyModule, Removal};
 pub use registry::{policies, policy_entry, register_policy};

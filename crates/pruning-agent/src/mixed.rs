@@ -1,7 +1,11 @@
 //! One batch whose images have different budgets.
 
 use apt_vit_model::host::upload_places;
-use apt_vit_model::{Merge, Needs, Observation, Placement, Reduction, Sequences, TokenReducer};
+use apt_vit_model::{
+    Exit, Merge, Needs, Observation, Placement, Reduction, Sequences, TokenReducer,
+};
+
+use burn::prelude::*;
 
 use crate::{Policy, Selection};
 
@@ -99,14 +103,15 @@ impl TokenReducer for MixedReducer<'_> {
                 return reducer.reduce(observation);
             }
             let (own, rows) = sequences.of_slots(&slots);
-            all.add(reducer.reduce(&seen(observation, &own, &rows)), &rows);
+            let reduction = reducer.reduce(&seen(observation, &own, &rows));
+            all.add(reduction, &slots, &rows);
         }
         all.reduction()
     }
 }
 
 /// What `observation` shows of the images in `own`, which have these of its rows.
-fn seen<'a>(observation: &Observation<'_>, own: &'a Sequences, rows: &[usize]) -> Observation<'a> {
+fn seen<'a>(observation: &Observation<'a>, own: &'a Sequences, rows: &[usize]) -> Observation<'a> {
     let hidden = &observation.hidden;
     let places = upload_places(rows.iter().copied(), &hidden.device());
     let attention = observation.cls_attention.as_ref();
@@ -116,6 +121,7 @@ fn seen<'a>(observation: &Observation<'_>, own: &'a Sequences, rows: &[usize]) -
         sequences: own,
         cls_attention: attention.map(|seen| rows.iter().map(|&row| seen[row]).collect()),
         keys: observation.keys.as_ref().map(|keys| keys.of_rows(rows)),
+        heads: observation.heads,
     }
 }
 
@@ -124,6 +130,7 @@ struct Scattered {
     keep: Vec<bool>,
     merge: Merge,
     merges: bool,
+    exit: Option<Exit>,
 }
 
 impl Scattered {
@@ -138,11 +145,20 @@ impl Scattered {
                 sizes: false,
             },
             merges: false,
+            exit: None,
         }
     }
 
-    /// Takes in what shall happen to these rows.
-    fn add(&mut self, reduction: Reduction, rows: &[usize]) {
+    /// Takes in what shall happen to these rows, of the images in these slots.
+    fn add(&mut self, reduction: Reduction, slots: &[usize], rows: &[usize]) {
+        if let Some(exit) = reduction.exit.filter(|exit| !exit.slots.is_empty()) {
+            let slots = exit.slots.iter().map(|&slot| slots[slot]).collect();
+            let own = Exit { slots, ..exit };
+            self.exit = Some(match self.exit.take() {
+                Some(before) => both(before, own),
+                None => own,
+            });
+        }
         for (&row, keep) in rows.iter().zip(reduction.keep) {
             self.keep[row] = keep;
         }
@@ -160,7 +176,19 @@ impl Scattered {
     fn reduction(self) -> Reduction {
         Reduction {
             merge: self.merges.then_some(self.merge),
+            exit: self.exit,
             ..Reduction::keep(self.keep)
         }
+    }
+}
+
+/// The images of the one, and then those of the other.
+fn both(one: Exit, other: Exit) -> Exit {
+    let shifts = one.shifts.into_iter().zip(other.shifts);
+    Exit {
+        slots: one.slots.into_iter().chain(other.slots).collect(),
+        shifts: shifts
+            .map(|(one, other)| Tensor::cat(vec![one, other], 0))
+            .collect(),
     }
 }

@@ -8,6 +8,8 @@ use apt_vit_model::{
 use burn::prelude::*;
 
 use crate::any_module::{AnyMapper, AnyVisitor};
+use crate::budget::own_flops;
+use crate::exiting::Exits;
 use crate::{AgentError, Selection, SelectionNoise};
 
 /// One way to decide which tokens stay, with its weights if it has any. Its settings make it
@@ -35,6 +37,11 @@ pub trait Policy: PolicyModule {
     /// The FLOPs of its own decision about one image, matrix products alone as in the model's own count, in a block where it sees `seen` tokens and leaves `left`, both
     /// with the tokens before the patches.
     fn flops(&self, model: &VitConfig, seen: usize, left: usize) -> FlopsCount;
+
+    /// The same in block `layer`, where its blocks cost differently.
+    fn flops_in(&self, _layer: usize, model: &VitConfig, seen: usize, left: usize) -> FlopsCount {
+        self.flops(model, seen, left)
+    }
 
     /// How many tokens leave a block that `seen` tokens enter, where `kept` patches are to stay.
     fn left(&self, model: &VitConfig, seen: usize, kept: usize) -> usize {
@@ -64,13 +71,21 @@ pub trait Policy: PolicyModule {
     fn agents(&self) -> Option<&dyn Agents> {
         None
     }
+
+    /// Its exits, if images can be answered before the last block.
+    fn exits(&self) -> Option<&Exits> {
+        None
+    }
 }
 
 impl dyn Policy + '_ {
     /// The FLOPs of its decisions about image `image` of a batch that it acted on.
     pub fn trace_flops(&self, model: &VitConfig, trace: &[LayerTrace], image: usize) -> FlopsCount {
-        let of_entry = |entry: &LayerTrace| self.flops(model, entry.seen[image], entry.left[image]);
-        trace.iter().map(of_entry).sum()
+        let flops = trace.iter().map(|entry| {
+            let (seen, left) = (entry.seen[image], entry.left[image]);
+            own_flops(self, entry.layer, model, seen, left)
+        });
+        flops.sum()
     }
 }
 

@@ -5,10 +5,10 @@ use std::sync::{PoisonError, RwLock};
 use crate::AgentError;
 use crate::entry::{PolicyEntry, PolicySettings};
 use crate::policies::{
-    AllocateSettings, AptSettings, AttentiveSettings, ClsAttentionSettings, DenseSettings,
-    DynamicVitSettings, EvitSettings, FilterSettings, PairsSettings, PitomeSettings,
-    RandomAllocationSettings, RandomSettings, RegressionSettings, TomeScheduleSettings,
-    TomeSettings, TomeThresholdSettings,
+    AllocateSettings, AptPlusSettings, AptSettings, AttentiveSettings, ClsAttentionSettings,
+    DenseSettings, DynamicVitSettings, EarlyExitSettings, EvitSettings, FilterSettings,
+    PairsSettings, PitomeSettings, RandomAllocationSettings, RandomSettings, RegressionSettings,
+    TomeScheduleSettings, TomeSettings, TomeThresholdSettings,
 };
 
 /// The built-in policies, in the order in which they are shown.
@@ -16,6 +16,8 @@ static BUILT_IN: &[PolicyEntry] = &[
     PolicyEntry::of::<DenseSettings>(),
     PolicyEntry::of::<AllocateSettings>(),
     PolicyEntry::of::<PairsSettings>(),
+    PolicyEntry::of::<AptPlusSettings>(),
+    PolicyEntry::of::<EarlyExitSettings>(),
     PolicyEntry::of::<TomeSettings>(),
     PolicyEntry::of::<PitomeSettings>(),
     PolicyEntry::of::<TomeThresholdSettings>(),

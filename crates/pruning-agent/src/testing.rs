@@ -11,5 +11,6 @@ pub(crate) fn observed(batch: &TokenBatch, keys: Tensor<2>) -> Observation<'_> {
         sequences: &batch.sequences,
         cls_attention: Some(vec![0.1; batch.sequences.num_rows()]),
         keys: Some(Keys::new(keys)),
+        heads: None,
     }
 }

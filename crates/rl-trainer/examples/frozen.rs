@@ -19,7 +19,7 @@ use std::time::Instant;
 use apt_data::{DataSource, ImageDataset, Progress};
 use apt_inference::{Choice, Export, PruningVit};
 use apt_pruning_agent::{PolicyConfig, Selection};
-use apt_rl_trainer::prune::{AgentSettings, FrozenModel, learn_sensitivity};
+use apt_rl_trainer::prune::{AgentSettings, FrozenModel, learn_on_frozen};
 use apt_rl_trainer::{EvaluationSettings, ExperimentConfig, calibrate, evaluate_each};
 use apt_vit_model::ExecutionMode;
 use burn::prelude::*;
@@ -107,7 +107,7 @@ fn main() -> Result<(), Failure> {
         }
         let (name, targets) = said.split_once('@').unwrap_or((said, targets_said));
         let (config, targets) = (parsed(name)?, shares(targets)?);
-        if config.name() != "pairs" {
+        if !["pairs", "apt-plus", "early-exit", "attentive"].contains(&config.name()) {
             let found = experiment.measured(&config, &targets, None)?;
             let shown = format!("{said}, {:.0?}", begun.elapsed());
             experiment.compare(&found, &shown, &baselines)?;
@@ -201,7 +201,7 @@ impl Experiment {
                     targets,
                     device: &self.device,
                 };
-                learn_sensitivity(&frozen, config, &settings, |_| true)?
+                learn_on_frozen(&frozen, config, &settings, |_| true)?
             }
             None => config.init(self.model.config(), &self.device)?,
         };

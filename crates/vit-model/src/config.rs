@@ -133,7 +133,7 @@ impl VitConfig {
     }
 
     /// Classification heads.
-    pub(crate) fn num_heads_on_top(&self) -> usize {
+    pub fn num_heads_on_top(&self) -> usize {
         if self.num_classes == 0 {
             return 0;
         }

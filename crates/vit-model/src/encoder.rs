@@ -5,8 +5,8 @@ use burn::prelude::*;
 use crate::attention::cls_attention;
 use crate::kernels::mean_keys;
 use crate::precision::widen;
-use crate::token_batch::own_rows;
-use crate::{Block, Kept, Keys, Observation, Placement, TokenBatch, TokenReducer};
+use crate::token_batch::{Answered, own_rows};
+use crate::{Block, Heads, Kept, Keys, Observation, Placement, TokenBatch, TokenReducer, Vit};
 
 /// What happens to a token that a reducer removes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -62,34 +62,38 @@ pub struct Encoded {
     pub trace: Vec<LayerTrace>,
 }
 
-/// Runs `layers` of `blocks` over the batch and offers it to the reducer in each of them.
+/// Runs `layers` of the model's blocks over the batch and offers it to the reducer in each of them.
 pub(crate) fn run_blocks(
-    blocks: &[Block],
+    vit: &Vit,
     mut batch: TokenBatch,
     layers: Range<usize>,
     settings: RunSettings<'_>,
 ) -> Encoded {
     let mut trace = Vec::new();
     for layer in layers {
-        let block = &blocks[layer];
+        let block = &vit.blocks[layer];
         let reducer = match settings.mode {
             ExecutionMode::Dense => None,
             ExecutionMode::Mask | ExecutionMode::Drop => settings.reducer,
         };
         let acting = reducer.and_then(|reducer| Some((reducer, reducer.placement(layer)?)));
 
+        if batch.sequences.batch() == 0 {
+            trace.extend(acting.map(|(_, placement)| nothing_left(&batch, layer, placement)));
+            continue;
+        }
         let (tokens, qkv) = block.attend(batch.tokens, &batch.sequences, batch.key_mask.as_ref());
         batch.tokens = tokens;
         // Attention is seen as it was in this block, before any of its tokens are removed.
         let seen = acting.map(|(reducer, _)| See::new(reducer, layer, block, &batch, qkv));
         if let (Some((reducer, Placement::AfterAttention)), Some(seen)) = (acting, &seen) {
-            let (reduced, entry) = reduce(batch, reducer, seen, settings.mode);
+            let (reduced, entry) = reduce(vit, batch, reducer, seen, settings.mode);
             batch = reduced;
             trace.push(entry);
         }
         batch.tokens = block.feed_forward(batch.tokens);
         if let (Some((reducer, Placement::AfterBlock)), Some(seen)) = (acting, &seen) {
-            let (reduced, entry) = reduce(batch, reducer, seen, settings.mode);
+            let (reduced, entry) = reduce(vit, batch, reducer, seen, settings.mode);
             batch = reduced;
             trace.push(entry);
         }
@@ -130,7 +134,20 @@ impl See {
     }
 }
 
+/// Every image is answered: a reducer sees nothing more.
+fn nothing_left(batch: &TokenBatch, layer: usize, placement: Placement) -> LayerTrace {
+    LayerTrace {
+        layer,
+        placement,
+        seen: batch.sequences.counts(),
+        left: batch.sequences.counts(),
+        kept: Kept::from(batch.sequences.kept()),
+        logits: None,
+    }
+}
+
 fn reduce(
+    vit: &Vit,
     batch: TokenBatch,
     reducer: &dyn TokenReducer,
     seen: &See,
@@ -143,10 +160,13 @@ fn reduce(
         sequences: &batch.sequences,
         cls_attention: seen.cls_attention.clone(),
         keys: seen.keys.clone(),
+        heads: Some(Heads::of(vit)),
     });
     let acts = mode != ExecutionMode::Dense;
     let merge = reduction.merge.as_ref().filter(|_| acts);
     let merged = merge.map(|merge| batch.sequences.merged_positions(merge));
+    let exit = reduction.exit.filter(|_| acts);
+    let answered = exit.map(|exit| Answered::new(exit, &batch, Heads::of(vit).tokens()));
     let batch = match reduction.shift.filter(|_| acts) {
         Some(shift) => batch.shift(shift),
         None => batch,
@@ -161,6 +181,10 @@ fn reduce(
         (ExecutionMode::Mask, None) => batch.hide(&reduction.keep),
         (ExecutionMode::Drop, Some(merge)) => batch.merge_and_drop(merge, &reduction.keep),
         (ExecutionMode::Drop, None) => batch.drop_rows(&reduction.keep),
+    };
+    let batch = match answered {
+        Some(answered) => batch.answer(answered, mode == ExecutionMode::Drop),
+        None => batch,
     };
     let kept = Kept::from(batch.sequences.kept());
     let entry = LayerTrace {

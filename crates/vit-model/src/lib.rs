@@ -20,6 +20,7 @@ pub mod fused {
     pub use crate::kernels::{compiles_for_shapes, computes_here, layer_norm, linear, linear_gelu};
 }
 
+mod heads;
 mod kept;
 mod keys;
 mod merge;
@@ -42,13 +43,14 @@ pub use config::{Activation, Distillation, ImageSize, VitConfig, VitPreset};
 pub use encoder::{Encoded, ExecutionMode, LayerTrace, RunSettings};
 pub use error::VitError;
 pub use flops::{FlopsCount, block_flops, patch_embedding_flops, vit_flops};
+pub use heads::Heads;
 pub use kept::Kept;
 pub use keys::Keys;
 pub use merge::Merge;
 pub use patch_embedding::PatchEmbedding;
 pub use precision::Precision;
 pub use printable::{printable, printable_text};
-pub use reducer::{Needs, Observation, Placement, Reduction, TokenReducer};
+pub use reducer::{Exit, Needs, Observation, Placement, Reduction, TokenReducer};
 pub use sequences::Sequences;
 pub use stem::{StandardizedConv, Stem, StemConfig, Unit};
 pub use token_batch::TokenBatch;

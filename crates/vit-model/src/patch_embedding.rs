@@ -135,10 +135,7 @@ impl PatchEmbedding {
         let rest = positions.narrow(1, first, count - first);
         let table = Tensor::cat(vec![prefix, rest], 1).reshape([count, hidden]);
         let tokens = kernels::assemble(cast(patches, dtype), cast(table, dtype), first);
-        TokenBatch {
-            tokens: self.dropout.forward(tokens),
-            sequences: Sequences::full(batch, count).with_prefix(first),
-            key_mask: None,
-        }
+        let sequences = Sequences::full(batch, count).with_prefix(first);
+        TokenBatch::packed(self.dropout.forward(tokens), sequences)
     }
 }

@@ -1,6 +1,6 @@
 use burn::prelude::*;
 
-use crate::{Keys, Merge, Sequences, UniformReducer};
+use crate::{Heads, Keys, Merge, Sequences, UniformReducer};
 
 /// Where in a block a reducer acts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +33,8 @@ pub struct Observation<'a> {
     pub cls_attention: Option<Vec<f32>>,
     /// The attention's keys; if asked for.
     pub keys: Option<Keys>,
+    /// The model's heads, for whoever asks what would be answered now; none where decisions are looked at again later.
+    pub heads: Option<Heads<'a>>,
 }
 
 /// What shall happen to the tokens.
@@ -51,6 +53,18 @@ pub struct Reduction {
     pub shift: Option<Tensor<2>>,
     /// What the decision was made from, `[rows, 2]` (keep, remove), where the reducer has such.
     pub logits: Option<Tensor<2>>,
+    /// Which images are answered now, whatever else happens to their tokens.
+    pub exit: Option<Exit>,
+}
+
+/// Images whose way ends here: no later block computes anything of them, and the heads see their first tokens as these are.
+#[derive(Clone, Debug)]
+pub struct Exit {
+    /// Their slots, each once.
+    pub slots: Vec<usize>,
+    /// What is added to the tokens that the heads see: to CLS, and where there is a head on the distillation token, to that one,
+    /// `[slots, hidden]` each; nothing where there are none. Gradients flow through the sums.
+    pub shifts: Vec<Tensor<2>>,
 }
 
 impl Reduction {
@@ -62,6 +76,7 @@ impl Reduction {
             mask: None,
             shift: None,
             logits: None,
+            exit: None,
         }
     }
 

@@ -27,6 +27,8 @@ pub struct Sequences {
     prefix: usize,
     /// Where the batch is part of another: which image of that one each of its images is.
     numbers: Option<Arc<[usize]>>,
+    /// Per image: is it answered already? It has no rows then, or in mask mode rows that nobody needs.
+    answered: Vec<bool>,
 }
 
 impl Sequences {
@@ -41,12 +43,13 @@ impl Sequences {
             tokens_per_image: tokens,
             prefix: 1,
             numbers: None,
+            answered: vec![false; batch],
         }
     }
 
     /// The same images, as those of a larger batch from its image `first_image` on.
     pub(crate) fn with_first_image(self, first_image: usize) -> Self {
-        let numbers = (first_image..first_image + self.batch()).collect();
+        let numbers = (first_image..first_image + self.num_images()).collect();
         Self {
             numbers: Some(numbers),
             ..self
@@ -64,9 +67,14 @@ impl Sequences {
         self.prefix
     }
 
-    /// Images in the batch.
+    /// Images in the batch that have rows, one for each slot.
     pub fn batch(&self) -> usize {
         self.images.len()
+    }
+
+    /// Images in the batch, those that are answered included.
+    pub fn num_images(&self) -> usize {
+        self.answered.len()
     }
 
     /// Rows of the packed matrix.
@@ -85,6 +93,12 @@ impl Sequences {
         self.numbers
             .as_ref()
             .map_or(image, |numbers| numbers[image])
+    }
+
+    /// The place in this batch of the image in `slot`, where that is not answered yet.
+    pub(crate) fn open_image(&self, slot: usize) -> Option<usize> {
+        let image = self.images[slot];
+        (!self.answered[image]).then_some(image)
     }
 
     /// The token positions in `slot`, in the order of its rows; CLS (0) first.
@@ -162,10 +176,16 @@ impl Sequences {
         groups
     }
 
-    /// Tokens that each image still has (CLS counted), by image.
+    /// The slots whose images are not answered yet.
+    pub(crate) fn open_slots(&self) -> impl Iterator<Item = (usize, usize)> {
+        let slots = self.images.iter().copied().enumerate();
+        slots.filter(|&(_, image)| !self.answered[image])
+    }
+
+    /// Tokens that each image still has (CLS counted), by image; none where it is answered.
     pub fn counts(&self) -> Vec<usize> {
-        let mut counts = vec![0; self.batch()];
-        for (slot, &image) in self.images.iter().enumerate() {
+        let mut counts = vec![0; self.num_images()];
+        for (slot, image) in self.open_slots() {
             let rows = &self.visible[self.rows(slot)];
             counts[image] = rows.iter().filter(|visible| **visible).count();
         }
@@ -174,8 +194,8 @@ impl Sequences {
 
     /// Per image, per token position: is the token still there?
     pub fn kept(&self) -> Vec<Vec<bool>> {
-        let mut kept = vec![vec![false; self.tokens_per_image]; self.batch()];
-        for (slot, &image) in self.images.iter().enumerate() {
+        let mut kept = vec![vec![false; self.tokens_per_image]; self.num_images()];
+        for (slot, image) in self.open_slots() {
             for row in self.rows(slot) {
                 kept[image][self.positions[row]] = self.visible[row];
             }
@@ -185,8 +205,8 @@ impl Sequences {
 
     /// Per image: the token positions that `merge` sends into others, and those others.
     pub(crate) fn merged_positions(&self, merge: &Merge) -> Vec<Vec<(usize, usize)>> {
-        let mut merged = vec![Vec::new(); self.batch()];
-        for (slot, &image) in self.images.iter().enumerate() {
+        let mut merged = vec![Vec::new(); self.num_images()];
+        for (slot, image) in self.open_slots() {
             let going = self.rows(slot).filter(|&row| merge.into[row] != row);
             let pairs = going.map(|row| (self.positions[row], self.positions[merge.into[row]]));
             merged[image] = pairs.collect();
@@ -194,13 +214,24 @@ impl Sequences {
         merged
     }
 
-    /// The rows of the images' CLS tokens, by image.
-    pub fn cls_rows(&self) -> Vec<usize> {
-        let mut rows = vec![0; self.batch()];
-        for (&image, &start) in self.images.iter().zip(&self.starts) {
-            rows[image] = start;
+    /// These images of the batch are answered; their rows are still there.
+    pub(crate) fn answer(mut self, images: &[usize]) -> Self {
+        for &image in images {
+            self.answered[image] = true;
         }
-        rows
+        self
+    }
+
+    /// Without the rows of images that are answered, and for each row that is left the row it was.
+    pub(crate) fn without_answered(&self) -> (Self, Vec<usize>) {
+        let mut rows = Vec::with_capacity(self.num_rows());
+        let (mut images, mut starts) = (Vec::new(), vec![0]);
+        for (slot, image) in self.open_slots() {
+            rows.extend(self.rows(slot));
+            starts.push(rows.len());
+            images.push(image);
+        }
+        (self.of_rows(&rows, images, starts), rows)
     }
 
     /// Per row: the row of its image's CLS token.
@@ -274,6 +305,7 @@ impl Sequences {
         }
         let sequences = Self {
             numbers: Some(slots.iter().map(|&slot| self.image(slot)).collect()),
+            answered: vec![false; slots.len()],
             ..self.of_rows(&rows, (0..slots.len()).collect(), starts)
         };
         (sequences, rows)
@@ -291,6 +323,7 @@ impl Sequences {
             tokens_per_image: self.tokens_per_image,
             prefix: self.prefix,
             numbers: self.numbers.clone(),
+            answered: self.answered.clone(),
         }
     }
 }

@@ -3,11 +3,11 @@ use std::sync::Arc;
 use burn::prelude::*;
 use burn::tensor::IndexingUpdateOp;
 
-use crate::Merge;
 use crate::host::{upload, upload_places};
 use crate::kernels::{self, RowSums, filled_rows};
 use crate::precision::cast;
 use crate::sequences::Sequences;
+use crate::{Exit, Merge};
 
 /// The tokens of a batch of images between two blocks: one packed matrix, and whose rows they are.
 #[derive(Clone, Debug)]
@@ -21,6 +21,53 @@ pub struct TokenBatch {
     /// are brought to a sum of 1. From 0 (nobody attends to it) to 1; CLS has 1. None is 1 for all. A
     /// gradient may flow through it.
     pub key_mask: Option<Tensor<1>>,
+    /// What is known of images that were answered on the way.
+    pub(crate) answered: Vec<Answered>,
+}
+
+/// Images that were answered in one block.
+#[derive(Clone, Debug)]
+pub(crate) struct Answered {
+    /// Their places in the batch.
+    images: Vec<usize>,
+    /// What the heads see of them, `[images, hidden]` each.
+    tokens: Vec<Tensor<2>>,
+}
+
+impl Answered {
+    /// What an exit says of images of `batch` that are not answered already, whose heads see `count` tokens.
+    pub fn new(exit: Exit, batch: &TokenBatch, count: usize) -> Self {
+        let sequences = &batch.sequences;
+        // In mask mode others may be seen again.
+        let slots = exit.slots.iter().enumerate();
+        let open: Vec<(usize, usize, usize)> = slots
+            .filter_map(|(row, &slot)| Some((row, slot, sequences.open_image(slot)?)))
+            .collect();
+        let images = open.iter().map(|&(_, _, image)| image).collect();
+        if open.is_empty() {
+            let tokens = Vec::new();
+            return Self { images, tokens };
+        }
+        let tokens = (0..count).map(|place| {
+            let rows = open.iter();
+            let rows: Vec<usize> = rows
+                .map(|&(_, slot, _)| sequences.starts()[slot] + place)
+                .collect();
+            let tokens = select_rows(batch.tokens.clone(), &rows);
+            match exit.shifts.get(place) {
+                Some(shift) => {
+                    let rows: Vec<usize> = open.iter().map(|&(row, _, _)| row).collect();
+                    let shift = select_rows(shift.clone(), &rows);
+                    tokens.clone() + cast(shift, tokens.dtype())
+                }
+                None => tokens,
+            }
+        });
+        Self {
+            tokens: tokens.collect(),
+            images,
+        }
+    }
 }
 
 impl TokenBatch {
@@ -30,6 +77,7 @@ impl TokenBatch {
             tokens,
             sequences,
             key_mask: None,
+            answered: Vec::new(),
         }
     }
 
@@ -40,6 +88,7 @@ impl TokenBatch {
             tokens: tokens.reshape([batch * count, hidden]),
             sequences: Sequences::full(batch, count),
             key_mask: None,
+            answered: Vec::new(),
         }
     }
 
@@ -107,6 +156,7 @@ impl TokenBatch {
             tokens: sum_rows(self.tokens, RowSums::merged(filled, merge, &rows)),
             sequences,
             key_mask: self.key_mask.map(|mask| select_rows(mask, &rows)),
+            answered: self.answered,
         }
     }
 
@@ -134,19 +184,61 @@ impl TokenBatch {
             tokens: sum_rows(self.tokens, RowSums::selected(filled, &rows)),
             sequences,
             key_mask: self.key_mask.map(|mask| select_rows(mask, &rows)),
+            answered: self.answered,
         }
     }
 
     /// The CLS tokens, `[batch, hidden]`, in the order of the images.
     pub fn cls(&self) -> Tensor<2> {
-        select_rows(self.tokens.clone(), &self.sequences.cls_rows())
+        self.first_tokens(1).remove(0)
     }
 
-    /// The tokens right after CLS, `[batch, hidden]`, in the order of the images.
-    pub(crate) fn after_cls(&self) -> Tensor<2> {
-        let mut rows = self.sequences.cls_rows();
-        rows.iter_mut().for_each(|row| *row += 1);
-        select_rows(self.tokens.clone(), &rows)
+    /// These images are answered; `drops`: their rows leave the matrix.
+    pub(crate) fn answer(mut self, answered: Answered, drops: bool) -> Self {
+        if answered.images.is_empty() {
+            return self;
+        }
+        self.sequences = self.sequences.answer(&answered.images);
+        self.answered.push(answered);
+        if !drops {
+            return self;
+        }
+        let (sequences, rows) = self.sequences.without_answered();
+        // Of no rows nothing is computed: the matrix may stay what it is.
+        if !rows.is_empty() {
+            let [filled, _] = self.tokens.dims();
+            self.tokens = sum_rows(self.tokens, RowSums::selected(filled, &rows));
+            self.key_mask = self.key_mask.map(|mask| select_rows(mask, &rows));
+        }
+        Self { sequences, ..self }
+    }
+
+    /// The first `count` tokens of each image, `[batch, hidden]` each, in the order of the images; of images that were answered
+    /// on the way, what they were answered by.
+    pub(crate) fn first_tokens(&self, count: usize) -> Vec<Tensor<2>> {
+        let starts = self.sequences.starts();
+        let open: Vec<(usize, usize)> = self.sequences.open_slots().collect();
+        let rows: Vec<usize> = open.iter().map(|&(slot, _)| starts[slot]).collect();
+        // Where each image stands among the open ones and then the answered ones.
+        let answered = self.answered.iter().flat_map(|answered| &answered.images);
+        let mut places = vec![0; self.sequences.num_images()];
+        let images = open.iter().map(|(_, image)| image).chain(answered);
+        images
+            .enumerate()
+            .for_each(|(place, &image)| places[image] = place);
+        let of = |place: usize| {
+            if self.answered.is_empty() {
+                let rows: Vec<usize> = places.iter().map(|&open| rows[open] + place).collect();
+                return select_rows(self.tokens.clone(), &rows);
+            }
+            let rows: Vec<usize> = rows.iter().map(|row| row + place).collect();
+            let open = (!rows.is_empty()).then(|| select_rows(self.tokens.clone(), &rows));
+            let answered = self.answered.iter();
+            let answered = answered.map(|answered| answered.tokens[place].clone());
+            let parts: Vec<Tensor<2>> = open.into_iter().chain(answered).collect();
+            select_rows(Tensor::cat(parts, 0), &places)
+        };
+        (0..count).map(of).collect()
     }
 }
 

@@ -9,7 +9,7 @@ use crate::kernels::Sizes;
 use crate::kernels::decisions;
 use crate::precision::widen;
 use crate::{
-    Block, ExecutionMode, Kept, LayerTrace, Placement, RunSettings, UniformObservation,
+    Block, ExecutionMode, Heads, Kept, LayerTrace, Placement, RunSettings, UniformObservation,
     UniformReduction, Vit, VitOutput,
 };
 
@@ -81,8 +81,9 @@ pub(crate) fn forward(
         reduce(&mut tokens, Placement::AfterBlock);
     }
     let rows = tokens.rows.sum();
-    let first = |place| tokens.at(&rows, place);
-    Some(vit.output_of(first(0), || first(1), trace))
+    let places = 0..Heads::of(vit).tokens();
+    let first: Vec<Tensor<2>> = places.map(|place| tokens.at(&rows, place)).collect();
+    Some(vit.output_of(&first, trace))
 }
 
 impl Tokens {

@@ -5,10 +5,9 @@ use burn::nn::{Initializer, LayerNorm, LayerNormConfig, Linear, LinearConfig};
 use burn::prelude::*;
 
 use crate::encoder::run_blocks;
-use crate::precision::widen;
 use crate::{
-    Block, BlockConfig, Encoded, LayerTrace, PatchEmbedding, Precision, RunSettings, TokenBatch,
-    VitConfig, VitError,
+    Block, BlockConfig, Encoded, Heads, LayerTrace, PatchEmbedding, Precision, RunSettings,
+    TokenBatch, VitConfig, VitError,
 };
 
 /// A pre-norm Vision Transformer (Dosovitskiy et al., "An Image is Worth 16x16 Words", 2021),
@@ -112,38 +111,24 @@ impl Vit {
         layers: Range<usize>,
         settings: RunSettings<'_>,
     ) -> Encoded {
-        run_blocks(&self.blocks, batch, layers, settings)
+        run_blocks(self, batch, layers, settings)
     }
 
     /// The class logits, `[batch, classes]`, after the last block; without a head the features, `[batch, hidden]`.
     pub fn classify(&self, batch: &TokenBatch) -> Tensor<2> {
-        self.output_of(batch.cls(), || batch.after_cls(), Vec::new())
-            .logits
+        let heads = Heads::of(self);
+        heads.answer(&batch.first_tokens(heads.tokens())).0
     }
 
     /// What the model answers, given what its last block left.
     pub fn answer(&self, encoded: Encoded) -> VitOutput {
-        let batch = &encoded.batch;
-        self.output_of(batch.cls(), || batch.after_cls(), encoded.trace)
+        let tokens = encoded.batch.first_tokens(Heads::of(self).tokens());
+        self.output_of(&tokens, encoded.trace)
     }
 
-    /// The output, given the CLS tokens after the last block, `[batch, hidden]`, and where there are two heads the tokens
-    /// after them.
-    pub(crate) fn output_of(
-        &self,
-        cls: Tensor<2>,
-        after_cls: impl Fn() -> Tensor<2>,
-        trace: Vec<LayerTrace>,
-    ) -> VitOutput {
-        let features = self.norm.forward(widen(cls));
-        let logits = match (&self.head, &self.distillation_head) {
-            (None, _) => features.clone(),
-            (Some(head), None) => head.forward(features.clone()),
-            (Some(head), Some(distilled)) => {
-                let after_cls = self.norm.forward(widen(after_cls()));
-                (head.forward(features.clone()) + distilled.forward(after_cls)) / 2.0
-            }
-        };
+    /// The output, given the tokens that the heads see, `[batch, hidden]` each.
+    pub(crate) fn output_of(&self, tokens: &[Tensor<2>], trace: Vec<LayerTrace>) -> VitOutput {
+        let (logits, features) = Heads::of(self).answer(tokens);
         VitOutput {
             logits,
             features,

@@ -88,7 +88,7 @@ fn load(checkpoint: &mut Checkpoint, config: &VitConfig, has_head: bool) -> Resu
 fn features(vit: &Vit, images: &TensorData) -> Tensor<2> {
     let batch = vit.embed(Tensor::from_data(images.clone(), &Device::default()));
     let encoded = vit.run_blocks(batch, 0..vit.blocks.len(), RunSettings::DENSE);
-    vit.norm.forward(encoded.batch.cls())
+    vit.answer(encoded).features
 }
 
 fn check(name: &str, weights: &str, outputs: &str) {

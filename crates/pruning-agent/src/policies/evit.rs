@@ -198,6 +198,7 @@ mod tests {
             sequences: &sequences,
             cls_attention: Some(scores.to_vec()),
             keys: None,
+            heads: None,
         });
         let batch = TokenBatch::full(tokens);
         let batch = batch

@@ -2,10 +2,12 @@
 
 mod allocate;
 mod apt;
+mod apt_plus;
 mod attentive;
 mod cls_attention;
 mod dense;
 mod dynamic_vit;
+mod early_exit;
 mod evit;
 mod filter;
 mod pairs;
@@ -19,10 +21,12 @@ mod tome_threshold;
 
 pub use allocate::AllocateSettings;
 pub use apt::{Apt, AptSettings};
+pub use apt_plus::AptPlusSettings;
 pub use attentive::{Attentive, AttentiveSettings};
 pub use cls_attention::{ClsAttention, ClsAttentionSettings};
 pub use dense::{Dense, DenseSettings};
 pub use dynamic_vit::{DynamicVit, DynamicVitSettings};
+pub use early_exit::EarlyExitSettings;
 pub use evit::{Evit, EvitSettings};
 pub use filter::{Filter, FilterSettings};
 pub use pairs::{Pairs, PairsSettings};

@@ -322,6 +322,7 @@ mod tests {
             sequences: &sequences,
             cls_attention: None,
             keys: Some(keys()),
+            heads: None,
         });
         assert!(reduction.keep[0]);
         let into = reduction.merge.unwrap().into;

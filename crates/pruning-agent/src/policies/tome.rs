@@ -185,6 +185,7 @@ mod tests {
                 sequences: &batch.sequences,
                 cls_attention: None,
                 keys: Some(Keys::new(keys)),
+                heads: None,
             })
         };
         let batch = TokenBatch::full(tokens);

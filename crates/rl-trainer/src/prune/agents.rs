@@ -217,7 +217,7 @@ fn corrupted_anew(
 }
 
 /// How much is removed in a batch: a budget near those that are asked for, kept by the batch's mean.
-fn practised(
+pub(super) fn practised(
     policy: &AnyPolicy,
     config: &VitConfig,
     targets: &[f64],

@@ -2,8 +2,8 @@
 
 use apt_inference::{Answers, Budget};
 use apt_pruning_agent::{
-    AgentError, AllocateSettings, AnyPolicy, FilterSettings, PairsSettings, PolicyConfig,
-    PolicySettings, RandomAllocationSettings, RegressionSettings,
+    AgentError, AllocateSettings, AnyPolicy, AptPlusSettings, EarlyExitSettings, FilterSettings,
+    PairsSettings, PolicyConfig, PolicySettings, RandomAllocationSettings, RegressionSettings,
 };
 use serde_json::Map;
 
@@ -36,7 +36,7 @@ pub(crate) fn is_taught(name: &str) -> bool {
 /// Where there is no such policy.
 pub(crate) fn config_for(name: &str, hidden_size: usize) -> Result<PolicyConfig, AgentError> {
     let mut settings = Map::new();
-    if name == PairsSettings::NAME {
+    if [PairsSettings::NAME, AptPlusSettings::NAME].contains(&name) {
         // With some hundreds of images, agents four times as wide were no better, and their FLOPs count.
         let width = (hidden_size / 24).max(4);
         settings.insert("width".into(), width.into());
@@ -47,6 +47,16 @@ pub(crate) fn config_for(name: &str, hidden_size: usize) -> Result<PolicyConfig,
 /// Do its agents learn on the frozen model how far the answer moves?
 pub(crate) fn learns(policy: &PolicyConfig) -> bool {
     policy.entry().algorithms.contains(&"first-order")
+}
+
+/// Can it answer images early?
+pub(crate) fn exits(policy: &PolicyConfig) -> bool {
+    [AptPlusSettings::NAME, EarlyExitSettings::NAME].contains(&policy.name())
+}
+
+/// Does it learn on a frozen model, other than by gates?
+pub(crate) fn learns_on_frozen(policy: &PolicyConfig) -> bool {
+    learns(policy) || restores(policy) || exits(policy)
 }
 
 /// Do its agents learn which patches do not belong to an image?

@@ -13,12 +13,11 @@ use rand::rngs::ChaCha8Rng;
 use rand::seq::SliceRandom;
 
 use super::agents::{AgentSettings, FrozenModel};
-use super::candidate::{Candidate, best, config_for, is_taught, learns, restores};
+use super::candidate::{Candidate, best, config_for, is_taught, learns_on_frozen};
+use super::frozen::learn_on_frozen;
 use super::job::{CHECKPOINT, Job, is_held_out};
 use super::report::{PruneReport, PruneRow, row};
 use super::request::{AUTO, CANDIDATES, PruneOptions, PruneProgress, check};
-use super::restoring::learn_restoring;
-use super::sensitivity::learn_sensitivity;
 use crate::TrainerError;
 use crate::evaluate::{Evaluation, calibrate, evaluate_each};
 
@@ -91,7 +90,7 @@ pub fn prune(
     let choosing = options.policy == AUTO;
     for name in others {
         let config = config_for(name, model.config().hidden_size)?;
-        let policy = if learns(&config) || restores(&config) {
+        let policy = if learns_on_frozen(&config) {
             let from: Vec<usize> = (0..images.len())
                 .filter(|image| !is_held_out(*image))
                 .collect();
@@ -178,11 +177,7 @@ impl Job<'_> {
             targets: &self.options.targets,
             device: self.device,
         };
-        let policy = if restores(config) {
-            learn_restoring(&frozen, config, &settings, go_on)?
-        } else {
-            learn_sensitivity(&frozen, config, &settings, go_on)?
-        };
+        let policy = learn_on_frozen(&frozen, config, &settings, go_on)?;
         // In the first pass every image is new.
         let seen = (passes.min(1.0) * images.len() as f64).round() as usize;
         Ok((!self.options.stop.is_requested()).then_some((policy, seen)))

@@ -7,7 +7,7 @@ use std::time::Duration;
 use apt_data::{ImageDataset, PatchCorruption};
 use apt_pruning_agent::PolicyConfig;
 
-use super::candidate::{learns, restores};
+use super::candidate::{learns_on_frozen, restores};
 use crate::{StopRequest, TrainerError};
 
 /// The name that lets the held-out images choose the policy.
@@ -69,7 +69,7 @@ pub(crate) fn check(
             );
             return Err(TrainerError::Pruning(reason));
         }
-        let known = learns(&policy) || restores(&policy);
+        let known = learns_on_frozen(&policy);
         if !policy.entry().algorithms.is_empty() && !known {
             let reason = format!(
                 "the policy {} learns together with its model (aptvit train); for a frozen model choose {AUTO} or one of {}",

@@ -11,10 +11,11 @@ use apt_inference::Answers;
 use apt_pruning_agent::{Agents, AnyPolicy, PolicyConfig};
 use apt_vit_model::host::upload;
 use burn::prelude::*;
-use burn::tensor::activation::{log_sigmoid, log_softmax, softmax};
+use burn::tensor::activation::log_sigmoid;
 use rand::rngs::ChaCha8Rng;
 
 use super::agents::{AgentSettings, FrozenModel, Practice, Task, learn_task};
+use super::distance::distance;
 use crate::TrainerError;
 use crate::algorithm::first_order::Rewards;
 use crate::algorithm::rows_of;
@@ -62,24 +63,6 @@ impl Task for Restoring {
         let of_block =
             |(index, rewards): (usize, &Rewards)| cross_entropy_of_signs(agents, index, rewards);
         rewards.iter().enumerate().map(of_block).collect()
-    }
-}
-
-/// How far the answers found, `[batch, width]`, are from those that are wanted; mean over the images, `[1]`.
-fn distance(wanted: Tensor<2>, found: Tensor<2>, answers: Answers) -> Tensor<1> {
-    let [images, _] = found.dims();
-    match answers {
-        // KL, less the entropy of what is wanted, which does not change.
-        Answers::Logits => {
-            (softmax(wanted, 1) * log_softmax(found, 1)).sum() * (-1.0 / images as f32)
-        }
-        Answers::Features => {
-            let unit = |features: Tensor<2>| {
-                let length = features.clone().square().sum_dim(1).sqrt();
-                features / length.clamp_min(f32::MIN_POSITIVE)
-            };
-            (unit(wanted) * unit(found)).sum() * (-1.0 / images as f32)
-        }
     }
 }
 

@@ -116,19 +116,16 @@ fn free_graph_of<const D: usize>(leaf: Tensor<D>) {
     }
 }
 
-fn without_graph(batch: TokenBatch) -> TokenBatch {
-    TokenBatch {
-        tokens: batch.tokens.without_autodiff(),
-        key_mask: batch.key_mask.map(Tensor::without_autodiff),
-        ..batch
-    }
+fn without_graph(mut batch: TokenBatch) -> TokenBatch {
+    batch.tokens = batch.tokens.without_autodiff();
+    batch.key_mask = batch.key_mask.map(Tensor::without_autodiff);
+    batch
 }
 
 fn with_graph(batch: &TokenBatch) -> TokenBatch {
-    TokenBatch {
-        tokens: batch.tokens.clone().autodiff().require_grad(),
-        ..batch.clone()
-    }
+    let mut batch = batch.clone();
+    batch.tokens = batch.tokens.autodiff().require_grad();
+    batch
 }
 
 /// Does anything up to this block learn?

@@ -1,0 +1,385 @@
+//! Policies that answer an image before the last block where that hardly changes the answer: alone, or beside another one
+//! that removes tokens until then.
+
+use apt_vit_model::host::{read, upload_places};
+use apt_vit_model::{
+    Exit, FlopsCount, Heads, Needs, Observation, Placement, Reduction, TokenReducer,
+    UniformReducer, VitConfig, vit_flops,
+};
+use burn::module::Module;
+use burn::prelude::*;
+
+use crate::budget::counted_flops;
+use crate::networks::{ExitAgent, ExitAgentConfig, certainty};
+use crate::policies::Pairs;
+use crate::{AgentError, Agents, Budgeting, Policy, Selection, check_blocks};
+
+/// What a pair that merges moves the answer by, in nats, where its agent's score is 0 (see
+/// [`Pairs`]): half the square of what effects are divided by before their logarithm is taken.
+const NATS_OF_PAIR: f64 = 0.5 * 0.005 * 0.005;
+
+/// The exits of a model: one agent for each block in which images may be answered.
+#[derive(Module, Debug)]
+pub struct Exits {
+    /// One for each of the blocks.
+    pub agents: Vec<ExitAgent>,
+    #[module(skip)]
+    blocks: Vec<usize>,
+}
+
+impl Exits {
+    /// Fresh ones in `blocks` (0-based); where these are not said, in the second half of the model but for its last block.
+    ///
+    /// # Errors
+    ///
+    /// Where the model has no such blocks.
+    pub fn init(
+        blocks: Option<&Vec<usize>>,
+        model: &VitConfig,
+        device: &Device,
+    ) -> Result<Self, AgentError> {
+        let layers = model.num_layers;
+        let usual = || (layers / 2..layers.saturating_sub(1).max(1)).collect();
+        let blocks: Vec<usize> = blocks.cloned().unwrap_or_else(usual);
+        check_blocks(&blocks, layers)?;
+        let agent = ExitAgentConfig::new(model.hidden_size);
+        Ok(Self {
+            agents: blocks.iter().map(|_| agent.init(device)).collect(),
+            blocks,
+        })
+    }
+
+    /// The blocks (0-based) between whose attention and MLP images may be answered.
+    pub fn blocks(&self) -> &[usize] {
+        &self.blocks
+    }
+
+    fn index_of(&self, layer: usize) -> Option<usize> {
+        self.blocks.iter().position(|&block| block == layer)
+    }
+}
+
+/// Exits, beside agents that merge pairs where there are such.
+#[derive(Module, Debug)]
+pub struct Exiting {
+    /// Who merges tokens.
+    pub pairs: Option<Pairs>,
+    /// Who answers early.
+    pub exits: Exits,
+    #[module(skip)]
+    blocks: Vec<usize>,
+    /// How many times the price of FLOPs an early answer must be worth.
+    #[module(skip)]
+    dearness: f64,
+    #[module(skip)]
+    layers: usize,
+    #[module(skip)]
+    tokens: usize,
+}
+
+impl Exiting {
+    /// # Errors
+    ///
+    /// Where `dearness` is no positive number.
+    pub(crate) fn new(
+        pairs: Option<Pairs>,
+        exits: Exits,
+        dearness: f64,
+        model: &VitConfig,
+    ) -> Result<Self, AgentError> {
+        if !(dearness > 0.0 && dearness.is_finite()) {
+            return Err(AgentError::Setting {
+                key: "dearness",
+                found: dearness.to_string(),
+                expected: "must be a number above 0".into(),
+            });
+        }
+        let merging = pairs.iter().flat_map(|pairs| pairs.blocks().iter());
+        let mut blocks: Vec<usize> = merging.chain(exits.blocks()).copied().collect();
+        blocks.sort_unstable();
+        blocks.dedup();
+        Ok(Self {
+            pairs,
+            exits,
+            blocks,
+            dearness,
+            layers: model.num_layers,
+            tokens: model.num_tokens(),
+        })
+    }
+
+    /// What `kept` says for each of all blocks, of those in which pairs merge.
+    fn of_pairs<T: Clone>(&self, pairs: &Pairs, kept: &[T]) -> Vec<T> {
+        let both = self.blocks.iter().zip(kept);
+        let own = both.filter(|(block, _)| pairs.blocks().contains(block));
+        own.map(|(_, kept)| kept.clone()).collect()
+    }
+
+    /// What pairs remove where `selection` says this of all blocks.
+    fn selection_of_pairs(&self, pairs: &Pairs, selection: &Selection) -> Selection {
+        match selection {
+            Selection::Price { price } => {
+                let each = price / (NATS_OF_PAIR * (self.layers * self.tokens) as f64);
+                let blocks = pairs.blocks().iter();
+                let scores = blocks.map(|&block| 0.5 * (each * self.blocks_after(block)).ln());
+                Selection::LeastScores {
+                    scores: scores.collect(),
+                }
+            }
+            Selection::Kept { kept } => Selection::Kept {
+                kept: self.of_pairs(pairs, kept),
+            },
+            Selection::KeptOfBatch { kept } => Selection::KeptOfBatch {
+                kept: self.of_pairs(pairs, kept),
+            },
+            Selection::KeptOfEach { kept } => Selection::KeptOfEach {
+                kept: self.of_pairs(pairs, kept),
+            },
+            other => other.clone(),
+        }
+    }
+
+    /// All patches until the last block in which all images can be answered within a share of the FLOPs, and none from there
+    /// on.
+    fn depth_for(&self, model: &VitConfig, share: f64) -> Result<Vec<usize>, AgentError> {
+        let patches = model.num_patches();
+        let dense = vit_flops(model, &[], 0) as f64;
+        let ends = |end: usize| -> Vec<usize> {
+            let blocks = 0..self.blocks.len();
+            blocks
+                .map(|index| if index < end { patches } else { 0 })
+                .collect()
+        };
+        let computed = |kept: &[usize]| {
+            let flops: FlopsCount = counted_flops(self, model, kept).iter().sum();
+            flops as f64 / dense
+        };
+        let all = self.blocks.len();
+        let fits = |end: &usize| computed(&ends(*end)) <= share + 1e-9;
+        match (0..=all).rev().find(fits) {
+            // Nothing has to end early, and yet less is asked for than that.
+            Some(end) if end < all || share >= 1.0 => Ok(ends(end)),
+            None if share >= 1.0 => Ok(ends(all)),
+            _ => Err(AgentError::Share {
+                share,
+                least: computed(&ends(0)),
+                most: computed(&ends(all)),
+            }),
+        }
+    }
+
+    /// Blocks that a token does not go through which goes in this one; two thirds of that lie after its attention.
+    fn blocks_after(&self, block: usize) -> f64 {
+        (self.layers - 1 - block) as f64 + 2.0 / 3.0
+    }
+}
+
+impl Policy for Exiting {
+    fn blocks(&self) -> &[usize] {
+        &self.blocks
+    }
+
+    fn placement(&self) -> Placement {
+        Placement::AfterAttention
+    }
+
+    fn reducer<'a>(
+        &'a self,
+        selection: &Selection,
+        seeds: &[u64],
+    ) -> Box<dyn TokenReducer + Sync + 'a> {
+        let pairs = self.pairs.as_ref();
+        let end = || {
+            let first = selection.kept().iter().position(|&kept| kept == 0)?;
+            self.blocks.get(first).copied()
+        };
+        let ends = match selection {
+            Selection::Price { price } => Ends::AtPrice(price / self.dearness),
+            _ if pairs.is_none() => end().map_or(Ends::Never, Ends::In),
+            _ => Ends::Never,
+        };
+        Box::new(ExitingReducer {
+            policy: self,
+            pairs: pairs
+                .map(|pairs| pairs.reducer(&self.selection_of_pairs(pairs, selection), seeds)),
+            ends,
+        })
+    }
+
+    fn flops(&self, model: &VitConfig, seen: usize, left: usize) -> FlopsCount {
+        let pairs = self.pairs.as_ref();
+        pairs.map_or(0, |pairs| pairs.flops(model, seen, left))
+    }
+
+    fn flops_in(&self, layer: usize, model: &VitConfig, seen: usize, left: usize) -> FlopsCount {
+        let pairs = self.pairs.as_ref();
+        let pairs = pairs.filter(|pairs| pairs.blocks().contains(&layer));
+        let pairs = pairs.map_or(0, |pairs| pairs.flops(model, seen, left));
+        let exit = self.exits.index_of(layer);
+        pairs + exit.map_or(0, |_| ExitAgent::flops(model))
+    }
+
+    /// With exits alone every image keeps all of its patches until all are answered in the same block.
+    fn left(&self, model: &VitConfig, seen: usize, kept: usize) -> usize {
+        match &self.pairs {
+            None if kept == 0 => 0,
+            _ => (kept + model.num_prefix_tokens()).min(seen),
+        }
+    }
+
+    fn kept_for(&self, model: &VitConfig, share: f64) -> Result<Vec<usize>, AgentError> {
+        let Some(pairs) = &self.pairs else {
+            return self.depth_for(model, share);
+        };
+        let own = pairs.kept_for(model, share)?;
+        let mut left = model.num_patches();
+        let mut own = pairs.blocks().iter().zip(own).peekable();
+        let all = self.blocks.iter().map(|block| {
+            if let Some((_, kept)) = own.next_if(|(merging, _)| *merging == block) {
+                left = kept;
+            }
+            left
+        });
+        Ok(all.collect())
+    }
+
+    fn budgeting(&self) -> Budgeting {
+        Budgeting::Allocation
+    }
+
+    fn agents(&self) -> Option<&dyn Agents> {
+        self.pairs.as_ref().and_then(Policy::agents)
+    }
+
+    fn exits(&self) -> Option<&Exits> {
+        Some(&self.exits)
+    }
+}
+
+struct ExitingReducer<'a> {
+    policy: &'a Exiting,
+    pairs: Option<Box<dyn TokenReducer + Sync + 'a>>,
+    ends: Ends,
+}
+
+/// When images are answered.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Ends {
+    /// After the last block.
+    Never,
+    /// All in this one.
+    In(usize),
+    /// Where the answer would move by less than what is saved costs: the price of all the dense model's FLOPs, in nats.
+    AtPrice(f64),
+}
+
+impl ExitingReducer<'_> {
+    /// Which images are answered now, of whose tokens `keep` says what is left.
+    fn exit(
+        &self,
+        index: usize,
+        heads: &Heads<'_>,
+        observation: &Observation<'_>,
+        keep: &[bool],
+    ) -> Exit {
+        let (policy, sequences) = (self.policy, observation.sequences);
+        let agent = &policy.exits.agents[index];
+        let tokens = first_tokens(observation, heads.tokens());
+        let shifts: Vec<Tensor<2>> = tokens
+            .iter()
+            .map(|tokens| agent.shift(tokens.clone()))
+            .collect();
+        let slots: Vec<usize> = match self.ends {
+            Ends::Never => Vec::new(),
+            Ends::In(block) if block == observation.layer => (0..sequences.batch()).collect(),
+            Ends::In(_) => Vec::new(),
+            Ends::AtPrice(price) => {
+                let foreseen = tokens.iter().zip(&shifts);
+                let foreseen: Vec<Tensor<2>> = foreseen
+                    .map(|(tokens, shift)| tokens.clone() + shift.clone())
+                    .collect();
+                let certainty = certainty(heads.answer(&foreseen).0, heads);
+                let harm = read(agent.harm(tokens[0].clone(), certainty));
+                let price = price * policy.blocks_after(observation.layer)
+                    / (policy.layers * policy.tokens) as f64;
+                let ends = |slot: &usize| {
+                    let mut rows = sequences.starts()[*slot]..sequences.starts()[slot + 1];
+                    let left = rows
+                        .by_ref()
+                        .filter(|&row| keep[row] && sequences.visible()[row]);
+                    f64::from(harm[*slot]) < (price * left.count() as f64).ln()
+                };
+                (0..sequences.batch()).filter(ends).collect()
+            }
+        };
+        let shifts = shifts.into_iter().filter(|_| !slots.is_empty());
+        let shifts = shifts.map(|shift| {
+            let places = upload_places(slots.iter().copied(), &shift.device());
+            shift.select(0, places)
+        });
+        Exit {
+            shifts: shifts.collect(),
+            slots,
+        }
+    }
+}
+
+impl TokenReducer for ExitingReducer<'_> {
+    fn placement(&self, layer: usize) -> Option<Placement> {
+        let exit = self.policy.exits.index_of(layer);
+        let exit = exit.filter(|_| self.ends != Ends::Never);
+        let exit = exit.map(|_| Placement::AfterAttention);
+        exit.or_else(|| self.pairs.as_ref()?.placement(layer))
+    }
+
+    fn needs(&self, layer: usize) -> Needs {
+        let pairs = self.pairs.as_ref();
+        let pairs = pairs.filter(|pairs| pairs.placement(layer).is_some());
+        pairs.map_or(Needs::default(), |pairs| pairs.needs(layer))
+    }
+
+    fn by_image(&self) -> Option<&(dyn TokenReducer + Sync)> {
+        let pairs = self.pairs.as_ref();
+        let by_image = pairs.is_none_or(|pairs| pairs.by_image().is_some());
+        by_image.then_some(self)
+    }
+
+    fn uniform(&self) -> Option<&dyn UniformReducer> {
+        let pairs = self.pairs.as_ref().filter(|_| self.ends == Ends::Never);
+        pairs.and_then(|pairs| pairs.uniform())
+    }
+
+    fn reduce(&self, observation: &Observation<'_>) -> Reduction {
+        let layer = observation.layer;
+        let pairs = self.pairs.as_ref();
+        let pairs = pairs.filter(|pairs| pairs.placement(layer).is_some());
+        let reduction = match pairs {
+            Some(pairs) => pairs.reduce(observation),
+            None => Reduction::none(observation.sequences),
+        };
+        let exit = self.policy.exits.index_of(layer);
+        let exit = exit.filter(|_| self.ends != Ends::Never);
+        let (Some(index), Some(heads)) = (exit, &observation.heads) else {
+            return reduction;
+        };
+        let exit = self.exit(index, heads, observation, &reduction.keep);
+        Reduction {
+            exit: Some(exit),
+            ..reduction
+        }
+    }
+}
+
+/// The first `count` tokens of the image in each slot, `[slots, hidden]` each.
+pub fn first_tokens(observation: &Observation<'_>, count: usize) -> Vec<Tensor<2>> {
+    let starts = observation.sequences.starts();
+    let of = |place: usize| {
+        let rows = starts[..starts.len() - 1].iter();
+        let rows = upload_places(
+            rows.map(|start| start + place),
+            &observation.hidden.device(),
+        );
+        observation.hidden.clone().select(0, rows)
+    };
+    (0..count).map(of).collect()
+}

@@ -1,0 +1,61 @@
+use apt_vit_model::VitConfig;
+use burn::tensor::Device;
+use serde::{Deserialize, Serialize};
+
+use super::pairs::PairsSettings;
+use crate::exiting::{Exiting, Exits};
+use crate::{AgentError, Meaning, PolicySettings};
+
+/// Settings of merging pairs and early answers at one price.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AptPlusSettings {
+    /// The blocks (0-based) in which images may be answered.
+    pub layers: Option<Vec<usize>>,
+    /// Width of the networks that judge pairs.
+    pub width: Option<usize>,
+    /// How many times the price of FLOPs an early answer must be worth.
+    pub dearness: f64,
+}
+
+impl Default for AptPlusSettings {
+    fn default() -> Self {
+        Self {
+            layers: None,
+            width: None,
+            dearness: 1.0,
+        }
+    }
+}
+
+impl PolicySettings for AptPlusSettings {
+    const NAME: &'static str = "apt-plus";
+    const SUMMARY: &'static str = "`pairs` and `early-exit` at one price of FLOPs: tokens merge, and images are answered early, where that moves the \
+                                   answer least for what it saves. `aptvit prune` teaches it on a frozen model";
+    const MEANINGS: &'static [Meaning] = &[
+        Meaning {
+            key: "layers",
+            meaning: "the blocks (0-based) in which images may be answered, between attention and MLP; the second half but the \
+                      last where it is not said",
+        },
+        Meaning {
+            key: "width",
+            meaning: "width within of the networks that judge pairs; a sixth of the model's where it is not said",
+        },
+        Meaning {
+            key: "dearness",
+            meaning: "how many times the price of FLOPs an early answer must be worth: above 1, fewer images are answered early",
+        },
+    ];
+    type Policy = Exiting;
+
+    fn init(&self, model: &VitConfig, device: &Device) -> Result<Exiting, AgentError> {
+        let pairs = PairsSettings {
+            width: self.width,
+            ..Default::default()
+        };
+        let pairs = pairs.init(model, device)?;
+        let exits = Exits::init(self.layers.as_ref(), model, device)?;
+        Exiting::new(Some(pairs), exits, self.dearness, model)
+    }
+}

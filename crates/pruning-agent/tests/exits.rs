@@ -1,0 +1,128 @@
+//! Images that end early: at a price, the same in every mode, alone and beside others, and counted.
+#![allow(clippy::disallowed_methods, clippy::unwrap_used)]
+
+use apt_pruning_agent::{AnyPolicy, PolicyConfig, Selection};
+use apt_vit_model::{ExecutionMode, RunSettings, Vit, VitConfig, VitOutput, VitPreset, vit_flops};
+use burn::module::{Module, ModuleMapper, Param};
+use burn::tensor::{Device, Distribution, Tensor, Tolerance};
+
+const BATCH: usize = 24;
+
+/// A policy whose agents say something else of every image.
+struct Random;
+
+impl ModuleMapper for Random {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        param.map(|tensor| tensor.random_like(Distribution::Normal(0.0, 0.4)))
+    }
+}
+
+fn model() -> (Vit, VitConfig, Tensor<4>) {
+    let device = Device::default();
+    device.seed(3);
+    let config = VitPreset::Tiny32.config();
+    let vit = config.init(&device).unwrap();
+    let vit = vit.map_head(|weight| weight.random_like(Distribution::Normal(0.0, 1.0)));
+    let images = Tensor::random([BATCH, 3, 32, 32], Distribution::Default, &device);
+    (vit, config, images)
+}
+
+fn policy(name: &str, config: &VitConfig) -> AnyPolicy {
+    let policy = PolicyConfig::named(name).unwrap();
+    let policy = policy.init(config, &Device::default()).unwrap();
+    policy.map(&mut Random)
+}
+
+fn run(
+    vit: &Vit,
+    policy: &AnyPolicy,
+    images: Tensor<4>,
+    mode: ExecutionMode,
+    price: f64,
+) -> VitOutput {
+    let seeds = vec![0; images.dims()[0]];
+    let reducer = policy.reducer(&policy.at_price(price), &seeds);
+    let settings = RunSettings {
+        mode,
+        reducer: Some(&*reducer),
+    };
+    vit.forward(images, settings)
+}
+
+#[test]
+fn the_higher_the_price_the_more_images_end_early_and_modes_agree() {
+    let (vit, config, images) = model();
+    for name in ["early-exit", "apt-plus"] {
+        let policy = policy(name, &config);
+        let mut shares = Vec::new();
+        let mut some = false;
+        for price in [1e-9, 1.0, 3.0, 10.0, 30.0, 1e9] {
+            let drop = run(&vit, &policy, images.clone(), ExecutionMode::Drop, price);
+            let mask = run(&vit, &policy, images.clone(), ExecutionMode::Mask, price);
+            let tolerance = Tolerance::<f32>::absolute(1e-3);
+            let logits = drop.logits.clone().into_data();
+            mask.logits.into_data().assert_approx_eq(&logits, tolerance);
+            let ended = drop.trace.last().unwrap().left.iter();
+            let ended = ended.filter(|&&left| left == 0).count();
+            some |= ended > 0 && ended < BATCH;
+            let flops = (0..BATCH).map(|image| {
+                vit_flops(&config, &drop.trace, image)
+                    + policy.trace_flops(&config, &drop.trace, image)
+            });
+            shares.push(flops.sum::<u64>());
+            if price == 1e-9 {
+                assert_eq!(ended, 0, "{name}");
+            }
+            if price == 1e9 {
+                assert_eq!(ended, BATCH, "{name}");
+            }
+            // What stands beside an image does not matter.
+            let alone = images.clone().narrow(0, 5, 1);
+            let alone = run(&vit, &policy, alone, ExecutionMode::Drop, price);
+            let beside = drop.logits.narrow(0, 5, 1).into_data();
+            alone
+                .logits
+                .into_data()
+                .assert_approx_eq(&beside, tolerance);
+        }
+        assert!(some, "{name}: all images are always alike");
+        assert!(
+            shares.windows(2).all(|pair| pair[0] >= pair[1]),
+            "{name}: {shares:?}"
+        );
+    }
+}
+
+#[test]
+fn without_a_price_exits_rest_and_with_counts_all_images_end_in_one_block() {
+    let (vit, config, images) = model();
+    let pairs = policy("apt-plus", &config);
+    let kept = pairs.kept_for(&config, 0.7).unwrap();
+    let reducer = pairs.reducer(&Selection::Kept { kept }, &[0; BATCH]);
+    let settings = RunSettings {
+        mode: ExecutionMode::Drop,
+        reducer: Some(&*reducer),
+    };
+    let trace = vit.forward(images.clone(), settings).trace;
+    assert!(
+        trace
+            .iter()
+            .all(|entry| entry.left.iter().all(|&left| left > 1))
+    );
+
+    let exits = policy("early-exit", &config);
+    let kept = exits.kept_for(&config, 0.8).unwrap();
+    assert_eq!(kept.iter().filter(|&&kept| kept == 0).count(), 2);
+    let reducer = exits.reducer(&Selection::Kept { kept }, &[0; BATCH]);
+    let settings = RunSettings {
+        mode: ExecutionMode::Drop,
+        reducer: Some(&*reducer),
+    };
+    let trace = vit.forward(images, settings).trace;
+    assert_eq!(trace[0].left, [65; BATCH]);
+    assert_eq!(trace[1].left, [0; BATCH]);
+    for share in [0.3, 1.2, f64::NAN] {
+        let error = exits.kept_for(&config, share).unwrap_err().to_string();
+        assert!(error.contains(&share.to_string()), "{error}");
+    }
+}
