@@ -233,7 +233,13 @@ fn print(path: &Path, answer: &Answer, [picture, animation]: [Option<PathBuf>; 2
     println!("{}: {said}", printable(path));
     let layers = answer.layers.iter();
     let layers: Vec<String> = layers
-        .map(|layer| format!("{} after block {}", layer.tokens, layer.layer))
+        .map(|layer| {
+            if layer.is_answer() {
+                format!("answered in block {}", layer.layer)
+            } else {
+                format!("{} after block {}", layer.tokens, layer.layer)
+            }
+        })
         .collect();
     let layers = match layers.as_slice() {
         [] => "all of them to the end".to_string(),

@@ -35,7 +35,7 @@ pub struct ClassProbability {
 pub struct LayerAnswer {
     /// The block (0-based).
     pub layer: usize,
-    /// Tokens that are left after it, CLS counted.
+    /// Tokens that are left after it, CLS counted; none where the image is answered here.
     pub tokens: usize,
     /// FLOPs of a pass from which nothing more goes after this block, as a share of the dense model's.
     #[serde(skip)]
@@ -48,6 +48,14 @@ pub struct LayerAnswer {
     /// what merged: there, merged patches are gone, too.
     #[serde(skip)]
     pub token: Vec<Option<usize>>,
+}
+
+impl LayerAnswer {
+    /// Is the image answered here, so that no later block computes anything of it? Its patches are then those that the block
+    /// saw.
+    pub fn is_answer(&self) -> bool {
+        self.tokens == 0
+    }
 }
 
 /// What a pass removed of one image.

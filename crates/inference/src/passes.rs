@@ -59,14 +59,20 @@ impl Model {
         let kept: Vec<_> = trace.iter().map(|entry| entry.kept.read()).collect();
         let reduced = |image: usize| {
             let mut token = TokenOf::whole(config.num_tokens());
+            let mut last = vec![true; config.num_tokens()];
             let layers = trace.iter().zip(&kept).enumerate();
+            // Once an image is answered, blocks see nothing of it.
+            let layers = layers.filter(|(_, (entry, _))| entry.seen[image] > 0);
             let layers = layers.map(|(index, (entry, kept))| {
-                token.follow(&entry.kept.merged()[image], &kept[image]);
+                if entry.left[image] > 0 {
+                    token.follow(&entry.kept.merged()[image], &kept[image]);
+                    last.clone_from(&kept[image]);
+                }
                 LayerAnswer {
                     layer: entry.layer,
                     tokens: entry.left[image],
                     flops_share: self.pruning().flops(&trace[..=index], image).1,
-                    kept: kept[image][prefix..].to_vec(),
+                    kept: last[prefix..].to_vec(),
                     token: token.of_patches(prefix),
                 }
             });

@@ -155,17 +155,16 @@ impl Exiting {
             flops as f64 / dense
         };
         let all = self.blocks.len();
-        let fits = |end: &usize| computed(&ends(*end)) <= share + 1e-9;
-        match (0..=all).rev().find(fits) {
-            // Nothing has to end early, and yet less is asked for than that.
-            Some(end) if end < all || share >= 1.0 => Ok(ends(end)),
-            None if share >= 1.0 => Ok(ends(all)),
-            _ => Err(AgentError::Share {
-                share,
-                least: computed(&ends(0)),
-                most: computed(&ends(all)),
-            }),
+        if share == 1.0 {
+            return Ok(ends(all));
         }
+        let fits = |end: &usize| computed(&ends(*end)) <= share + 1e-9;
+        let found = (0..all).rev().find(fits).filter(|_| share < 1.0);
+        found.map(ends).ok_or_else(|| AgentError::Share {
+            share,
+            least: computed(&ends(0)),
+            most: 1.0,
+        })
     }
 
     /// Blocks that a token does not go through which goes in this one; two thirds of that lie after its attention.

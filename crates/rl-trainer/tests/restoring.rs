@@ -4,42 +4,50 @@
 mod common;
 
 use apt_data::{CorruptionKind, DataSource, PatchCorruption, Progress};
-use apt_inference::PruningVit;
+use apt_inference::{Choice, Export, PruningVit};
 use apt_pruning_agent::{PolicyConfig, Selection};
 use apt_rl_trainer::prune::{AgentSettings, FrozenModel, learn_on_frozen};
-use apt_rl_trainer::{EvaluationSettings, evaluate_each};
-use apt_vit_model::{ExecutionMode, ImageSize, VitConfig, VitPreset};
+use apt_rl_trainer::{EvaluationSettings, evaluate_each, train};
+use apt_vit_model::ExecutionMode;
 use burn::prelude::*;
-use burn::tensor::Distribution;
 
-use common::alone;
+use common::{alone, config, options};
+
+/// What a model that never saw anything corrupted learned of shapes.
+fn trained(device: &Device) -> PruningVit {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    let config = config(&[
+        "policy=dense",
+        "data.size=32",
+        "data.train=1200",
+        "model.image_size=32",
+        "model.hidden_size=48",
+        "model.num_layers=4",
+        "model.mlp_dim=96",
+        "train.steps=150",
+        "train.batch_size=32",
+        "train.grad_accumulation_steps=1",
+        "train.eval_interval=150",
+        "schedule.warmup_steps=10",
+    ]);
+    train(config, &out, &options()).unwrap();
+    Export::open(&out, Choice::default(), device).unwrap().0
+}
 
 #[test]
 fn corrupted_patches_go_first_and_answers_come_nearer_to_those_before() {
     let _alone = alone();
     let device = Device::default();
-    let config = VitConfig {
-        image_size: ImageSize::square(32),
-        patch_size: 4,
-        hidden_size: 24,
-        num_layers: 4,
-        num_heads: 2,
-        mlp_dim: 48,
-        num_classes: 5,
-        dropout: 0.0,
-        ..VitPreset::Tiny32.config()
-    };
-    device.seed(3);
     let filter = PolicyConfig::named("filter").unwrap();
-    let mut model = PruningVit::init(&config, &filter, &device).unwrap();
-    let loud = Distribution::Normal(0.0, 1.0);
-    model.vit = model.vit.map_head(|weight| weight.random_like(loud));
+    let model = trained(&device).with_policy(&filter).unwrap();
+    let config = model.config().clone();
     let shapes = DataSource::Shapes {
         size: 32,
         figure: 0.55,
-        train: 192,
+        train: 256,
         test: 64,
-        seed: 0,
+        seed: 5,
     };
     let shapes = shapes.load(None, Progress::Hidden).unwrap();
     let noise = PatchCorruption {
@@ -57,7 +65,7 @@ fn corrupted_patches_go_first_and_answers_come_nearer_to_those_before() {
         reference: None,
     };
     let learning = AgentSettings {
-        epochs: 8,
+        epochs: 6,
         ..Default::default()
     };
     let clean = FrozenModel {

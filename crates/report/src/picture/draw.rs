@@ -56,9 +56,14 @@ impl<'a> Panel<'a> {
             }
             Self::After(layer, _) => {
                 let share = Style::Percent.text(layer.flops_share);
+                let left = if layer.is_answer() {
+                    "answered here: the end of its way".into()
+                } else {
+                    format!("{} of {} tokens, CLS included", layer.tokens, answer.tokens)
+                };
                 [
                     format!("after block {}", layer.layer),
-                    format!("{} of {} tokens, CLS included", layer.tokens, answer.tokens),
+                    left,
                     format!("{share} of the dense model's FLOPs"),
                 ]
             }

@@ -132,7 +132,8 @@ struct Tally<'a> {
     correct: Vec<usize>,
     right: Vec<bool>,
     fidelity: Option<Fidelity>,
-    left: Vec<(usize, usize)>,
+    /// Tokens, patches and images.
+    left: Vec<[usize; 3]>,
     foreground: Vec<Counted>,
     corrupted: Vec<Counted>,
     flops: u64,
@@ -227,7 +228,7 @@ pub fn evaluate_each(
                 right: vec![false; dataset.len()],
                 fidelity: (compared && (compared_with.is_some() || was.is_some()))
                     .then(|| Fidelity::new(answers_are)),
-                left: vec![(0, 0); layers],
+                left: vec![[0; 3]; layers],
                 foreground: vec![Counted::default(); layers],
                 corrupted: vec![Counted::default(); layers],
                 flops: 0,
@@ -277,8 +278,11 @@ pub fn evaluate_each(
                 let Some(index) = blocks.iter().position(|&block| block == entry.layer) else {
                     continue;
                 };
-                tally.left[index].0 += entry.left.iter().sum::<usize>();
-                tally.left[index].1 += entry.left.len();
+                for left in &entry.left {
+                    let seen = [*left, left.saturating_sub(prefix), 1];
+                    let sums = tally.left[index].iter_mut().zip(seen);
+                    sums.for_each(|(sum, more)| *sum += more);
+                }
                 if !is_known(&foreground) && !is_known(&corrupted) {
                     continue;
                 }
@@ -384,15 +388,13 @@ fn finish(
 ) -> Evaluation {
     let model = tally.model;
     let patches = model.config().num_patches() as f64;
-    let prefix = model.config().num_prefix_tokens() as f64;
     let blocks = model.policy.blocks().to_vec();
     let layers = blocks.iter().enumerate().filter_map(|(index, &layer)| {
-        let (left, count) = tally.left[index];
-        let tokens = (count > 0).then(|| left as f64 / count as f64)?;
-        Some(LayerTokens {
+        let [tokens, kept, images] = tally.left[index].map(|count| count as f64);
+        (images > 0.0).then(|| LayerTokens {
             layer,
-            tokens,
-            keep_rate: (tokens - prefix) / patches,
+            tokens: tokens / images,
+            keep_rate: kept / images / patches,
             foreground_kept: tally.foreground[index].kept_of(true),
             foreground_precision: tally.foreground[index].share_of_kept(),
             background_kept: tally.foreground[index].kept_of(false),

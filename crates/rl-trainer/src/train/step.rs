@@ -37,7 +37,8 @@ fn report_trace(
     let patches = model.config().num_patches() as f64;
     let prefix = model.config().num_prefix_tokens();
     for entry in trace {
-        let kept: usize = entry.left.iter().map(|left| left - prefix).sum();
+        let kept = entry.left.iter().map(|left| left.saturating_sub(prefix));
+        let kept: usize = kept.sum();
         let rate = kept as f64 / patches / images as f64;
         values.insert(format!("keep_rate/{}", entry.layer), rate);
     }
