@@ -9,7 +9,7 @@ use apt_vit_model::{
 use burn::module::Module;
 use burn::prelude::*;
 
-use crate::budget::counted_flops;
+use crate::budget::{counted_flops, kept_at_equal_counts};
 use crate::networks::{ExitAgent, ExitAgentConfig, certainty};
 use crate::policies::Pairs;
 use crate::{AgentError, Agents, Budgeting, Policy, Selection, check_blocks};
@@ -28,7 +28,7 @@ pub struct Exits {
 }
 
 impl Exits {
-    /// Fresh ones in `blocks` (0-based); where these are not said, in the second half of the model but for its last block.
+    /// Fresh ones in `blocks` (0-based); where these are not said, from a third of the model on, but for its last block.
     ///
     /// # Errors
     ///
@@ -39,7 +39,8 @@ impl Exits {
         device: &Device,
     ) -> Result<Self, AgentError> {
         let layers = model.num_layers;
-        let usual = || (layers / 2..layers.saturating_sub(1).max(1)).collect();
+        let last = layers.saturating_sub(1).max(1);
+        let usual = || (layers.saturating_sub(1) / 3..last).collect();
         let blocks: Vec<usize> = blocks.cloned().unwrap_or_else(usual);
         check_blocks(&blocks, layers)?;
         let agent = ExitAgentConfig::new(model.hidden_size);
@@ -80,7 +81,7 @@ pub struct Exiting {
 impl Exiting {
     /// # Errors
     ///
-    /// Where `dearness` is no positive number.
+    /// Where `dearness` is no positive number, or an exit is in a block in which no pair merges.
     pub(crate) fn new(
         pairs: Option<Pairs>,
         exits: Exits,
@@ -94,10 +95,16 @@ impl Exiting {
                 expected: "must be a number above 0".into(),
             });
         }
-        let merging = pairs.iter().flat_map(|pairs| pairs.blocks().iter());
-        let mut blocks: Vec<usize> = merging.chain(exits.blocks()).copied().collect();
-        blocks.sort_unstable();
-        blocks.dedup();
+        let blocks = match &pairs {
+            Some(pairs) => pairs.blocks().to_vec(),
+            None => exits.blocks().to_vec(),
+        };
+        if !exits.blocks().iter().all(|block| blocks.contains(block)) {
+            return Err(AgentError::Layers {
+                layers: exits.blocks().to_vec(),
+                num_layers: model.num_layers - 1,
+            });
+        }
         Ok(Self {
             pairs,
             exits,
@@ -108,14 +115,7 @@ impl Exiting {
         })
     }
 
-    /// What `kept` says for each of all blocks, of those in which pairs merge.
-    fn of_pairs<T: Clone>(&self, pairs: &Pairs, kept: &[T]) -> Vec<T> {
-        let both = self.blocks.iter().zip(kept);
-        let own = both.filter(|(block, _)| pairs.blocks().contains(block));
-        own.map(|(_, kept)| kept.clone()).collect()
-    }
-
-    /// What pairs remove where `selection` says this of all blocks.
+    /// What pairs remove.
     fn selection_of_pairs(&self, pairs: &Pairs, selection: &Selection) -> Selection {
         match selection {
             Selection::Price { price } => {
@@ -126,15 +126,6 @@ impl Exiting {
                     scores: scores.collect(),
                 }
             }
-            Selection::Kept { kept } => Selection::Kept {
-                kept: self.of_pairs(pairs, kept),
-            },
-            Selection::KeptOfBatch { kept } => Selection::KeptOfBatch {
-                kept: self.of_pairs(pairs, kept),
-            },
-            Selection::KeptOfEach { kept } => Selection::KeptOfEach {
-                kept: self.of_pairs(pairs, kept),
-            },
             other => other.clone(),
         }
     }
@@ -211,9 +202,7 @@ impl Policy for Exiting {
     }
 
     fn flops_in(&self, layer: usize, model: &VitConfig, seen: usize, left: usize) -> FlopsCount {
-        let pairs = self.pairs.as_ref();
-        let pairs = pairs.filter(|pairs| pairs.blocks().contains(&layer));
-        let pairs = pairs.map_or(0, |pairs| pairs.flops(model, seen, left));
+        let pairs = self.flops(model, seen, left);
         let exit = self.exits.index_of(layer);
         pairs + exit.map_or(0, |_| ExitAgent::flops(model))
     }
@@ -227,19 +216,10 @@ impl Policy for Exiting {
     }
 
     fn kept_for(&self, model: &VitConfig, share: f64) -> Result<Vec<usize>, AgentError> {
-        let Some(pairs) = &self.pairs else {
+        if self.pairs.is_none() {
             return self.depth_for(model, share);
-        };
-        let own = pairs.kept_for(model, share)?;
-        let mut left = model.num_patches();
-        let mut own = pairs.blocks().iter().zip(own).peekable();
-        let all = self.blocks.iter().map(|block| {
-            if let Some((_, kept)) = own.next_if(|(merging, _)| *merging == block) {
-                left = kept;
-            }
-            left
-        });
-        Ok(all.collect())
+        }
+        kept_at_equal_counts(self, model, share)
     }
 
     fn budgeting(&self) -> Budgeting {

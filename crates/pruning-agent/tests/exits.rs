@@ -117,15 +117,15 @@ fn without_a_price_exits_rest_and_with_counts_all_images_end_in_one_block() {
 
     let exits = policy("early-exit", &config);
     let kept = exits.kept_for(&config, 0.8).unwrap();
-    assert_eq!(kept, [64, 0]);
+    assert_eq!(kept, [64, 64, 64, 0]);
     let reducer = exits.reducer(&Selection::Kept { kept }, &[0; BATCH]);
     let settings = RunSettings {
         mode: ExecutionMode::Drop,
         reducer: Some(&*reducer),
     };
     let trace = vit.forward(images, settings).trace;
-    assert_eq!(trace[0].left, [65; BATCH]);
-    assert_eq!(trace[1].left, [0; BATCH]);
+    assert_eq!(trace[2].left, [65; BATCH]);
+    assert_eq!(trace[3].left, [0; BATCH]);
     for share in [0.3, 1.2, f64::NAN] {
         let error = exits.kept_for(&config, share).unwrap_err().to_string();
         assert!(error.contains(&share.to_string()), "{error}");

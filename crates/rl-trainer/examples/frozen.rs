@@ -28,6 +28,9 @@ use comparison::{Outcome, interval, means, outcome_of, shuffled};
 
 type Failure = Box<dyn std::error::Error>;
 
+/// Policies that learn here, once for each seed.
+const LEARNERS: [&str; 4] = ["pairs", "apt-plus", "early-exit", "filter"];
+
 /// What is measured, and with what.
 struct Experiment {
     model: PruningVit,
@@ -107,7 +110,7 @@ fn main() -> Result<(), Failure> {
         }
         let (name, targets) = said.split_once('@').unwrap_or((said, targets_said));
         let (config, targets) = (parsed(name)?, shares(targets)?);
-        if !["pairs", "apt-plus", "early-exit", "attentive"].contains(&config.name()) {
+        if !LEARNERS.contains(&config.name()) {
             let found = experiment.measured(&config, &targets, None)?;
             let shown = format!("{said}, {:.0?}", begun.elapsed());
             experiment.compare(&found, &shown, &baselines)?;
@@ -177,6 +180,8 @@ struct Found {
     accuracy: Option<f64>,
     /// Foreground patches that are still there at the end, as a share, where the truth is known.
     foreground: Option<f64>,
+    /// Recall and precision of corrupted patches, where there are such.
+    corrupted: [Option<f64>; 2],
 }
 
 impl Experiment {
@@ -268,6 +273,9 @@ impl Experiment {
                 outcome: outcome_of(&found.fidelity?),
                 accuracy: found.accuracy,
                 foreground: found.layers.last().and_then(|last| last.foreground_kept),
+                corrupted: found.layers.last().map_or([None; 2], |last| {
+                    [last.corrupted_recall, last.corrupted_precision]
+                }),
             })
         });
         Ok(found.collect())
@@ -316,6 +324,9 @@ impl fmt::Display for Found {
         if let Some(kept) = self.foreground {
             write!(f, "\tforeground {kept:.3}")?;
         }
+        if let [Some(recall), Some(precision)] = self.corrupted {
+            write!(f, "\trecall {recall:.3}\tprecision {precision:.3}")?;
+        }
         Ok(())
     }
 }
@@ -359,5 +370,6 @@ fn mean_of(seeds: &[&Found]) -> Found {
         outcome: outcome.collect(),
         accuracy: of(&|found| found.accuracy),
         foreground: of(&|found| found.foreground),
+        corrupted: [0, 1].map(|place| of(&|found| found.corrupted[place])),
     }
 }

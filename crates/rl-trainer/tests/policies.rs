@@ -31,8 +31,10 @@ fn every_learner() -> Vec<(&'static str, &'static str)> {
 fn every_policy_trains_and_meets_its_first_budget() {
     let _alone = alone();
     let folder = tempfile::tempdir().unwrap();
-    for entry in policies().iter().filter(|entry| entry.name != "dense") {
-        let name = entry.name;
+    // Of exits alone, whole blocks go, and in training nobody teaches them.
+    let known = policies();
+    let known = known.iter().map(|entry| entry.name);
+    for name in known.filter(|name| !["dense", "early-exit"].contains(name)) {
         let said = format!("policy={name}");
         let mut overrides = EXACT.to_vec();
         overrides.push(&said);

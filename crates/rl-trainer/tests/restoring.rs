@@ -3,6 +3,8 @@
 
 mod common;
 
+use std::path::Path;
+
 use apt_data::{CorruptionKind, DataSource, PatchCorruption, Progress};
 use apt_inference::{Choice, Export, PruningVit};
 use apt_pruning_agent::{PolicyConfig, Selection};
@@ -14,9 +16,8 @@ use burn::prelude::*;
 use common::{alone, config, options};
 
 /// What a model that never saw anything corrupted learned of shapes.
-fn trained(device: &Device) -> PruningVit {
-    let folder = tempfile::tempdir().unwrap();
-    let out = folder.path().join("run");
+fn trained(folder: &Path, device: &Device) -> PruningVit {
+    let out = folder.join("run");
     let config = config(&[
         "policy=dense",
         "data.size=32",
@@ -40,7 +41,9 @@ fn corrupted_patches_go_first_and_answers_come_nearer_to_those_before() {
     let _alone = alone();
     let device = Device::default();
     let filter = PolicyConfig::named("filter").unwrap();
-    let model = trained(&device).with_policy(&filter).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let model = trained(folder.path(), &device);
+    let model = model.with_policy(&filter).unwrap();
     let config = model.config().clone();
     let shapes = DataSource::Shapes {
         size: 32,

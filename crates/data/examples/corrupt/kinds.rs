@@ -61,14 +61,18 @@ impl Kind {
             of[severity - 1]
         };
         match self {
-            Self::GaussianNoise => {
-                one([0.08, 0.12, 0.18, 0.26, 0.38], [0.04, 0.06, 0.08, 0.09, 0.1])
-            }
+            Self::GaussianNoise => one(
+                [0.08, 0.12, 0.18, 0.26, 0.38],
+                [0.04, 0.06, 0.08, 0.09, 0.1],
+            ),
             Self::ShotNoise => one(
                 [60.0, 25.0, 12.0, 5.0, 3.0],
                 [500.0, 250.0, 100.0, 75.0, 50.0],
             ),
-            Self::ImpulseNoise => one([0.03, 0.06, 0.09, 0.17, 0.27], [0.01, 0.02, 0.03, 0.05, 0.07]),
+            Self::ImpulseNoise => one(
+                [0.03, 0.06, 0.09, 0.17, 0.27],
+                [0.01, 0.02, 0.03, 0.05, 0.07],
+            ),
             Self::SpeckleNoise => one([0.15, 0.2, 0.35, 0.45, 0.6], [0.06, 0.1, 0.12, 0.16, 0.2]),
             Self::GaussianBlur => one([1.0, 2.0, 3.0, 4.0, 6.0], [0.4, 0.6, 0.7, 0.8, 1.0]),
             // Radius, and how soft the edge of the disk is.
@@ -78,13 +82,31 @@ impl Kind {
             ),
             // Length and deviation.
             Self::MotionBlur => two(
-                [[10.0, 3.0], [15.0, 5.0], [15.0, 8.0], [15.0, 12.0], [20.0, 15.0]],
+                [
+                    [10.0, 3.0],
+                    [15.0, 5.0],
+                    [15.0, 8.0],
+                    [15.0, 12.0],
+                    [20.0, 15.0],
+                ],
                 [[6.0, 1.0], [6.0, 1.5], [6.0, 2.0], [8.0, 2.0], [9.0, 2.5]],
             ),
             // The largest zoom, and the step to it.
             Self::ZoomBlur => two(
-                [[1.11, 0.01], [1.16, 0.01], [1.21, 0.02], [1.26, 0.02], [1.31, 0.03]],
-                [[1.06, 0.01], [1.11, 0.01], [1.16, 0.01], [1.21, 0.01], [1.26, 0.01]],
+                [
+                    [1.11, 0.01],
+                    [1.16, 0.01],
+                    [1.21, 0.02],
+                    [1.26, 0.02],
+                    [1.31, 0.03],
+                ],
+                [
+                    [1.06, 0.01],
+                    [1.11, 0.01],
+                    [1.16, 0.01],
+                    [1.21, 0.01],
+                    [1.26, 0.01],
+                ],
             ),
             // How thick, and how smooth.
             Self::Fog => two(
@@ -99,7 +121,10 @@ impl Kind {
                 [[0.3, 0.0], [0.1, 0.0], [1.5, 0.0], [2.0, 0.1], [2.5, 0.2]],
             ),
             Self::Pixelate => one([0.6, 0.5, 0.4, 0.3, 0.25], [0.95, 0.9, 0.85, 0.75, 0.65]),
-            Self::Jpeg => one([25.0, 18.0, 15.0, 10.0, 7.0], [80.0, 65.0, 58.0, 50.0, 40.0]),
+            Self::Jpeg => one(
+                [25.0, 18.0, 15.0, 10.0, 7.0],
+                [80.0, 65.0, 58.0, 50.0, 40.0],
+            ),
         }
     }
 
@@ -196,12 +221,12 @@ fn changed(picture: &RgbImage, mut change: impl FnMut(f32, usize) -> f32) -> Rgb
 }
 
 /// Each pixel, its values from 0 to 1, through `change`.
-fn each(
-    picture: &RgbImage,
-    mut change: impl FnMut(u32, u32, [f32; 3]) -> [f32; 3],
-) -> RgbImage {
+fn each(picture: &RgbImage, mut change: impl FnMut(u32, u32, [f32; 3]) -> [f32; 3]) -> RgbImage {
     RgbImage::from_fn(picture.width(), picture.height(), |x, y| {
-        let pixel = picture.get_pixel(x, y).0.map(|value| f32::from(value) / 255.0);
+        let pixel = picture
+            .get_pixel(x, y)
+            .0
+            .map(|value| f32::from(value) / 255.0);
         Rgb(change(x, y, pixel).map(|value| (value.clamp(0.0, 1.0) * 255.0).round() as u8))
     })
 }
@@ -237,9 +262,8 @@ fn disk(radius: f32, softness: f32) -> Weights {
     let weights = (-reach..=reach).flat_map(|y| (-reach..=reach).map(move |x| [x, y]));
     let weights = weights.map(|[x, y]| {
         let near = around().filter(|&(dx, dy)| is_in(x + dx, y + dy));
-        let parts = near.map(|(dx, dy)| {
-            (-((dx * dx + dy * dy) as f32) / (2.0 * softness * softness)).exp()
-        });
+        let parts = near
+            .map(|(dx, dy)| (-((dx * dx + dy * dy) as f32) / (2.0 * softness * softness)).exp());
         ([x, y], parts.sum())
     });
     normalized(weights.collect())
@@ -251,7 +275,10 @@ fn line(length: f32, deviation: f32, angle: f32) -> Weights {
     let weights = steps.map(|step| {
         let along = step as f32;
         let place = [angle.cos(), angle.sin()].map(|part| (part * along).round() as i32);
-        (place, (-along * along / (2.0 * deviation * deviation)).exp())
+        (
+            place,
+            (-along * along / (2.0 * deviation * deviation)).exp(),
+        )
     });
     normalized(weights.collect())
 }
@@ -267,7 +294,10 @@ fn weighed(picture: &RgbImage, weights: &Weights) -> RgbImage {
     each(picture, |x, y, _| {
         let mut sum = [0.0; 3];
         for ([dx, dy], weight) in weights {
-            let [x, y] = [mirrored(x as i32 + dx, width), mirrored(y as i32 + dy, height)];
+            let [x, y] = [
+                mirrored(x as i32 + dx, width),
+                mirrored(y as i32 + dy, height),
+            ];
             let pixel = picture.get_pixel(x as u32, y as u32).0;
             for (sum, value) in sum.iter_mut().zip(pixel) {
                 *sum += weight * f32::from(value) / 255.0;

@@ -22,7 +22,7 @@ use rayon::prelude::*;
 
 use kinds::Kind;
 
-pub type Failure = Box<dyn Error + Send + Sync>;
+type Failure = Box<dyn Error + Send + Sync>;
 
 /// Pictures of this side and less are CIFAR's.
 const SMALL: u32 = 64;
@@ -44,9 +44,8 @@ fn main() -> Result<(), Failure> {
         files.truncate(count.parse()?);
     }
     let kinds = chosen(rest.get(1..).unwrap_or_default())?;
-    let corrupt = |(index, path): (usize, &PathBuf)| {
-        of_one(index as u64, path, Path::new(out), &kinds)
-    };
+    let corrupt =
+        |(index, path): (usize, &PathBuf)| of_one(index as u64, path, Path::new(out), &kinds);
     files.par_iter().enumerate().try_for_each(corrupt)
 }
 

@@ -53,6 +53,8 @@ pub fn plasma(side: usize, decay: f32, rng: &mut ChaCha8Rng) -> Plasma {
     let least = values.iter().copied().fold(f32::INFINITY, f32::min);
     let most = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let range = (most - least).max(f32::MIN_POSITIVE);
-    values.iter_mut().for_each(|value| *value = (*value - least) / range);
+    values
+        .iter_mut()
+        .for_each(|value| *value = (*value - least) / range);
     Plasma { side, values }
 }

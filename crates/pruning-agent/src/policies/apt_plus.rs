@@ -35,8 +35,8 @@ impl PolicySettings for AptPlusSettings {
     const MEANINGS: &'static [Meaning] = &[
         Meaning {
             key: "layers",
-            meaning: "the blocks (0-based) in which images may be answered, between attention and MLP; the second half but the \
-                      last where it is not said",
+            meaning: "the blocks (0-based) in which images may be answered, between attention and MLP; from a third on, but the \
+                      last, where it is not said",
         },
         Meaning {
             key: "width",

@@ -19,8 +19,8 @@ impl PolicySettings for EarlyExitSettings {
                                    changes. `aptvit prune` teaches it on a frozen model; before that, as `dense`";
     const MEANINGS: &'static [Meaning] = &[Meaning {
         key: "layers",
-        meaning: "the blocks (0-based) in which images may be answered, between attention and MLP; the second half but the last \
-                  where it is not said",
+        meaning: "the blocks (0-based) in which images may be answered, between attention and MLP; from a third on, but the \
+                  last, where it is not said",
     }];
     type Policy = Exiting;
 
