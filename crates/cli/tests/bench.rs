@@ -113,8 +113,18 @@ fn bench_times_every_policy_by_its_sweep_name_at_its_budgets() {
             assert_eq!(text_of(row, "policy"), policy);
             let counted = number(row, "flops_share");
             assert!(counted <= share + 1e-6, "{name}: {counted} for {share}");
-            assert!(share - counted < 0.03, "{name}: {counted} for {share}");
+            let step = step_of(name).max(0.03);
+            assert!(share - counted < step, "{name}: {counted} for {share}");
         }
+    }
+}
+
+/// What goes at least at a time, of a model of six blocks: of exits alone, a block.
+fn step_of(policy: &str) -> f64 {
+    if policy == "early-exit" {
+        1.0 / 6.0
+    } else {
+        0.0
     }
 }
 
@@ -207,7 +217,8 @@ fn bench_times_the_trainers_own_step_of_any_policy() {
         // DynamicViT's relaxed pass computes all of it.
         if name != "dynamic-vit" {
             let counted = number(own, "flops_share");
-            assert!((counted - share).abs() < 0.05, "{name}: {counted}");
+            let step = step_of(name).max(0.05);
+            assert!((counted - share).abs() < step, "{name}: {counted}");
         }
     }
     let beside = tiny(&["train", "--policy", "pairs", "--batch", "2"]);
