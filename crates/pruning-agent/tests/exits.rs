@@ -7,6 +7,9 @@ use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Distribution, Tensor, Tolerance};
 
 const BATCH: usize = 24;
+/// Prices beyond what random agents foresee.
+const LEAST: f64 = 1e-60;
+const MOST: f64 = 1e60;
 
 /// A policy whose agents say something else of every image.
 struct Random;
@@ -61,8 +64,8 @@ fn ended(output: &VitOutput) -> usize {
 
 /// A price at which some images end early, and others do not.
 fn between(vit: &Vit, policy: &AnyPolicy, images: &Tensor<4>) -> f64 {
-    let (mut low, mut high) = (1e-9, 1e9);
-    for _ in 0..60 {
+    let (mut low, mut high) = (LEAST, MOST);
+    for _ in 0..100 {
         let price = f64::sqrt(low * high);
         match ended(&run(
             vit,
@@ -85,7 +88,7 @@ fn the_higher_the_price_the_more_images_end_early_and_modes_agree() {
     for name in ["early-exit", "apt-plus"] {
         let policy = policy(name, &config);
         let middle = between(&vit, &policy, &images);
-        let flops = [1e-9, middle, 1e9].map(|price| {
+        let flops = [LEAST, middle, MOST].map(|price| {
             let drop = run(&vit, &policy, images.clone(), ExecutionMode::Drop, price);
             let mask = run(&vit, &policy, images.clone(), ExecutionMode::Mask, price);
             let tolerance = Tolerance::<f32>::absolute(1e-3);

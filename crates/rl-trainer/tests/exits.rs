@@ -120,7 +120,7 @@ fn learned_exits_move_answers_less_than_one_depth_for_all_images() {
         unlearned += moved(&model, fresh, kept(), &device).0;
     }
     let found = format!("{at_price} at a price, {one_depth} at one depth, {unlearned} unlearned");
-    assert!(one_depth < 0.8 * unlearned, "{found}");
+    assert!(one_depth < 0.9 * unlearned, "{found}");
     assert!(at_price < one_depth, "{found}");
 }
 

@@ -101,7 +101,7 @@ fn corrupted_patches_go_first_and_answers_come_nearer_to_those_before() {
         last.corrupted_precision.unwrap(),
     );
     // A quarter would be found by chance.
-    assert!(recall > 0.35 && precision > 0.35, "{recall} {precision}");
+    assert!(recall > 0.3 && precision > 0.3, "{recall} {precision}");
     // Both are compared with the answers to the images as they were.
     let moved = |index: usize| found[index].fidelity.as_ref().unwrap().kl().unwrap();
     eprintln!(
