@@ -7,7 +7,7 @@ use apt_vit_model::{ExecutionMode, RunSettings, TokenBatch};
 use burn::data::dataloader::DataLoader;
 use burn::prelude::*;
 
-use super::evaluation::sides;
+use super::answers::sides;
 use super::settings::EvaluationSettings;
 use crate::TrainerError;
 

@@ -3,22 +3,18 @@
 use std::time::Instant;
 
 use apt_data::{EvalLoader, ImageDataset};
-use apt_inference::{Answers, Fidelity, InferenceError, NotFinite, PruningVit};
+use apt_inference::{Answers, Fidelity, PruningVit};
 use apt_pruning_agent::Selection;
-use apt_vit_model::{ExecutionMode, ImageSize, RunSettings};
+use apt_vit_model::ExecutionMode;
 use burn::data::dataloader::DataLoader;
 use burn::prelude::*;
 use serde::Serialize;
 
+use super::answers::{check_finite, dense_answers, sides};
 use super::settings::EvaluationSettings;
 use super::truth::{Counted, is_known};
 use crate::TrainerError;
 use crate::algorithm::losses::predictions;
-
-/// Height and width, as loaders take them.
-pub(crate) fn sides(size: ImageSize) -> [u32; 2] {
-    [size.height as u32, size.width as u32]
-}
 
 /// The accuracy on one class.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -311,56 +307,6 @@ pub fn evaluate_each(
     }
     let finish = |tally: Tally<'_>| finish(tally, dataset, &per_class, done);
     Ok(tallies.into_iter().map(finish).collect())
-}
-
-/// The accuracy of logits that are no numbers would be one of chance.
-///
-/// # Errors
-///
-/// Names the first image whose logits, `[batch, classes]`, or features are not finite.
-pub(crate) fn check_finite(
-    logits: Tensor<2>,
-    indices: &[usize],
-    dataset: &ImageDataset,
-) -> Result<(), TrainerError> {
-    let [_, classes] = logits.dims();
-    let logits: Vec<f32> = logits.into_data().iter::<f32>().collect();
-    for (logits, &index) in logits.chunks_exact(classes.max(1)).zip(indices) {
-        NotFinite::check("logits", logits).map_err(|reason| InferenceError::NotFinite {
-            image: dataset.name(index),
-            reason,
-        })?;
-    }
-    Ok(())
-}
-
-/// The model's answers to images of one batch, `[images, width]`, with nothing removed.
-///
-/// # Errors
-///
-/// Where an image cannot be read, or the answer to it is not finite.
-pub(crate) fn dense_answers(
-    model: &PruningVit,
-    images: &ImageDataset,
-    settings: &EvaluationSettings,
-    device: &Device,
-) -> Result<Tensor<2>, TrainerError> {
-    let loader = EvalLoader::new(
-        images.clone(),
-        images.len().max(1),
-        sides(model.config().image_size),
-        settings.normalization,
-        0,
-    );
-    let loader = loader.with_transform(settings.transform).to_device(device);
-    let answers = loader.iter().map(|batch| {
-        let batch = batch.map_err(|error| TrainerError::Training(error.to_string()))?;
-        let output = model.vit.forward(batch.images, RunSettings::DENSE);
-        check_finite(output.logits.clone(), &batch.indices, images)?;
-        Ok(output.logits)
-    });
-    let answers: Vec<Tensor<2>> = answers.collect::<Result<_, TrainerError>>()?;
-    Ok(Tensor::cat(answers, 0))
 }
 
 /// Compares the answers of each tally, `[batch, width]`, with those that are wanted.

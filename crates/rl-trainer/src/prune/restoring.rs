@@ -22,7 +22,7 @@ use crate::algorithm::rows_of;
 use crate::evaluate::dense_answers;
 
 /// A policy whose agents learned which patches mislead the frozen model. The images are corrupted
-/// ([`ImageDataset::corrupted`]). `go_on` is told the share that is over, and says whether to go on.
+/// ([`ImageDataset::corrupted`](apt_data::ImageDataset::corrupted)). `go_on` is told the share that is over, and says whether to go on.
 ///
 /// # Errors
 ///

@@ -1,0 +1,65 @@
+//! A model's answers, whole and finite.
+
+use apt_data::{EvalLoader, ImageDataset};
+use apt_inference::{InferenceError, NotFinite, PruningVit};
+use apt_vit_model::{ImageSize, RunSettings};
+use burn::data::dataloader::DataLoader;
+use burn::prelude::*;
+
+use super::settings::EvaluationSettings;
+use crate::TrainerError;
+
+/// Height and width, as loaders take them.
+pub(crate) fn sides(size: ImageSize) -> [u32; 2] {
+    [size.height as u32, size.width as u32]
+}
+
+/// The accuracy of logits that are no numbers would be one of chance.
+///
+/// # Errors
+///
+/// Names the first image whose logits, `[batch, classes]`, or features are not finite.
+pub(crate) fn check_finite(
+    logits: Tensor<2>,
+    indices: &[usize],
+    dataset: &ImageDataset,
+) -> Result<(), TrainerError> {
+    let [_, classes] = logits.dims();
+    let logits: Vec<f32> = logits.into_data().iter::<f32>().collect();
+    for (logits, &index) in logits.chunks_exact(classes.max(1)).zip(indices) {
+        NotFinite::check("logits", logits).map_err(|reason| InferenceError::NotFinite {
+            image: dataset.name(index),
+            reason,
+        })?;
+    }
+    Ok(())
+}
+
+/// The model's answers to images of one batch, `[images, width]`, with nothing removed.
+///
+/// # Errors
+///
+/// Where an image cannot be read, or the answer to it is not finite.
+pub(crate) fn dense_answers(
+    model: &PruningVit,
+    images: &ImageDataset,
+    settings: &EvaluationSettings,
+    device: &Device,
+) -> Result<Tensor<2>, TrainerError> {
+    let loader = EvalLoader::new(
+        images.clone(),
+        images.len().max(1),
+        sides(model.config().image_size),
+        settings.normalization,
+        0,
+    );
+    let loader = loader.with_transform(settings.transform).to_device(device);
+    let answers = loader.iter().map(|batch| {
+        let batch = batch.map_err(|error| TrainerError::Training(error.to_string()))?;
+        let output = model.vit.forward(batch.images, RunSettings::DENSE);
+        check_finite(output.logits.clone(), &batch.indices, images)?;
+        Ok(output.logits)
+    });
+    let answers: Vec<Tensor<2>> = answers.collect::<Result<_, TrainerError>>()?;
+    Ok(Tensor::cat(answers, 0))
+}
