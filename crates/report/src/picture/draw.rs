@@ -57,7 +57,7 @@ impl<'a> Panel<'a> {
             Self::After(layer, _) => {
                 let share = Style::Percent.text(layer.flops_share);
                 let left = if layer.is_answer() {
-                    "answered here: the end of its way".into()
+                    "answered here; its way ends".into()
                 } else {
                     format!("{} of {} tokens, CLS included", layer.tokens, answer.tokens)
                 };
