@@ -12,11 +12,11 @@ use burn::prelude::*;
 use crate::budget::{counted_flops, kept_at_equal_counts};
 use crate::networks::{ExitAgent, ExitAgentConfig, certainty};
 use crate::policies::Pairs;
+use crate::price::{EFFECT_SCALE, blocks_saved, least_scores_at};
 use crate::{AgentError, Agents, Budgeting, Policy, Selection, check_blocks};
 
-/// What a pair that merges moves the answer by, in nats, where its agent's score is 0 (see
-/// [`Pairs`]): half the square of what effects are divided by before their logarithm is taken.
-const NATS_OF_PAIR: f64 = 0.5 * 0.005 * 0.005;
+/// What a pair that merges moves the answer by, in nats, where its agent's score is 0: half the square of the effect.
+const NATS_OF_PAIR: f64 = 0.5 * (EFFECT_SCALE as f64) * (EFFECT_SCALE as f64);
 
 /// The exits of a model: one agent for each block in which images may be answered.
 #[derive(Module, Debug)]
@@ -120,10 +120,8 @@ impl Exiting {
         match selection {
             Selection::Price { price } => {
                 let each = price / (NATS_OF_PAIR * (self.layers * self.tokens) as f64);
-                let blocks = pairs.blocks().iter();
-                let scores = blocks.map(|&block| 0.5 * (each * self.blocks_after(block)).ln());
                 Selection::LeastScores {
-                    scores: scores.collect(),
+                    scores: least_scores_at(0.5 * each.ln(), pairs.blocks(), self.layers),
                 }
             }
             other => other.clone(),
@@ -156,11 +154,6 @@ impl Exiting {
             least: computed(&ends(0)),
             most: 1.0,
         })
-    }
-
-    /// Blocks that a token does not go through which goes in this one; two thirds of that lie after its attention.
-    fn blocks_after(&self, block: usize) -> f64 {
-        (self.layers - 1 - block) as f64 + 2.0 / 3.0
     }
 }
 
@@ -253,7 +246,17 @@ enum Ends {
 }
 
 impl ExitingReducer<'_> {
-    /// Which images are answered now, of whose tokens `keep` says what is left.
+    /// The exit that is asked in this block.
+    fn exit_in(&self, layer: usize) -> Option<usize> {
+        let is_asked = match self.ends {
+            Ends::Never => false,
+            Ends::In(block) => block == layer,
+            Ends::AtPrice(_) => true,
+        };
+        self.policy.exits.index_of(layer).filter(|_| is_asked)
+    }
+
+    /// Which images are answered now. `keep` says which of their tokens are left.
     fn exit(
         &self,
         index: usize,
@@ -270,8 +273,7 @@ impl ExitingReducer<'_> {
             .collect();
         let slots: Vec<usize> = match self.ends {
             Ends::Never => Vec::new(),
-            Ends::In(block) if block == observation.layer => (0..sequences.batch()).collect(),
-            Ends::In(_) => Vec::new(),
+            Ends::In(_) => (0..sequences.batch()).collect(),
             Ends::AtPrice(price) => {
                 let foreseen = tokens.iter().zip(&shifts);
                 let foreseen: Vec<Tensor<2>> = foreseen
@@ -279,13 +281,11 @@ impl ExitingReducer<'_> {
                     .collect();
                 let certainty = certainty(heads.answer(&foreseen).0, heads);
                 let harm = read(agent.harm(tokens[0].clone(), certainty));
-                let price = price * policy.blocks_after(observation.layer)
+                let price = price * blocks_saved(policy.layers, observation.layer)
                     / (policy.layers * policy.tokens) as f64;
                 let ends = |slot: &usize| {
-                    let mut rows = sequences.starts()[*slot]..sequences.starts()[slot + 1];
-                    let left = rows
-                        .by_ref()
-                        .filter(|&row| keep[row] && sequences.visible()[row]);
+                    let rows = sequences.starts()[*slot]..sequences.starts()[slot + 1];
+                    let left = rows.filter(|&row| keep[row] && sequences.visible()[row]);
                     f64::from(harm[*slot]) < (price * left.count() as f64).ln()
                 };
                 (0..sequences.batch()).filter(ends).collect()
@@ -305,9 +305,7 @@ impl ExitingReducer<'_> {
 
 impl TokenReducer for ExitingReducer<'_> {
     fn placement(&self, layer: usize) -> Option<Placement> {
-        let exit = self.policy.exits.index_of(layer);
-        let exit = exit.filter(|_| self.ends != Ends::Never);
-        let exit = exit.map(|_| Placement::AfterAttention);
+        let exit = self.exit_in(layer).map(|_| Placement::AfterAttention);
         exit.or_else(|| self.pairs.as_ref()?.placement(layer))
     }
 
@@ -336,9 +334,7 @@ impl TokenReducer for ExitingReducer<'_> {
             Some(pairs) => pairs.reduce(observation),
             None => Reduction::none(observation.sequences),
         };
-        let exit = self.policy.exits.index_of(layer);
-        let exit = exit.filter(|_| self.ends != Ends::Never);
-        let (Some(index), Some(heads)) = (exit, &observation.heads) else {
+        let (Some(index), Some(heads)) = (self.exit_in(layer), &observation.heads) else {
             return reduction;
         };
         let exit = self.exit(index, heads, observation, &reduction.keep);

@@ -20,6 +20,7 @@ mod mixed;
 mod networks;
 mod policies;
 mod policy;
+mod price;
 mod registry;
 mod schedule_tree;
 mod scored;
@@ -27,6 +28,7 @@ mod selection;
 mod similarity;
 #[cfg(test)]
 mod testing;
+mod threshold;
 
 pub use acting_blocks::{acting_blocks, all_but_the_last, check_blocks};
 pub use allocation::Exploration;
@@ -56,6 +58,7 @@ pub use policies::{
     TomeThresholdSettings,
 };
 pub use policy::{Agents, Budgeting, Policy, PolicyModule, Removal};
+pub use price::{EFFECT_SCALE, least_scores_at};
 pub use registry::{policies, policy_entry, register_policy};
 pub use schedule_tree::{DecisionPoint, ScheduleTree};
 pub use scored::ScoredReducer;

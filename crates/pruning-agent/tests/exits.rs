@@ -139,8 +139,9 @@ fn without_a_price_exits_rest_and_with_counts_all_images_end_in_one_block() {
         reducer: Some(&*reducer),
     };
     let trace = vit.forward(images, settings).trace;
-    assert_eq!(trace[2].left, [65; BATCH]);
-    assert_eq!(trace[3].left, [0; BATCH]);
+    assert_eq!((trace.len(), trace[0].layer), (1, exits.blocks()[3]));
+    assert_eq!(trace[0].seen, [65; BATCH]);
+    assert_eq!(trace[0].left, [0; BATCH]);
     for share in [0.1, 1.2, f64::NAN] {
         let error = exits.kept_for(&config, share).unwrap_err().to_string();
         assert!(error.contains(&share.to_string()), "{error}");

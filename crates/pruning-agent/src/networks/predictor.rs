@@ -36,6 +36,11 @@ pub struct TokenPredictorConfig {
 }
 
 impl TokenPredictorConfig {
+    /// A network a third as wide as the tokens, in whole fours.
+    pub fn narrow(hidden_size: usize) -> Self {
+        Self::new(hidden_size, (hidden_size / 3 / 4).max(1) * 4)
+    }
+
     /// Creates it on `device`, initialised as PyTorch initialises a Linear.
     pub fn init(&self, device: &Device) -> TokenPredictor {
         let width = self.width;

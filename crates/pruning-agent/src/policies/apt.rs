@@ -10,6 +10,7 @@ use crate::acting_blocks::acting_blocks;
 use crate::budget::kept_at_equal_rates;
 use crate::networks::{PruningAgent, PruningAgentConfig, agent_flops};
 use crate::scored::ScoredReducer;
+use crate::threshold::{THRESHOLD, check_threshold};
 use crate::{
     ADAPTIVE, AgentError, Agents, BudgetUse, Budgeting, LAYERS, Meaning, Policy, PolicySettings,
     Selection, SelectionNoise,
@@ -41,26 +42,13 @@ impl PolicySettings for AptSettings {
     const NAME: &'static str = "apt";
     const SUMMARY: &'static str =
         "the published agents: each sees a token and its interaction with CLS, and drops it or not";
-    const MEANINGS: &'static [Meaning] = &[
-        LAYERS,
-        Meaning {
-            key: "threshold",
-            meaning: "without a budget, a token goes where its removal is more probable than this",
-        },
-        ADAPTIVE,
-    ];
+    const MEANINGS: &'static [Meaning] = &[LAYERS, THRESHOLD, ADAPTIVE];
     const ALGORITHMS: &'static [&'static str] = &["counterfactual"];
     const BUDGET: BudgetUse = BudgetUse::Possible;
     type Policy = Apt;
 
     fn init(&self, model: &VitConfig, device: &Device) -> Result<Apt, AgentError> {
-        if !(0.0..=1.0).contains(&self.threshold) {
-            return Err(AgentError::Setting {
-                key: "threshold",
-                found: self.threshold.to_string(),
-                expected: "must be a probability, from 0 to 1".into(),
-            });
-        }
+        check_threshold(self.threshold)?;
         let blocks = acting_blocks(self.layers.as_ref(), model)?;
         let first = PruningAgentConfig::new(model.hidden_size).init(device);
         Ok(Apt {

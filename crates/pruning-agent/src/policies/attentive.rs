@@ -52,9 +52,7 @@ impl PolicySettings for AttentiveSettings {
 
     fn init(&self, model: &VitConfig, device: &Device) -> Result<Attentive, AgentError> {
         let blocks = acting_blocks(self.layers.as_ref(), model)?;
-        // A third of the tokens' width, in whole fours.
-        let width = (model.hidden_size / 3 / 4).max(1) * 4;
-        let network = TokenPredictorConfig::new(model.hidden_size, width).with_hints(true);
+        let network = TokenPredictorConfig::narrow(model.hidden_size).with_hints(true);
         Ok(Attentive {
             agents: blocks.iter().map(|_| network.init(device)).collect(),
             blocks,

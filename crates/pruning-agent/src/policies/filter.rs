@@ -8,6 +8,7 @@ use crate::acting_blocks::check_blocks;
 use crate::budget::kept_at_equal_rates;
 use crate::networks::{TokenPredictor, TokenPredictorConfig};
 use crate::scored::ScoredReducer;
+use crate::threshold::{THRESHOLD, check_threshold};
 use crate::{
     AgentError, Agents, BudgetUse, Budgeting, LAYERS, Meaning, Policy, PolicySettings, Selection,
     SelectionNoise,
@@ -38,39 +39,28 @@ impl Default for FilterSettings {
 
 impl PolicySettings for FilterSettings {
     const NAME: &'static str = "filter";
-    const SUMMARY: &'static str = "drops patches that mislead: noise, occluders, pieces of other images. `aptvit prune --corrupt` teaches it on a \
-                                   frozen model by what brings the answer back to that of the image as it was";
+    const SUMMARY: &'static str = "drops patches that mislead the model: noise, occluders, pieces of other images. `aptvit prune --corrupt` teaches \
+                                   it: it replaces patches, and rewards removals that restore the answer to the whole image";
     const MEANINGS: &'static [Meaning] = &[
         Meaning {
             meaning: "the blocks (0-based) after which it acts; 0 and 2 where it is not said",
             ..LAYERS
         },
-        Meaning {
-            key: "threshold",
-            meaning: "without a budget, a token goes where its removal is more probable than this",
-        },
+        THRESHOLD,
     ];
     const ALGORITHMS: &'static [&'static str] = &["counterfactual"];
     const BUDGET: BudgetUse = BudgetUse::Possible;
     type Policy = Filter;
 
     fn init(&self, model: &VitConfig, device: &Device) -> Result<Filter, AgentError> {
-        if !(0.0..=1.0).contains(&self.threshold) {
-            return Err(AgentError::Setting {
-                key: "threshold",
-                found: self.threshold.to_string(),
-                expected: "must be a probability, from 0 to 1".into(),
-            });
-        }
+        check_threshold(self.threshold)?;
         let usual = || {
             let blocks = BLOCKS.into_iter();
             blocks.filter(|&block| block < model.num_layers).collect()
         };
         let blocks: Vec<usize> = self.layers.clone().unwrap_or_else(usual);
         check_blocks(&blocks, model.num_layers)?;
-        // A third of the tokens' width, in whole fours.
-        let width = (model.hidden_size / 3 / 4).max(1) * 4;
-        let network = TokenPredictorConfig::new(model.hidden_size, width);
+        let network = TokenPredictorConfig::narrow(model.hidden_size);
         Ok(Filter {
             agents: blocks.iter().map(|_| network.init(device)).collect(),
             blocks,

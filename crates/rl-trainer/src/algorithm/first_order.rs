@@ -13,7 +13,8 @@
 use std::cell::RefCell;
 
 use apt_pruning_agent::{
-    Agents, Meaning, Pair, Policy, Removal, Selection, matched_pairs, most_similar_kept,
+    Agents, EFFECT_SCALE, Meaning, Pair, Policy, Removal, Selection, matched_pairs,
+    most_similar_kept,
 };
 use apt_vit_model::{
     ExecutionMode, FlopsCount, Needs, Observation, Placement, Reduction, TokenReducer, VitConfig,
@@ -28,8 +29,6 @@ use super::lesson::{Algorithm, Lesson, Pass, PolicyLosses, Purpose};
 use super::likelihood::rows_of;
 use super::settings::{AGENT_LOSS_WEIGHT, positive};
 
-/// What effects are divided by before their logarithm is taken.
-const SCALE: f32 = 0.005;
 /// Logarithms further from 0 teach no more than this.
 const MOST: f32 = 5.0;
 
@@ -307,7 +306,7 @@ pub fn losses(agents: &dyn Agents, rewards: &[Rewards]) -> Vec<Tensor<1>> {
         }
         let logits = agents.logits(index, &decision.observation());
         let size = |reward: &f32| {
-            let size = (reward.abs() / SCALE).max(f32::MIN_POSITIVE);
+            let size = (reward.abs() / EFFECT_SCALE).max(f32::MIN_POSITIVE);
             size.ln().clamp(-MOST, MOST)
         };
         let mut sizes: Vec<f32> = known.iter().map(size).collect();

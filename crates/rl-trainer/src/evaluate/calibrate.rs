@@ -2,7 +2,7 @@
 
 use apt_data::ImageDataset;
 use apt_inference::{Budget, InferenceError, Model, PruningVit};
-use apt_pruning_agent::{Budgeting, Selection};
+use apt_pruning_agent::{Budgeting, Selection, least_scores_at};
 use apt_vit_model::{ExecutionMode, LayerTrace, RunSettings, TokenBatch};
 use burn::prelude::*;
 
@@ -149,9 +149,7 @@ fn by_scores(
     tried(model, images, target, settings, device, selection)
 }
 
-/// One price of a token's computing: in each block the least score is half the logarithm of what a token that
-/// goes there saves, plus a number that is the same for all blocks. Scores are logarithms of how far the model's answer
-/// moves, and its error grows with the square of that, so that a merge is worth it in every block alike.
+/// One price of a token's computing: see [`least_scores_at`].
 fn by_price(
     model: &PruningVit,
     images: &ImageDataset,
@@ -160,15 +158,9 @@ fn by_price(
     device: &Device,
     progress: impl FnMut(f64),
 ) -> Result<Budget, TrainerError> {
-    let layers = model.config().num_layers;
-    // Blocks that a token does not go through; two thirds of one lie after its attention.
-    let saved = |layer: usize| (layers - 1 - layer) as f64 + 2.0 / 3.0;
-    let of = |price: f64| {
-        let blocks = model.policy.blocks().iter();
-        let scores = blocks.map(|&layer| price + 0.5 * saved(layer).ln());
-        Selection::LeastScores {
-            scores: scores.collect(),
-        }
+    let (blocks, layers) = (model.policy.blocks(), model.config().num_layers);
+    let of = |price: f64| Selection::LeastScores {
+        scores: least_scores_at(price, blocks, layers),
     };
     by_halving(model, images, target, settings, device, progress, of)
 }

@@ -1,11 +1,11 @@
-//! Agents learn on a frozen model which patches mislead it: without labels, from the model's own answers to images as they were.
+//! Agents learn on a frozen model which patches mislead it: without labels, from the model's own answers to whole images.
 //!
-//! Observation: a token of an image some of whose patches are replaced by what does not belong there. Action: remove it.
-//! Reward: how much nearer that brings the answer to that of the image as it was, KL(answer then || answer now) of classes or
-//! 1 - cosine of features, to first order: all tokens of all blocks from one backward pass. Loss: cross-entropy against the
-//! sign of the reward, each token weighed by the reward's size in its image. So a token is removed with the share of what
-//! its removal gained among all that it gained or lost, and with more than a half where it misleads in the mean. The sign means
-//! something here, unlike in [`first_order`](crate::algorithm::first_order): the answer to the damaged image is not calibrated.
+//! Observation: a token of an image of which some patches are replaced. Action: remove it. Reward: how much nearer the answer
+//! comes to the one to the whole image, as KL(whole || corrupted) of classes or 1 - cosine of features. It is known to first
+//! order, for all tokens of all blocks from one backward pass. Loss: cross-entropy against the sign of the reward. Each token
+//! weighs as much as its reward is large among those of its image, so that an agent removes with a probability above a half what
+//! misleads in the mean. Elsewhere the sign of such a reward means nothing (see
+//! [`first_order`](crate::algorithm::first_order)); here the answer that is wanted is known.
 
 use apt_inference::Answers;
 use apt_pruning_agent::{Agents, AnyPolicy, PolicyConfig};
