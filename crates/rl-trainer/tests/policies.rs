@@ -247,3 +247,16 @@ fn a_paused_training_with_a_budget_ends_where_an_unbroken_one_ends() {
     resume(&broken, &options()).unwrap();
     assert!(final_weights(&unbroken) == final_weights(&broken));
 }
+
+#[test]
+fn early_answers_and_blocks_that_are_computed_anew_do_not_go_together() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut overrides = EXACT.to_vec();
+    overrides.extend(["policy=early-exit", "train.gradient_checkpointing=true"]);
+    let error = train(config(&overrides), &folder.path().join("run"), &options());
+    let message = error.unwrap_err().to_string();
+    assert!(
+        message.contains("train.gradient_checkpointing"),
+        "{message}"
+    );
+}
