@@ -214,7 +214,8 @@ pub fn run(args: &Eval, global: &Global) -> Result<End> {
         if let Some(corruption) = corruption {
             println!("patches of each are replaced: {corruption}");
         }
-        print(&evaluations, evaluations.len() - modes.len());
+        let references = evaluations.len() - modes.len();
+        print(&evaluations, references, corruption.is_some());
     }
     Ok(End::Done)
 }
@@ -254,8 +255,8 @@ fn shown_classes(images: &ImageDataset) -> usize {
     labels.len()
 }
 
-/// The first `references` are those of the same model in 32-bit floats.
-fn print(evaluations: &[Evaluation], references: usize) {
+/// The first `references` are those of the same model in 32-bit floats. `corrupted`: dense answers to whole images are compared with.
+fn print(evaluations: &[Evaluation], references: usize, corrupted: bool) {
     let fidelities = evaluations
         .iter()
         .filter_map(|found| found.fidelity.as_ref());
@@ -299,7 +300,11 @@ fn print(evaluations: &[Evaluation], references: usize) {
         } else {
             "equal answers and KL(dense || this), in nats"
         };
-        println!("{said}: of the same images, to the {dense}");
+        if corrupted {
+            println!("{said}: to the {dense}'s answers to the images as they were");
+        } else {
+            println!("{said}: of the same images, to the {dense}");
+        }
     }
     let (references, own) = evaluations.split_at(references);
     for reference in references {

@@ -192,6 +192,11 @@ fn print(report: &PruneReport) {
         "equal answers and KL(dense || pruned), in nats"
     };
     println!("{said}, on images held out from learning");
+    if let Some(corruption) = &report.corrupted {
+        println!(
+            "their patches are replaced ({corruption}); dense answers are those to the images as they were"
+        );
+    }
     println!("policy {}: {}", report.policy, report.why);
     let folder = report.folder.display();
     let took = duration(Duration::from_secs_f64(report.seconds));

@@ -138,6 +138,7 @@ pub fn prune(
         policy: chosen.config.name().into(),
         why,
         learned_from,
+        corrupted: options.corruption.map(|corruption| corruption.to_string()),
         held_out: fitted_on,
         seconds: begun.elapsed().as_secs_f64(),
         rows,

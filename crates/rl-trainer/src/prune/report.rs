@@ -38,6 +38,9 @@ pub struct PruneReport {
     pub why: String,
     /// Images that were learned from; none where nothing was learned.
     pub learned_from: usize,
+    /// What was replaced in all images, if anything.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub corrupted: Option<String>,
     /// Images that budgets were fitted on.
     pub held_out: usize,
     /// Seconds in all.
