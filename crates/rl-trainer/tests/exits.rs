@@ -7,12 +7,12 @@ use apt_data::{DataSource, Progress, Splits};
 use apt_inference::PruningVit;
 use apt_pruning_agent::{AnyPolicy, PolicyConfig, Selection};
 use apt_rl_trainer::prune::{AgentSettings, FrozenModel, learn_on_frozen};
-use apt_rl_trainer::{EvaluationSettings, calibrate, evaluate_each};
+use apt_rl_trainer::{calibrate, evaluate_each};
 use apt_vit_model::{ExecutionMode, ImageSize, VitConfig, VitPreset};
 use burn::prelude::*;
 use burn::tensor::Distribution;
 
-use common::alone;
+use common::{alone, evaluation};
 
 /// A share of the FLOPs.
 const TARGET: f64 = 0.75;
@@ -38,18 +38,6 @@ fn model(seed: u64, device: &Device) -> (PruningVit, PolicyConfig) {
     (model, exits)
 }
 
-fn settings() -> EvaluationSettings {
-    EvaluationSettings {
-        selection: Selection::All,
-        batch_size: 32,
-        normalization: Default::default(),
-        transform: Default::default(),
-        workers: 0,
-        compare: true,
-        reference: None,
-    }
-}
-
 fn shapes() -> Splits {
     let shapes = DataSource::Shapes {
         size: 32,
@@ -66,7 +54,7 @@ fn learned(model: &PruningVit, exits: &PolicyConfig, device: &Device) -> AnyPoli
         model,
         packed: &model.clone().prepack(),
         images: &shapes().train,
-        evaluation: &settings(),
+        evaluation: &evaluation(),
         targets: &[TARGET],
         device,
     };
@@ -81,7 +69,7 @@ fn moved(
     device: &Device,
 ) -> (f64, f64) {
     let model = PruningVit::new(model.vit.clone(), policy, model.config().clone());
-    let (splits, settings) = (shapes(), settings());
+    let (splits, settings) = (shapes(), evaluation());
     let fitted = || {
         let images = splits.train.take(96);
         let found = calibrate(&model, &images, TARGET, &settings, device, |_| ());

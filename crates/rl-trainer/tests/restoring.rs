@@ -6,13 +6,13 @@ mod common;
 use apt_data::{CorruptionKind, ImageDataset, PatchCorruption, RgbImage};
 use apt_inference::PruningVit;
 use apt_pruning_agent::{PolicyConfig, Selection};
+use apt_rl_trainer::evaluate_each;
 use apt_rl_trainer::prune::{AgentSettings, FrozenModel, learn_on_frozen};
-use apt_rl_trainer::{EvaluationSettings, evaluate_each};
 use apt_vit_model::{ExecutionMode, ImageSize, VitConfig, VitPreset};
 use burn::prelude::*;
 use burn::tensor::Distribution;
 
-use common::alone;
+use common::{alone, evaluation};
 
 /// Dark images, each with a texture of its own: noise is brighter, so that a model which nobody taught is misled by it, too.
 fn dark_images(count: usize, first: usize) -> ImageDataset {
@@ -56,15 +56,7 @@ fn corrupted_patches_go_first_and_answers_come_nearer_to_those_before() {
         share: 0.25,
         seed: 1,
     };
-    let evaluation = EvaluationSettings {
-        selection: Selection::All,
-        batch_size: 32,
-        normalization: Default::default(),
-        transform: Default::default(),
-        workers: 0,
-        compare: true,
-        reference: None,
-    };
+    let evaluation = evaluation();
     let learning = AgentSettings {
         epochs: 24,
         ..Default::default()

@@ -6,14 +6,14 @@ mod common;
 use apt_data::{DataSource, ImageDataset, Progress};
 use apt_inference::PruningVit;
 use apt_pruning_agent::{AnyPolicy, PolicyConfig, Selection};
+use apt_rl_trainer::evaluate_each;
 use apt_rl_trainer::prune::{AgentSettings, FrozenModel, learn_sensitivity};
-use apt_rl_trainer::{EvaluationSettings, evaluate_each};
 use apt_vit_model::{ExecutionMode, ImageSize, VitConfig, VitPreset};
 use burn::module::Param;
 use burn::prelude::*;
 use burn::tensor::Distribution;
 
-use common::alone;
+use common::{alone, evaluation};
 
 /// A model whose answers depend on its patches, though nobody taught it what to say.
 fn model(seed: u64, device: &Device) -> PruningVit {
@@ -53,18 +53,6 @@ fn images() -> ImageDataset {
     shapes.load(None, Progress::Hidden).unwrap().train
 }
 
-fn settings() -> EvaluationSettings {
-    EvaluationSettings {
-        selection: Selection::All,
-        batch_size: 32,
-        normalization: Default::default(),
-        transform: Default::default(),
-        workers: 0,
-        compare: true,
-        reference: None,
-    }
-}
-
 fn learned(model: &PruningVit, images: &ImageDataset, device: &Device) -> AnyPolicy {
     let learning = AgentSettings {
         epochs: 20,
@@ -75,7 +63,7 @@ fn learned(model: &PruningVit, images: &ImageDataset, device: &Device) -> AnyPol
         model,
         packed: &model.clone().prepack(),
         images,
-        evaluation: &settings(),
+        evaluation: &evaluation(),
         targets: &[0.7],
         device,
     };
@@ -90,7 +78,7 @@ fn moved(model: &PruningVit, policy: AnyPolicy, images: &ImageDataset, device: &
         (ExecutionMode::Dense, Selection::All),
         (ExecutionMode::Drop, Selection::Kept { kept }),
     ];
-    let found = evaluate_each(&model, images, &runs, &settings(), device, |_| ()).unwrap();
+    let found = evaluate_each(&model, images, &runs, &evaluation(), device, |_| ()).unwrap();
     found[1].fidelity.as_ref().unwrap().kl().unwrap()
 }
 

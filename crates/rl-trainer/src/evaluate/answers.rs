@@ -1,6 +1,8 @@
-//! A model's answers, whole and finite.
+//! Images as a model wants them, and its dense answers to them.
 
-use apt_data::{EvalLoader, ImageDataset};
+use std::sync::Arc;
+
+use apt_data::{Batch, EvalLoader, ImageDataset};
 use apt_inference::{InferenceError, NotFinite, PruningVit};
 use apt_vit_model::{ImageSize, RunSettings};
 use burn::data::dataloader::DataLoader;
@@ -12,6 +14,27 @@ use crate::TrainerError;
 /// Height and width, as loaders take them.
 pub(crate) fn sides(size: ImageSize) -> [u32; 2] {
     [size.height as u32, size.width as u32]
+}
+
+/// Images for the model, in order, in batches of so many, by so many background threads.
+pub(crate) fn loader(
+    images: &ImageDataset,
+    model: &PruningVit,
+    settings: &EvaluationSettings,
+    batch_size: usize,
+    workers: usize,
+    device: &Device,
+) -> Arc<dyn DataLoader<Batch>> {
+    let size = sides(model.config().image_size);
+    EvalLoader::new(
+        images.clone(),
+        batch_size,
+        size,
+        settings.normalization,
+        workers,
+    )
+    .with_transform(settings.transform)
+    .to_device(device)
 }
 
 /// The accuracy of logits that are no numbers would be one of chance.
@@ -46,14 +69,7 @@ pub(crate) fn dense_answers(
     settings: &EvaluationSettings,
     device: &Device,
 ) -> Result<Tensor<2>, TrainerError> {
-    let loader = EvalLoader::new(
-        images.clone(),
-        images.len().max(1),
-        sides(model.config().image_size),
-        settings.normalization,
-        0,
-    );
-    let loader = loader.with_transform(settings.transform).to_device(device);
+    let loader = loader(images, model, settings, images.len().max(1), 0, device);
     let answers = loader.iter().map(|batch| {
         let batch = batch.map_err(|error| TrainerError::Training(error.to_string()))?;
         let output = model.vit.forward(batch.images, RunSettings::DENSE);

@@ -1,13 +1,12 @@
 //! Images that are embedded once, to count what several selections compute.
 
-use apt_data::{EvalLoader, ImageDataset};
+use apt_data::ImageDataset;
 use apt_inference::PruningVit;
 use apt_pruning_agent::Selection;
 use apt_vit_model::{ExecutionMode, RunSettings, TokenBatch};
-use burn::data::dataloader::DataLoader;
 use burn::prelude::*;
 
-use super::answers::sides;
+use super::answers::loader;
 use super::settings::EvaluationSettings;
 use crate::TrainerError;
 
@@ -40,14 +39,8 @@ pub(super) fn embed(
     settings: &EvaluationSettings,
     device: &Device,
 ) -> Result<Vec<TokenBatch>, TrainerError> {
-    let loader = EvalLoader::new(
-        images.clone(),
-        settings.batch_size,
-        sides(model.config().image_size),
-        settings.normalization,
-        settings.workers,
-    );
-    let loader = loader.with_transform(settings.transform).to_device(device);
+    let (batch_size, workers) = (settings.batch_size, settings.workers);
+    let loader = loader(images, model, settings, batch_size, workers, device);
     let batches = loader.iter().map(|batch| {
         let batch = batch.map_err(|error| TrainerError::Training(error.to_string()))?;
         Ok(model.vit.embed(batch.images))

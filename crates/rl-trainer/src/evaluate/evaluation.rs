@@ -2,15 +2,14 @@
 
 use std::time::Instant;
 
-use apt_data::{EvalLoader, ImageDataset};
+use apt_data::ImageDataset;
 use apt_inference::{Answers, Fidelity, PruningVit};
 use apt_pruning_agent::Selection;
 use apt_vit_model::ExecutionMode;
-use burn::data::dataloader::DataLoader;
 use burn::prelude::*;
 use serde::Serialize;
 
-use super::answers::{check_finite, dense_answers, sides};
+use super::answers::{check_finite, dense_answers, loader};
 use super::settings::EvaluationSettings;
 use super::truth::{Counted, is_known};
 use crate::TrainerError;
@@ -175,14 +174,8 @@ pub fn evaluate_each(
     let config = model.config();
     let prefix = config.num_prefix_tokens();
     let answers_are = Answers::of(config);
-    let loader = EvalLoader::new(
-        dataset.clone(),
-        settings.batch_size,
-        sides(config.image_size),
-        settings.normalization,
-        settings.workers,
-    );
-    let loader = loader.with_transform(settings.transform).to_device(device);
+    let (batch_size, workers) = (settings.batch_size, settings.workers);
+    let loader = loader(dataset, model, settings, batch_size, workers, device);
     let mut per_class = vec![0; dataset.num_classes()];
     let blocks = model.policy.blocks().to_vec();
     let layers = blocks.len();

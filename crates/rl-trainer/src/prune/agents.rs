@@ -3,11 +3,10 @@
 
 use std::collections::VecDeque;
 
-use apt_data::{Batch, EvalLoader, ImageDataset, PatchCorruption, mix_seed};
+use apt_data::{Batch, ImageDataset, PatchCorruption, mix_seed};
 use apt_inference::{PruningVit, initialize};
 use apt_pruning_agent::{Agents, AnyPolicy, PolicyConfig, Selection};
 use apt_vit_model::{ExecutionMode, RunSettings, Vit, VitConfig};
-use burn::data::dataloader::DataLoader;
 use burn::module::Module;
 use burn::optim::{AdamWConfig, GradientsParams};
 use burn::prelude::*;
@@ -17,7 +16,7 @@ use rand::{RngExt, SeedableRng};
 
 use crate::TrainerError;
 use crate::algorithm::first_order::{Probe, Rewards};
-use crate::evaluate::{EvaluationSettings, sides};
+use crate::evaluate::{EvaluationSettings, loader};
 
 /// How far beyond the budgets is practised, as shares of the FLOPs: above the highest and below the lowest.
 const BEYOND: [f64; 2] = [0.15, 0.05];
@@ -146,16 +145,8 @@ pub(super) fn learn_task(
         let mut order: Vec<usize> = (0..images.len()).collect();
         order.shuffle(&mut rng);
         let images = corrupted_anew(images.subset(&order), config, settings.seed, epoch);
-        let loader = EvalLoader::new(
-            images.clone(),
-            settings.batch_size,
-            sides(config.image_size),
-            evaluation.normalization,
-            evaluation.workers,
-        );
-        let loader = loader
-            .with_transform(evaluation.transform)
-            .to_device(device);
+        let (batch_size, workers) = (settings.batch_size, evaluation.workers);
+        let loader = loader(&images, model, evaluation, batch_size, workers, device);
         for batch in loader.iter() {
             let batch = batch.map_err(|error| TrainerError::Pruning(error.to_string()))?;
             let acting = learning.valid();

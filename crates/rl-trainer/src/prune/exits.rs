@@ -7,14 +7,12 @@
 
 use std::cell::RefCell;
 
-use apt_data::{EvalLoader, ImageDataset};
 use apt_inference::{Answers, Fidelity};
-use apt_pruning_agent::{AnyPolicy, Exits, Selection, certainty, first_tokens};
+use apt_pruning_agent::{AnyPolicy, ExitAgent, Exits, Selection, certainty, first_tokens};
 use apt_vit_model::host::{read, upload};
 use apt_vit_model::{
     ExecutionMode, Heads, Needs, Observation, Placement, Reduction, RunSettings, TokenReducer,
 };
-use burn::data::dataloader::DataLoader;
 use burn::module::Module;
 use burn::optim::{AdamWConfig, GradientsParams};
 use burn::prelude::*;
@@ -25,7 +23,7 @@ use rand::{RngExt, SeedableRng};
 use super::agents::{FrozenModel, practised};
 use super::distance::distance;
 use crate::TrainerError;
-use crate::evaluate::{check_finite, sides};
+use crate::evaluate::{check_finite, loader};
 
 /// Passes over the images, each pruned to other budgets.
 const PASSES: usize = 2;
@@ -64,8 +62,7 @@ pub fn learn_exits(
     let lens = |exits: &Exits, rows: &Tensor<1, Int>| {
         let heads = Heads::of(&vit);
         let wanted = seen.answers.clone().select(0, rows.clone()).autodiff();
-        let of_exit = |(agent, tokens): (_, &Vec<Tensor<2>>)| {
-            let agent: &apt_pruning_agent::ExitAgent = agent;
+        let of_exit = |(agent, tokens): (&ExitAgent, &Vec<Tensor<2>>)| {
             let tokens = tokens.iter();
             let tokens = tokens.map(|tokens| tokens.clone().select(0, rows.clone()).autodiff());
             let foreseen: Vec<Tensor<2>> = tokens.map(|tokens| agent.foresee(tokens)).collect();
@@ -75,13 +72,11 @@ pub fn learn_exits(
         losses.reduce(|sum, loss| sum + loss)
     };
     let policy = descend(policy, &lensed, LENS_RATE, &mut rng, frozen.device, lens);
-    if !go_on(0.9) {
-        return Ok(policy);
-    }
+    // What remains takes seconds, and a lens without a judge would answer anything.
+    go_on(0.9);
     let lessons = seen.lessons(&policy, frozen, answers)?;
     let judge = |exits: &Exits, rows: &Tensor<1, Int>| {
-        let of_exit = |(agent, lesson): (_, &Lesson)| {
-            let agent: &apt_pruning_agent::ExitAgent = agent;
+        let of_exit = |(agent, lesson): (&ExitAgent, &Lesson)| {
             let of = |values: &Tensor<2>| values.clone().select(0, rows.clone()).autodiff();
             let found = agent.harm(of(&lesson.cls), of(&lesson.certainty));
             (found - of(&lesson.harm)).square().mean()
@@ -150,7 +145,7 @@ impl Seen {
     ) -> Result<Vec<Lesson>, TrainerError> {
         let exits = policy.exits().ok_or_else(no_exits)?;
         let heads = Heads::of(&frozen.model.vit);
-        let of_exit = |(agent, tokens): (&apt_pruning_agent::ExitAgent, &Vec<Tensor<2>>)| {
+        let of_exit = |(agent, tokens): (&ExitAgent, &Vec<Tensor<2>>)| {
             let foreseen = tokens.iter().map(|tokens| agent.foresee(tokens.clone()));
             let foreseen: Vec<Tensor<2>> = foreseen.collect();
             let found = heads.answer(&foreseen).0;
@@ -199,7 +194,10 @@ fn look(
         let mut order: Vec<usize> = (0..frozen.images.len()).collect();
         order.shuffle(rng);
         let images = frozen.images.subset(&order);
-        for batch in batches_of(frozen, &images).iter() {
+        let evaluation = frozen.evaluation;
+        let (model, workers) = (frozen.model, evaluation.workers);
+        let loader = loader(&images, model, evaluation, BATCH, workers, frozen.device);
+        for batch in loader.iter() {
             let batch = batch.map_err(|error| TrainerError::Pruning(error.to_string()))?;
             let dense = vit.forward(batch.images.clone(), RunSettings::DENSE).logits;
             check_finite(dense.clone(), &batch.indices, &images)?;
@@ -241,23 +239,6 @@ fn look(
         answers: joined(answers),
         moved: all_moved,
     }))
-}
-
-fn batches_of(
-    frozen: &FrozenModel<'_>,
-    images: &ImageDataset,
-) -> std::sync::Arc<dyn DataLoader<apt_data::Batch>> {
-    let (evaluation, size) = (frozen.evaluation, frozen.model.config().image_size);
-    let normalization = evaluation.normalization;
-    EvalLoader::new(
-        images.clone(),
-        BATCH,
-        sides(size),
-        normalization,
-        evaluation.workers,
-    )
-    .with_transform(evaluation.transform)
-    .to_device(frozen.device)
 }
 
 /// A reducer that is watched in the blocks of exits.

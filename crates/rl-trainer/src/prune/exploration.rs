@@ -3,17 +3,16 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use apt_data::{EvalLoader, ImageDataset};
+use apt_data::ImageDataset;
 use apt_inference::{Answers, Fidelity, PruningVit};
 use apt_pruning_agent::{Exploration, ScheduleTree, feature_count};
 use apt_vit_model::fused::computes_here;
 use apt_vit_model::{ExecutionMode, RunSettings, TokenBatch};
-use burn::data::dataloader::DataLoader;
 use burn::prelude::*;
 use rayon::ThreadPoolBuilder;
 
 use crate::TrainerError;
-use crate::evaluate::{EvaluationSettings, sides};
+use crate::evaluate::{EvaluationSettings, loader};
 
 /// Images that go through the tree together.
 const BATCH: usize = 16;
@@ -138,14 +137,7 @@ fn read(
     settings: &EvaluationSettings,
     device: &Device,
 ) -> Result<TokenBatch, TrainerError> {
-    let loader = EvalLoader::new(
-        images.clone(),
-        BATCH,
-        sides(model.config().image_size),
-        settings.normalization,
-        0,
-    );
-    let loader = loader.with_transform(settings.transform).to_device(device);
+    let loader = loader(images, model, settings, BATCH, 0, device);
     let batch = loader.iter().next();
     let batch = batch.ok_or_else(|| TrainerError::Pruning("an empty batch".into()))?;
     let batch = batch.map_err(|error| TrainerError::Pruning(error.to_string()))?;

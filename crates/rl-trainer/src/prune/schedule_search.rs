@@ -1,17 +1,16 @@
 //! How many patches to keep after each block, searched on images for the answers that are nearest to the dense model's.
 
-use apt_data::{EvalLoader, ImageDataset};
+use apt_data::ImageDataset;
 use apt_inference::{Answers, Fidelity, PruningVit};
 use apt_pruning_agent::Selection;
 use apt_vit_model::ExecutionMode;
-use burn::data::dataloader::DataLoader;
 use burn::prelude::*;
 use rand::SeedableRng;
 use rand::rngs::ChaCha8Rng;
 
 use super::schedules::Schedules;
 use crate::TrainerError;
-use crate::evaluate::{EvaluationSettings, sides};
+use crate::evaluate::{EvaluationSettings, loader};
 
 /// After so many images, a schedule that is surely worse than the best one is given up.
 const RACE: usize = 64;
@@ -163,14 +162,8 @@ fn answered(
     settings: &EvaluationSettings,
     device: &Device,
 ) -> Result<Vec<Answered>, TrainerError> {
-    let loader = EvalLoader::new(
-        images.clone(),
-        settings.batch_size.min(RACE),
-        sides(model.config().image_size),
-        settings.normalization,
-        settings.workers,
-    );
-    let loader = loader.with_transform(settings.transform).to_device(device);
+    let (batch_size, workers) = (settings.batch_size.min(RACE), settings.workers);
+    let loader = loader(images, model, settings, batch_size, workers, device);
     let batches = loader.iter().map(|batch| {
         let batch = batch.map_err(|error| TrainerError::Training(error.to_string()))?;
         let output = model.run(

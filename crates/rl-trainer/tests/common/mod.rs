@@ -5,7 +5,10 @@ use std::path::Path;
 
 use apt_data::{Batch, Place, Progress};
 use apt_inference::Choice;
-use apt_rl_trainer::{ExperimentConfig, RunFolder, TrainOptions, Trainee, stepper};
+use apt_pruning_agent::Selection;
+use apt_rl_trainer::{
+    EvaluationSettings, ExperimentConfig, RunFolder, TrainOptions, Trainee, stepper,
+};
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::prelude::*;
 use burn::tensor::Distribution;
@@ -104,4 +107,17 @@ pub fn counted_flops(config: &ExperimentConfig, folder: &Path) -> f64 {
         },
     });
     report.unwrap().values["step_flops"]
+}
+
+/// How the tests of frozen models evaluate.
+pub fn evaluation() -> EvaluationSettings {
+    EvaluationSettings {
+        selection: Selection::All,
+        batch_size: 32,
+        normalization: Default::default(),
+        transform: Default::default(),
+        workers: 0,
+        compare: true,
+        reference: None,
+    }
 }
