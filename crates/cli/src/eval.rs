@@ -234,9 +234,9 @@ fn test_images(
         (_, Some(data)) => DataSource::load_to_measure(data, labels, options)?,
         (Some(run), None) => {
             let data = run.description().data.as_deref();
-            let mut config = run.config.clone();
-            config.input.on_bad = options.on_bad;
-            let test = config.load_data(data, options.progress)?.test;
+            let test = run
+                .config
+                .corrupted(run.config.data.load(data, options)?.test)?;
             let limit = run.config.input.test_images.unwrap_or(test.len());
             let from = data.map_or("the run's data".into(), |data| data.display().to_string());
             (test.take(limit), format!("{from}, its test images"))

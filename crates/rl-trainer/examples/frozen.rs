@@ -143,10 +143,8 @@ fn is_config(path: &Path) -> bool {
 fn to_learn(path: &Path) -> Result<ImageDataset, Failure> {
     if is_config(path) {
         let config = ExperimentConfig::load(path, &[])?;
-        return Ok(config
-            .load_data(None, Progress::Hidden)?
-            .train
-            .without_labels());
+        let images = config.load_data(None, Progress::Hidden)?.train;
+        return Ok(config.corrupted(images)?.without_labels());
     }
     Ok(DataSource::load_to_learn(path, Progress::Hidden)?)
 }
@@ -154,7 +152,8 @@ fn to_learn(path: &Path) -> Result<ImageDataset, Failure> {
 fn to_measure(path: &Path) -> Result<ImageDataset, Failure> {
     if is_config(path) {
         let config = ExperimentConfig::load(path, &[])?;
-        return Ok(config.load_data(None, Progress::Hidden)?.test);
+        let images = config.load_data(None, Progress::Hidden)?.test;
+        return Ok(config.corrupted(images)?);
     }
     let (images, _) = DataSource::load_to_measure(path, Default::default(), Progress::Hidden)?;
     Ok(images)

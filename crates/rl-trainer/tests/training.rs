@@ -6,8 +6,11 @@ mod common;
 use std::path::Path;
 use std::time::Duration;
 
+use apt_data::Progress;
 use apt_inference::{Choice, Run};
-use apt_rl_trainer::{Outcome, RunFolder, TrainOptions, TrainerError, resume, train};
+use apt_rl_trainer::{
+    Outcome, RunFolder, TrainOptions, TrainerError, resume, train, train_on_splits,
+};
 use burn::prelude::*;
 
 use common::{alone, config, final_weights, options};
@@ -55,6 +58,20 @@ fn a_training_ends_with_a_summary_metrics_and_events() {
         std::fs::read_dir(out.join("tensorboard")).unwrap().count(),
         1
     );
+}
+
+#[test]
+fn patches_are_replaced_wherever_the_images_come_from() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().unwrap();
+    let config = config(&["input.corrupt.kind=noise"]);
+    let splits = config.load_data(None, Progress::Hidden).unwrap();
+    let out = folder.path().join("run");
+    let outcome = train_on_splits(splits, config, &out, &options()).unwrap();
+    let Outcome::Finished(summary) = outcome else {
+        panic!("{outcome:?}");
+    };
+    assert!(summary.layers[0].corrupted_recall.is_some());
 }
 
 #[test]

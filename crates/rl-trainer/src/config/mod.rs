@@ -12,8 +12,8 @@ mod validate;
 use std::path::Path;
 
 use apt_data::{
-    DataSource, ImageDataset, LoadOptions, Normalization, OnBad, PatchCorruption, Progress, Splits,
-    TrainTransform,
+    DataError, DataSource, ImageDataset, LoadOptions, Normalization, OnBad, PatchCorruption,
+    Progress, Splits, TrainTransform,
 };
 use serde::{Deserialize, Serialize};
 
@@ -96,30 +96,29 @@ impl Default for InputConfig {
 }
 
 impl ExperimentConfig {
-    /// Loads the images, of the user's path where there is one; does with those that cannot be read what the config says, and
-    /// replaces patches where it says so.
+    /// Loads the images, of the user's path where there is one, and does with those that cannot be read what the config
+    /// says.
     ///
     /// # Errors
     ///
-    /// As [`DataSource::load`], and where patches are to be replaced and the model's sizes do not fit together.
-    pub fn load_data(
-        &self,
-        path: Option<&Path>,
-        progress: Progress,
-    ) -> Result<Splits, TrainerError> {
+    /// As [`DataSource::load`].
+    pub fn load_data(&self, path: Option<&Path>, progress: Progress) -> Result<Splits, DataError> {
         let on_bad = self.input.on_bad;
-        let splits = self.data.load(path, LoadOptions { progress, on_bad })?;
+        self.data.load(path, LoadOptions { progress, on_bad })
+    }
+
+    /// The images, patches of each replaced where the config says so: by the patches of its model, whose sizes have to be known
+    /// ([`ModelConfig::complete`]).
+    ///
+    /// # Errors
+    ///
+    /// Where these sizes do not fit together.
+    pub fn corrupted(&self, images: ImageDataset) -> Result<ImageDataset, TrainerError> {
         let Some(corruption) = self.input.corrupt else {
-            return Ok(splits);
+            return Ok(images);
         };
-        // How many classes there are does not matter to patches.
-        let grid = self.model.resolve(2)?.grid();
-        let corrupted = |images: ImageDataset| images.corrupted(corruption, grid);
-        Ok(Splits {
-            train: corrupted(splits.train),
-            val: splits.val.map(corrupted),
-            test: corrupted(splits.test),
-        })
+        let grid = self.model.resolve(images.num_classes())?.grid();
+        Ok(images.corrupted(corruption, grid))
     }
 
     /// The seed that chooses the images held out from training.

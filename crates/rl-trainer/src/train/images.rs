@@ -23,7 +23,7 @@ pub(crate) fn load_images(
     split_images(config, config.load_data(data, progress)?)
 }
 
-/// Holds images out, and takes as many as the config asks for.
+/// Holds images out, takes as many as the config asks for, and replaces patches where it says so.
 pub(crate) fn split_images(
     config: &ExperimentConfig,
     splits: Splits,
@@ -49,9 +49,9 @@ pub(crate) fn split_images(
         None => dataset,
     };
     Ok(Images {
-        train: limit(train, config.input.train_images),
-        held_out,
-        test: limit(test, config.input.test_images),
+        train: config.corrupted(limit(train, config.input.train_images))?,
+        held_out: config.corrupted(held_out)?,
+        test: config.corrupted(limit(test, config.input.test_images))?,
     })
 }
 
