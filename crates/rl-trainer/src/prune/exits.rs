@@ -55,8 +55,12 @@ pub fn learn_exits(
     let Some(seen) = look(frozen, &policy, &mut rng, |share| go_on(0.8 * share))? else {
         return Ok(policy);
     };
-    let (judged, lensed): (Vec<usize>, Vec<usize>) =
-        (0..seen.images).partition(|image| image % JUDGED == JUDGED - 1);
+    // By the image, not by the pass in which it was seen.
+    let is_judged = |&row: &usize| seen.images[row] % JUDGED == JUDGED - 1;
+    let (judged, lensed): (Vec<usize>, Vec<usize>) = (0..seen.images.len()).partition(is_judged);
+    if judged.is_empty() || lensed.is_empty() {
+        return Ok(policy);
+    }
     let vit = frozen.model.vit.clone().freeze().train();
     let answers = Answers::of(frozen.model.config());
     let lens = |exits: &Exits, rows: &Tensor<1, Int>| {
@@ -89,10 +93,10 @@ pub fn learn_exits(
     Ok(policy)
 }
 
-/// The policy after some steps down a loss of its exits on some of these images.
+/// The policy after some steps down a loss of its exits, each on some of these rows.
 fn descend(
     policy: AnyPolicy,
-    images: &[usize],
+    rows: &[usize],
     rate: f64,
     rng: &mut ChaCha8Rng,
     device: &Device,
@@ -101,11 +105,11 @@ fn descend(
     let mut optimizer = AdamWConfig::new().with_weight_decay(1e-2).init();
     let mut learning = policy.train();
     for step in 0..STEPS {
-        let count = STEP_IMAGES.min(images.len());
-        let rows = (0..count).map(|_| images[rng.random_range(0..images.len())] as i32);
-        let rows: Vec<i32> = rows.collect();
-        let rows = Tensor::<1, Int>::from_data(rows.as_slice(), device);
-        let Some(loss) = learning.exits().and_then(|exits| loss(exits, &rows)) else {
+        let count = STEP_IMAGES.min(rows.len());
+        let chosen = (0..count).map(|_| rows[rng.random_range(0..rows.len())] as i32);
+        let chosen: Vec<i32> = chosen.collect();
+        let chosen = Tensor::<1, Int>::from_data(chosen.as_slice(), device);
+        let Some(loss) = learning.exits().and_then(|exits| loss(exits, &chosen)) else {
             break;
         };
         let progress = step as f64 / STEPS as f64;
@@ -116,12 +120,13 @@ fn descend(
     learning.valid()
 }
 
-/// What the exits saw of images.
+/// What the exits saw, a row for each image in each pass.
 struct Seen {
-    images: usize,
-    /// Per exit, what the heads would see, `[images, hidden]` each.
+    /// Which image each row is of.
+    images: Vec<usize>,
+    /// Per exit, what the heads would see, `[rows, hidden]` each.
     tokens: Vec<Vec<Tensor<2>>>,
-    /// The dense model's answers, `[images, width]`.
+    /// The dense model's answers, `[rows, width]`.
     answers: Tensor<2>,
     /// How far the answers at the end were from these.
     moved: Vec<f64>,
@@ -131,7 +136,7 @@ struct Seen {
 struct Lesson {
     cls: Tensor<2>,
     certainty: Tensor<2>,
-    /// `[images, 1]`
+    /// `[rows, 1]`
     harm: Tensor<2>,
 }
 
@@ -152,7 +157,7 @@ impl Seen {
             let moved = moved(answers, &self.answers, &found)?;
             let added = moved.iter().zip(&self.moved);
             let added = added.map(|(early, late)| ((early - late) as f32).max(LEAST).ln());
-            let harm = upload(added.collect(), [self.images, 1], frozen.device);
+            let harm = upload(added.collect(), [self.images.len(), 1], frozen.device);
             Ok(Lesson {
                 cls: tokens[0].clone(),
                 certainty: certainty(found, &heads),
@@ -187,7 +192,7 @@ fn look(
     let answers_are = Answers::of(config);
     let (vit, places) = (&frozen.packed.vit, Heads::of(&frozen.packed.vit).tokens());
     let mut tokens: Vec<Vec<Vec<Tensor<2>>>> = vec![vec![Vec::new(); places]; exits.blocks().len()];
-    let (mut answers, mut all_moved) = (Vec::new(), Vec::new());
+    let (mut seen_images, mut answers, mut all_moved) = (Vec::new(), Vec::new(), Vec::new());
     let batches = PASSES * frozen.images.len().div_ceil(BATCH);
     let mut done = 0;
     'looking: for _ in 0..PASSES {
@@ -215,9 +220,10 @@ fn look(
                 mode: ExecutionMode::Drop,
                 reducer: Some(&watch),
             };
-            let pruned = vit.forward(batch.images, settings).logits;
+            let pruned = vit.forward(batch.images.clone(), settings).logits;
             all_moved.extend(moved(answers_are, &dense, &pruned)?);
             answers.push(dense);
+            seen_images.extend(batch.indices.iter().map(|&index| order[index]));
             for (all, seen) in tokens.iter_mut().zip(watch.seen.into_inner()) {
                 all.iter_mut()
                     .zip(seen)
@@ -230,8 +236,8 @@ fn look(
         }
     }
     let joined = |parts: Vec<Tensor<2>>| Tensor::cat(parts, 0);
-    Ok((all_moved.len() >= JUDGED).then(|| Seen {
-        images: all_moved.len(),
+    Ok((!all_moved.is_empty()).then(|| Seen {
+        images: seen_images,
         tokens: tokens
             .into_iter()
             .map(|places| places.into_iter().map(joined).collect())
