@@ -200,6 +200,7 @@ impl Pruned {
                 left: vec![prefix + patches],
                 kept: Default::default(),
                 logits: None,
+                parked: Vec::new(),
             });
         }
         let flops = vit_flops(config, &trace, 0) + of_agents;

@@ -83,6 +83,9 @@ impl PruningVit {
 
     /// The model for inference alone; see [`Vit::prepack`].
     pub fn prepack(mut self) -> Self {
+        if self.policy.parks() {
+            self.vit = self.vit.keep_readers();
+        }
         self.vit = self.vit.prepack();
         self
     }

@@ -9,6 +9,7 @@ use crate::AgentError;
 use crate::image_features::image_features;
 use crate::matching::{Pair, keep_closest, matched_pairs};
 use crate::merging::merge_pairs;
+use crate::proportion::PUBLISHED;
 use crate::schedule_tree::ScheduleTree;
 
 /// Refuses a share of the FLOPs that no schedule comes down to; `shares` are those of the schedules.
@@ -140,7 +141,8 @@ impl<C: Chooser> TokenReducer for AllocationReducer<'_, C> {
             keep_closest(pairs, count);
         }
         let pairs = pairs.iter().flatten();
-        let merge = merge_pairs(sequences, pairs.map(|pair| (pair.from, pair.into)));
+        let pairs = pairs.map(|pair| (pair.from, pair.into));
+        let merge = merge_pairs(sequences, pairs, PUBLISHED as f32);
         let keep = merge.into.iter().enumerate();
         let keep = keep.map(|(row, &into)| row == into).collect();
         Reduction {

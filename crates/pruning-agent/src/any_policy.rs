@@ -1,7 +1,7 @@
 //! Policies of any type behind one pointer, as a Burn module.
 
 use std::fmt::{Debug, Display, Formatter};
-use std::ops::Deref;
+use std::ops::{Deref, DerefMut};
 
 use burn::module::{
     Content, Module, ModuleDisplay, ModuleDisplayDefault, ModuleMapper, ModuleVisitor,
@@ -70,6 +70,12 @@ impl Deref for AnyPolicy {
 
     fn deref(&self) -> &Self::Target {
         &*self.0
+    }
+}
+
+impl DerefMut for AnyPolicy {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut *self.0
     }
 }
 

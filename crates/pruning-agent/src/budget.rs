@@ -115,10 +115,12 @@ pub fn counted_flops<P: Policy + ?Sized>(
 ) -> [FlopsCount; 2] {
     let mut seen = model.num_tokens();
     let mut own = 0;
+    let mut parked = 0;
     let blocks = policy.blocks().iter().zip(kept);
     let entries = blocks.map(|(&layer, &kept)| {
         let left = policy.left(model, seen, kept);
         own += own_flops(policy, layer, model, seen, left);
+        parked += seen - left;
         let entry = LayerTrace {
             layer,
             placement: policy.placement(),
@@ -126,6 +128,7 @@ pub fn counted_flops<P: Policy + ?Sized>(
             left: vec![left],
             kept: Kept::default(),
             logits: None,
+            parked: policy.parks().then_some(parked).into_iter().collect(),
         };
         seen = left;
         entry

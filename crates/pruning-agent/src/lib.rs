@@ -18,9 +18,11 @@ mod matching;
 mod merging;
 mod mixed;
 mod networks;
+mod parking;
 mod policies;
 mod policy;
 mod price;
+mod proportion;
 mod registry;
 mod schedule_tree;
 mod scored;
@@ -49,13 +51,14 @@ pub use networks::{
     ExitAgent, ExitAgentConfig, Gate, GateConfig, PairAgent, PairAgentConfig, PruningAgent,
     PruningAgentConfig, TokenPredictor, TokenPredictorConfig, certainty,
 };
+pub use parking::{BlockReading, Parking, UNHEARD};
 pub use policies::{
     AllocateSettings, Apt, AptPlusSettings, AptSettings, Attentive, AttentiveSettings,
     ClsAttention, ClsAttentionSettings, Dense, DenseSettings, DynamicVit, DynamicVitSettings,
-    EarlyExitSettings, Evit, EvitSettings, Filter, FilterSettings, Pairs, PairsSettings, Pitome,
-    PitomeSettings, Random, RandomAllocation, RandomAllocationSettings, RandomSettings,
-    RegressionSettings, Tome, TomeSchedule, TomeScheduleSettings, TomeSettings, TomeThreshold,
-    TomeThresholdSettings,
+    EarlyExitSettings, Evit, EvitSettings, Filter, FilterSettings, Pairs, PairsSettings, Park,
+    ParkSettings, Pitome, PitomeSettings, Random, RandomAllocation, RandomAllocationSettings,
+    RandomSettings, RegressionSettings, Tome, TomeSchedule, TomeScheduleSettings, TomeSettings,
+    TomeThreshold, TomeThresholdSettings,
 };
 pub use policy::{Agents, Budgeting, Policy, PolicyModule, Removal};
 pub use price::{EFFECT_SCALE, least_scores_at};

@@ -27,17 +27,23 @@ pub fn matched_pairs(observation: &Observation<'_>) -> Vec<Vec<Pair>> {
 }
 
 /// Who goes into whom: of each slot's pairs the `count` most similar, where `count` is told the slot
-/// ([`Sequences::image`] says whose it is). Of equally similar pairs, the first ones merge.
+/// ([`Sequences::image`] says whose it is). Of equally similar pairs, the first ones merge. `proportion` is
+/// [`Merge::proportion`].
 pub fn matched_with(
     sequences: &Sequences,
     keys: &Keys,
+    proportion: f32,
     count: impl Fn(usize) -> usize + Sync,
 ) -> Merge {
     let pairs = pairs_of(sequences, keys, |slot, pairs| {
         keep_closest(pairs, count(slot));
     });
     let pairs = pairs.iter().flatten();
-    merge_pairs(sequences, pairs.map(|pair| (pair.from, pair.into)))
+    merge_pairs(
+        sequences,
+        pairs.map(|pair| (pair.from, pair.into)),
+        proportion,
+    )
 }
 
 /// Leaves the `count` most similar pairs, in any order.
@@ -108,7 +114,7 @@ mod tests {
         let keys = Keys::new(keys.reshape([21, 2]));
         let sequences = Sequences::full(3, 7);
         let counts = [1, 0, 9];
-        let merge = matched_with(&sequences, &keys, |slot| counts[sequences.image(slot)]);
+        let merge = matched_with(&sequences, &keys, 1.0, |slot| counts[sequences.image(slot)]);
         let of_image = |image: usize| {
             let into = merge.into[7 * image..7 * (image + 1)].iter();
             into.map(|row| row - 7 * image).collect::<Vec<_>>()

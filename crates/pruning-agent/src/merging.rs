@@ -27,6 +27,7 @@ pub(crate) fn merges_in_blocks<'a>(
 pub(crate) fn merge_pairs(
     sequences: &Sequences,
     pairs: impl Iterator<Item = (usize, usize)>,
+    proportion: f32,
 ) -> Merge {
     let rows = sequences.num_rows();
     let sizes = sequences.sizes();
@@ -45,7 +46,7 @@ pub(crate) fn merge_pairs(
     Merge {
         into,
         weights,
-        sizes: true,
+        proportion: Some(proportion),
     }
 }
 
@@ -63,7 +64,7 @@ pub(crate) fn merge_into_nearest(sequences: &Sequences, keep: &[bool], keys: &Ke
         pairs.collect::<Vec<_>>()
     });
     let pairs: Vec<(usize, usize)> = pairs.flatten_iter().collect();
-    merge_pairs(sequences, pairs.into_iter())
+    merge_pairs(sequences, pairs.into_iter(), 1.0)
 }
 
 /// Per row, for patches that stay: the most similar other patch that stays, into which it would go if it were removed,

@@ -2,7 +2,7 @@
 
 use apt_vit_model::host::upload_places;
 use apt_vit_model::{
-    Exit, Merge, Needs, Observation, Placement, Reduction, Sequences, TokenReducer,
+    Exit, Merge, Needs, Observation, Park, Parked, Placement, Reduction, Sequences, TokenReducer,
 };
 
 use burn::prelude::*;
@@ -92,7 +92,12 @@ impl TokenReducer for MixedReducer<'_> {
 
     fn reduce(&self, observation: &Observation<'_>) -> Reduction {
         let (layer, sequences) = (observation.layer, observation.sequences);
-        let mut all = Scattered::nothing(sequences);
+        let mut all = Scattered::nothing(
+            sequences,
+            observation
+                .parked
+                .map_or(0, |parked| parked.positions().len()),
+        );
         for (reducer, slots) in self.reducers.iter().zip(self.slots(sequences)) {
             let acting = reducer.as_ref();
             let acting = acting.filter(|reducer| reducer.placement(layer).is_some());
@@ -103,15 +108,23 @@ impl TokenReducer for MixedReducer<'_> {
                 return reducer.reduce(observation);
             }
             let (own, rows) = sequences.of_slots(&slots);
-            let reduction = reducer.reduce(&seen(observation, &own, &rows));
-            all.add(reduction, &slots, &rows);
+            let parked = observation.parked;
+            let parked = parked.map(|parked| parked.of_slots(sequences, &slots));
+            let (parked, tokens) = parked.unzip();
+            let reduction = reducer.reduce(&seen(observation, &own, &rows, parked.as_ref()));
+            all.add(reduction, &slots, &rows, &tokens.unwrap_or_default());
         }
         all.reduction()
     }
 }
 
 /// What `observation` shows of the images in `own`, which have these of its rows.
-fn seen<'a>(observation: &Observation<'a>, own: &'a Sequences, rows: &[usize]) -> Observation<'a> {
+fn seen<'a>(
+    observation: &Observation<'a>,
+    own: &'a Sequences,
+    rows: &[usize],
+    parked: Option<&'a Parked>,
+) -> Observation<'a> {
     let hidden = &observation.hidden;
     let places = upload_places(rows.iter().copied(), &hidden.device());
     let attention = observation.cls_attention.as_ref();
@@ -121,6 +134,7 @@ fn seen<'a>(observation: &Observation<'a>, own: &'a Sequences, rows: &[usize]) -
         sequences: own,
         cls_attention: attention.map(|seen| rows.iter().map(|&row| seen[row]).collect()),
         keys: observation.keys.as_ref().map(|keys| keys.of_rows(rows)),
+        parked,
         heads: observation.heads,
     }
 }
@@ -131,26 +145,42 @@ struct Scattered {
     merge: Merge,
     merges: bool,
     exit: Option<Exit>,
+    park: Option<Park>,
+    /// Tokens that are parked already.
+    parked: usize,
 }
 
 impl Scattered {
     /// All rows stay as they are.
-    fn nothing(sequences: &Sequences) -> Self {
+    fn nothing(sequences: &Sequences, parked: usize) -> Self {
         let rows = sequences.num_rows();
         Self {
             keep: vec![true; rows],
             merge: Merge {
                 into: (0..rows).collect(),
                 weights: vec![1.0; rows],
-                sizes: false,
+                proportion: None,
             },
             merges: false,
             exit: None,
+            park: None,
+            parked,
         }
     }
 
-    /// Takes in what shall happen to these rows, of the images in these slots.
-    fn add(&mut self, reduction: Reduction, slots: &[usize], rows: &[usize]) {
+    /// Takes in what shall happen to these rows, of the images in these slots, and to these of the parked tokens.
+    fn add(&mut self, reduction: Reduction, slots: &[usize], rows: &[usize], tokens: &[usize]) {
+        if let Some(park) = reduction.park {
+            let all = self.park.get_or_insert_with(|| Park {
+                rows: vec![false; self.keep.len()],
+                recall: vec![false; self.parked],
+                readings: park.readings,
+            });
+            let rows = rows.iter().zip(park.rows);
+            rows.for_each(|(&row, parks)| all.rows[row] = parks);
+            let tokens = tokens.iter().zip(park.recall);
+            tokens.for_each(|(&token, back)| all.recall[token] = back);
+        }
         if let Some(exit) = reduction.exit.filter(|exit| !exit.slots.is_empty()) {
             let slots = exit.slots.iter().map(|&slot| slots[slot]).collect();
             let own = Exit { slots, ..exit };
@@ -166,7 +196,7 @@ impl Scattered {
             return;
         };
         self.merges = true;
-        self.merge.sizes |= merge.sizes;
+        self.merge.proportion = merge.proportion.or(self.merge.proportion);
         for ((&row, into), weight) in rows.iter().zip(merge.into).zip(merge.weights) {
             self.merge.into[row] = rows[into];
             self.merge.weights[row] = weight;
@@ -177,6 +207,7 @@ impl Scattered {
         Reduction {
             merge: self.merges.then_some(self.merge),
             exit: self.exit,
+            park: self.park,
             ..Reduction::keep(self.keep)
         }
     }

@@ -10,6 +10,7 @@ use burn::prelude::*;
 use crate::any_module::{AnyMapper, AnyVisitor};
 use crate::budget::own_flops;
 use crate::exiting::Exits;
+use crate::parking::Parking;
 use crate::{AgentError, Selection, SelectionNoise};
 
 /// One way to decide which tokens stay, with its weights if it has any. Its settings make it
@@ -70,6 +71,19 @@ pub trait Policy: PolicyModule {
     /// Its agents, if it learns.
     fn agents(&self) -> Option<&dyn Agents> {
         None
+    }
+
+    /// What it parks is read by, if it parks what it removes.
+    fn parking(&self) -> Option<&Parking> {
+        None
+    }
+
+    /// From now on it reads what it parks by this.
+    fn set_parking(&mut self, _parking: Parking) {}
+
+    /// Does it park what it removes?
+    fn parks(&self) -> bool {
+        self.parking().is_some()
     }
 
     /// Its exits, if images can be answered before the last block.

@@ -7,8 +7,8 @@ use crate::entry::{PolicyEntry, PolicySettings};
 use crate::policies::{
     AllocateSettings, AptPlusSettings, AptSettings, AttentiveSettings, ClsAttentionSettings,
     DenseSettings, DynamicVitSettings, EarlyExitSettings, EvitSettings, FilterSettings,
-    PairsSettings, PitomeSettings, RandomAllocationSettings, RandomSettings, RegressionSettings,
-    TomeScheduleSettings, TomeSettings, TomeThresholdSettings,
+    PairsSettings, ParkSettings, PitomeSettings, RandomAllocationSettings, RandomSettings,
+    RegressionSettings, TomeScheduleSettings, TomeSettings, TomeThresholdSettings,
 };
 
 /// The built-in policies, in the order in which they are shown.
@@ -18,6 +18,7 @@ static BUILT_IN: &[PolicyEntry] = &[
     PolicyEntry::of::<PairsSettings>(),
     PolicyEntry::of::<AptPlusSettings>(),
     PolicyEntry::of::<EarlyExitSettings>(),
+    PolicyEntry::of::<ParkSettings>(),
     PolicyEntry::of::<TomeSettings>(),
     PolicyEntry::of::<PitomeSettings>(),
     PolicyEntry::of::<TomeThresholdSettings>(),

@@ -126,6 +126,7 @@ impl ScheduleTree {
                 left: vec![left],
                 kept: Kept::default(),
                 logits: None,
+                parked: Vec::new(),
             };
             seen = left;
             entry

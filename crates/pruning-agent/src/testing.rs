@@ -11,6 +11,7 @@ pub(crate) fn observed(batch: &TokenBatch, keys: Tensor<2>) -> Observation<'_> {
         sequences: &batch.sequences,
         cls_attention: Some(vec![0.1; batch.sequences.num_rows()]),
         keys: Some(Keys::new(keys)),
+        parked: None,
         heads: None,
     }
 }

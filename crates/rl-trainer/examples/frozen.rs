@@ -29,7 +29,7 @@ use comparison::{Outcome, interval, means, outcome_of, shuffled};
 type Failure = Box<dyn std::error::Error>;
 
 /// Policies that learn here, once for each seed.
-const LEARNERS: [&str; 4] = ["pairs", "apt-plus", "early-exit", "filter"];
+const LEARNERS: [&str; 5] = ["pairs", "park", "apt-plus", "early-exit", "filter"];
 
 /// What is measured, and with what.
 struct Experiment {

@@ -7,7 +7,7 @@ use apt_data::{DataSource, ImageDataset, Progress};
 use apt_inference::PruningVit;
 use apt_pruning_agent::{AnyPolicy, PolicyConfig, Selection};
 use apt_rl_trainer::evaluate_each;
-use apt_rl_trainer::prune::{AgentSettings, FrozenModel, learn_sensitivity};
+use apt_rl_trainer::prune::{AgentSettings, FrozenModel, learn_on_frozen};
 use apt_vit_model::{ExecutionMode, ImageSize, VitConfig, VitPreset};
 use burn::module::Param;
 use burn::prelude::*;
@@ -67,7 +67,7 @@ fn learned(model: &PruningVit, images: &ImageDataset, device: &Device) -> AnyPol
         targets: &[0.7],
         device,
     };
-    learn_sensitivity(&frozen, &pairs, &learning, |_| true).unwrap()
+    learn_on_frozen(&frozen, &pairs, &learning, |_| true).unwrap()
 }
 
 /// How far from the dense answers a policy's are at 0.7 of the FLOPs, each image losing as many patches.

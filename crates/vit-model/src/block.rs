@@ -10,6 +10,7 @@ use burn::tensor::activation::gelu_approximate;
 
 use crate::kernels::{Rows, ShortBlock, Spans};
 use crate::precision::cast;
+use crate::reading::Reader;
 use crate::{Activation, Attention, AttentionConfig, Precision, Sequences, VitConfig, kernels};
 
 /// Two linear layers with an activation between them and dropout after both.
@@ -104,6 +105,8 @@ impl BlockConfig {
             layer_norm_eps: model.layer_norm_eps,
             precision: Precision::F32,
             short: None,
+            reader: None,
+            is_prepacked: false,
         }
     }
 }
@@ -132,6 +135,12 @@ pub struct Block {
     /// All of it, prepacked in that precision, where the CPU has kernels for it. The layers are empty then.
     #[module(skip)]
     short: Option<ShortBlock>,
+    /// What CLS reads parked tokens by, where it was kept when the layers were laid out for inference.
+    #[module(skip)]
+    reader: Option<Reader>,
+    /// Are the layers laid out for inference?
+    #[module(skip)]
+    is_prepacked: bool,
 }
 
 impl Block {
@@ -231,11 +240,30 @@ impl Block {
         self.short.as_ref().map(ShortBlock::width)
     }
 
+    /// What CLS reads parked tokens by; none where the layers are laid out for inference without it.
+    pub(crate) fn reader(&self) -> Option<Reader> {
+        if self.is_prepacked {
+            return self.reader.clone();
+        }
+        let (norm, scale) = (&self.attention_norm, self.attention_scale.as_ref());
+        let reader = Reader::new(norm, self.layer_norm_eps, &self.attention, scale);
+        Some(reader)
+    }
+
+    /// See [`Vit::keep_readers`](crate::Vit::keep_readers).
+    pub(crate) fn keep_reader(self) -> Self {
+        Self {
+            reader: self.reader(),
+            ..self
+        }
+    }
+
     /// See [`Vit::prepack`](crate::Vit::prepack).
     pub fn prepack(mut self) -> Self {
         if self.short.is_some() {
             return self;
         }
+        self.is_prepacked = true;
         self.attention.output = scaled(self.attention.output, self.attention_scale.take());
         self.mlp.contract = scaled(self.mlp.contract, self.mlp_scale.take());
         self.short = ShortBlock::new(&self, self.layer_norm_eps, self.precision);

@@ -4,9 +4,14 @@ use burn::prelude::*;
 
 use crate::attention::cls_attention;
 use crate::kernels::mean_keys;
+use crate::parked::Recalled;
 use crate::precision::widen;
-use crate::token_batch::{Answered, own_rows};
-use crate::{Block, Heads, Kept, Keys, Observation, Placement, TokenBatch, TokenReducer, Vit};
+use crate::reading::corrected;
+use crate::selected_rows::own_rows;
+use crate::token_batch::Answered;
+use crate::{
+    Block, Heads, Kept, Keys, Observation, Park, Parked, Placement, TokenBatch, TokenReducer, Vit,
+};
 
 /// What happens to a token that a reducer removes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -51,6 +56,8 @@ pub struct LayerTrace {
     pub kept: Kept,
     /// The reducer's logits, `[rows, 2]`, for the rows it saw.
     pub logits: Option<Tensor<2>>,
+    /// Tokens of each image that are parked from now on: read by CLS, and not computed. Empty where there are none at all.
+    pub parked: Vec<usize>,
 }
 
 /// Tokens after some blocks, and what was removed on the way.
@@ -84,6 +91,9 @@ pub(crate) fn run_blocks(
         }
         let (tokens, qkv) = block.attend(batch.tokens, &batch.sequences, batch.key_mask.as_ref());
         batch.tokens = tokens;
+        if let Some(parked) = batch.parked.take() {
+            batch = read_parked(batch, parked, layer, block, &qkv);
+        }
         // Attention is seen as it was in this block, before any of its tokens are removed.
         let seen = acting.map(|(reducer, _)| See::new(reducer, layer, block, &batch, qkv));
         if let (Some((reducer, Placement::AfterAttention)), Some(seen)) = (acting, &seen) {
@@ -92,6 +102,7 @@ pub(crate) fn run_blocks(
             trace.push(entry);
         }
         batch.tokens = block.feed_forward(batch.tokens);
+        batch.parked = batch.parked.map(|parked| parked.drift(layer, 1));
         if let (Some((reducer, Placement::AfterBlock)), Some(seen)) = (acting, &seen) {
             let (reduced, entry) = reduce(vit, batch, reducer, seen, settings.mode);
             batch = reduced;
@@ -99,6 +110,29 @@ pub(crate) fn run_blocks(
         }
     }
     Encoded { batch, trace }
+}
+
+/// CLS reads what is parked, in block `layer`, whose attention used `qkv`, `[rows, 3 * hidden]`, of the others.
+fn read_parked(
+    mut batch: TokenBatch,
+    mut parked: Parked,
+    layer: usize,
+    block: &Block,
+    qkv: &Tensor<2>,
+) -> TokenBatch {
+    let bias = parked
+        .readings
+        .get(layer)
+        .map(|reading| reading.bias.clone());
+    let (sequences, mask) = (&batch.sequences, batch.key_mask.as_ref());
+    let read = block.reader().zip(bias);
+    let read = read.and_then(|(reader, bias)| reader.read(&parked, bias, sequences, qkv, mask));
+    if let Some((slots, change, attention)) = read {
+        batch.tokens = corrected(batch.tokens, sequences, &slots, change);
+        parked.attention = attention;
+    }
+    batch.parked = Some(parked.drift(layer, 0));
+    batch
 }
 
 /// What a reducer asked to see of a block's attention.
@@ -143,6 +177,7 @@ fn nothing_left(batch: &TokenBatch, layer: usize, placement: Placement) -> Layer
         left: batch.sequences.counts(),
         kept: Kept::from(batch.sequences.kept()),
         logits: None,
+        parked: parked_counts(batch),
     }
 }
 
@@ -160,11 +195,17 @@ fn reduce(
         sequences: &batch.sequences,
         cls_attention: seen.cls_attention.clone(),
         keys: seen.keys.clone(),
+        parked: batch.parked.as_ref(),
         heads: Some(Heads::of(vit)),
     });
     let acts = mode != ExecutionMode::Dense;
     let merge = reduction.merge.as_ref().filter(|_| acts);
     let merged = merge.map(|merge| batch.sequences.merged_positions(merge));
+    let park = reduction.park.as_ref().filter(|_| acts);
+    let (parked, recalled) = match park {
+        Some(park) => moved(&batch, park, &reduction.keep),
+        None => (batch.parked.clone(), None),
+    };
     let exit = reduction.exit.filter(|_| acts);
     let answered = exit.map(|exit| Answered::new(exit, &batch, Heads::of(vit).tokens()));
     let batch = match reduction.shift.filter(|_| acts) {
@@ -182,6 +223,11 @@ fn reduce(
         (ExecutionMode::Drop, Some(merge)) => batch.merge_and_drop(merge, &reduction.keep),
         (ExecutionMode::Drop, None) => batch.drop_rows(&reduction.keep),
     };
+    let batch = match recalled {
+        Some(recalled) => batch.take_back(recalled, mode == ExecutionMode::Mask),
+        None => batch,
+    };
+    let batch = TokenBatch { parked, ..batch };
     let batch = match answered {
         Some(answered) => batch.answer(answered, mode == ExecutionMode::Drop),
         None => batch,
@@ -197,8 +243,29 @@ fn reduce(
             None => kept,
         },
         logits: reduction.logits,
+        parked: parked_counts(&batch),
     };
     (batch, entry)
+}
+
+/// What is parked once rows that are not kept are, and what comes back.
+fn moved(batch: &TokenBatch, park: &Park, keep: &[bool]) -> (Option<Parked>, Option<Recalled>) {
+    let (before, recalled) = match batch.parked.clone() {
+        Some(parked) => parked.recall(&park.recall),
+        None => (None, None),
+    };
+    let sequences = &batch.sequences;
+    let rows = keep.iter().zip(&park.rows).enumerate();
+    let goes = rows.map(|(row, (keep, parks))| !keep && *parks && sequences.can_go(row));
+    let goes: Vec<bool> = goes.collect();
+    let tokens = widen(batch.own_tokens());
+    let parked = Parked::join(before, &tokens, sequences, &goes, &park.readings);
+    (parked, recalled)
+}
+
+/// Parked tokens of each image of the batch; empty where there are none.
+fn parked_counts(batch: &TokenBatch) -> Vec<usize> {
+    batch.parked.as_ref().map_or_else(Vec::new, Parked::counts)
 }
 
 #[cfg(test)]
@@ -230,7 +297,7 @@ mod tests {
             let merge = Merge {
                 into,
                 weights: vec![1.0; rows],
-                sizes: true,
+                proportion: Some(1.0),
             };
             Reduction {
                 merge: Some(merge),

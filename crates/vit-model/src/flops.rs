@@ -1,3 +1,4 @@
+use crate::reading::reading_flops;
 use crate::{LayerTrace, Placement, VitConfig};
 
 /// Floating-point operations of one image. A multiplication and an addition count as two;
@@ -23,17 +24,20 @@ pub fn block_flops(config: &VitConfig, attended: usize, processed: usize) -> Flo
 /// trace is the dense model. What the reducer itself computes is not included.
 pub fn vit_flops(config: &VitConfig, trace: &[LayerTrace], image: usize) -> FlopsCount {
     let mut tokens = config.num_tokens();
+    let mut parked = 0;
     let mut flops = patch_embedding_flops(config);
     for layer in 0..config.num_layers {
         let attended = tokens;
+        let read = if attended > 0 { parked } else { 0 };
         let mut processed = tokens;
         for entry in trace.iter().filter(|entry| entry.layer == layer) {
             tokens = entry.left[image];
+            parked = entry.parked.get(image).copied().unwrap_or(0);
             if entry.placement == Placement::AfterAttention {
                 processed = tokens;
             }
         }
-        flops += block_flops(config, attended, processed);
+        flops += block_flops(config, attended, processed) + reading_flops(config, attended, read);
     }
     flops + 2 * (config.num_heads_on_top() * config.hidden_size * config.num_classes) as u64
 }
@@ -64,6 +68,7 @@ mod tests {
             left: vec![33],
             kept: Kept::default(),
             logits: None,
+            parked: Vec::new(),
         };
         let saved = vit_flops(&config, &[], 0) - vit_flops(&config, &[entry], 0);
         let later = 3 * (block_flops(&config, 65, 65) - block_flops(&config, 33, 33));

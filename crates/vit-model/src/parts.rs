@@ -151,6 +151,7 @@ fn join(entry: &mut LayerTrace, others: Vec<LayerTrace>) {
     for other in others {
         entry.seen.extend(other.seen);
         entry.left.extend(other.left);
+        entry.parked.extend(other.parked);
         entry.kept.extend(other.kept);
         logits.extend(other.logits);
     }

@@ -1,6 +1,6 @@
 use burn::prelude::*;
 
-use crate::{Heads, Keys, Merge, Sequences, UniformReducer};
+use crate::{Heads, Keys, Merge, Park, Parked, Sequences, UniformReducer};
 
 /// Where in a block a reducer acts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +33,8 @@ pub struct Observation<'a> {
     pub cls_attention: Option<Vec<f32>>,
     /// The attention's keys; if asked for.
     pub keys: Option<Keys>,
+    /// Tokens that are parked, where any are.
+    pub parked: Option<&'a Parked>,
     /// The model's heads, for whoever asks what would be answered now; none where decisions are looked at again later.
     pub heads: Option<Heads<'a>>,
 }
@@ -55,6 +57,8 @@ pub struct Reduction {
     pub logits: Option<Tensor<2>>,
     /// Which images are answered now, whatever else happens to their tokens.
     pub exit: Option<Exit>,
+    /// Which of the removed tokens CLS goes on reading, and which of those that it reads are computed again.
+    pub park: Option<Park>,
 }
 
 /// Images whose way ends here: no later block computes anything of them, and the heads see their first tokens as these are.
@@ -77,6 +81,7 @@ impl Reduction {
             shift: None,
             logits: None,
             exit: None,
+            park: None,
         }
     }
 

@@ -22,6 +22,8 @@ pub struct Sequences {
     visible: Vec<bool>,
     /// Per row: how many patches it stands for, where any were merged and that counts.
     sizes: Option<Vec<f32>>,
+    /// What the logarithms of sizes are multiplied by before they are added to attention scores.
+    proportion: f32,
     tokens_per_image: usize,
     /// Tokens before the patches.
     prefix: usize,
@@ -40,6 +42,7 @@ impl Sequences {
             positions: (0..batch * tokens).map(|row| row % tokens).collect(),
             visible: vec![true; batch * tokens],
             sizes: None,
+            proportion: 1.0,
             tokens_per_image: tokens,
             prefix: 1,
             numbers: None,
@@ -101,6 +104,16 @@ impl Sequences {
         (!self.answered[image]).then_some(image)
     }
 
+    /// The place of the image in `slot` among the images of this batch.
+    pub(crate) fn place(&self, slot: usize) -> usize {
+        self.images[slot]
+    }
+
+    /// The position of the token in a row.
+    pub(crate) fn position(&self, row: usize) -> usize {
+        self.positions[row]
+    }
+
     /// The token positions in `slot`, in the order of its rows; CLS (0) first.
     pub fn positions(&self, slot: usize) -> &[usize] {
         &self.positions[self.rows(slot)]
@@ -128,9 +141,13 @@ impl Sequences {
             .map_or(0.0, |sizes| logarithm(sizes[row]))
     }
 
-    /// Per row, what is added to its attention scores: minus infinity where it is hidden, and the
-    /// logarithm of its size ("proportional attention"; Bolya et al., "Token Merging", 2023,
-    /// section 3). None where all are 0.
+    /// What is added to the attention scores of a token that stands for so many patches.
+    pub(crate) fn bias_of_size(&self, size: f32) -> f32 {
+        self.proportion * logarithm(size)
+    }
+
+    /// Per row, what is added to its attention scores: minus infinity where it is hidden, and what it counts for more than one
+    /// patch (see [`Merge::proportion`]). None where all are 0.
     pub(crate) fn bias(&self) -> Option<Vec<f32>> {
         if self.sizes.is_none() && !self.any_hidden() {
             return None;
@@ -138,7 +155,7 @@ impl Sequences {
         let rows = self.visible.iter().enumerate();
         let bias = rows.map(|(row, visible)| {
             if *visible {
-                self.log_size(row)
+                self.proportion * self.log_size(row)
             } else {
                 f32::NEG_INFINITY
             }
@@ -242,6 +259,11 @@ impl Sequences {
             .collect()
     }
 
+    /// Is the token in this row a patch that is not removed yet?
+    pub(crate) fn can_go(&self, row: usize) -> bool {
+        self.visible[row] && self.positions[row] >= self.prefix
+    }
+
     /// `keep`, with what must always hold: what stands before the patches stays, and what was
     /// removed stays away.
     fn legal(&self, keep: &[bool]) -> Vec<bool> {
@@ -261,9 +283,9 @@ impl Sequences {
 
     /// The same rows, those that others go into counting for as many patches more.
     pub(crate) fn merged(self, merge: &Merge) -> Self {
-        if !merge.sizes {
+        let Some(proportion) = merge.proportion else {
             return self;
-        }
+        };
         let before = self.sizes.unwrap_or_else(|| vec![1.0; merge.into.len()]);
         let mut sizes = before.clone();
         for (row, &into) in merge.into.iter().enumerate() {
@@ -273,6 +295,7 @@ impl Sequences {
         }
         Self {
             sizes: Some(sizes),
+            proportion,
             ..self
         }
     }
@@ -293,6 +316,93 @@ impl Sequences {
         }
         let images = slots.iter().map(|&slot| self.images[slot]).collect();
         (self.of_rows(&rows, images, starts), rows)
+    }
+
+    /// The same rows, those at these places (image of the batch, position) seen again. For each row where it comes from: a row
+    /// of before, or `first` and onwards for the places, in their order.
+    pub(crate) fn show(&self, places: &[(usize, usize)], first: usize) -> (Self, Vec<usize>) {
+        let mut rows: Vec<usize> = (0..self.num_rows()).collect();
+        let mut shown = self.clone();
+        let slots = self.slot_of_each_image();
+        for (source, &(image, position)) in places.iter().enumerate() {
+            let row = slots[image].and_then(|slot| {
+                let mut own = self.rows(slot);
+                own.find(|&row| self.positions[row] == position)
+            });
+            if let Some(row) = row {
+                rows[row] = first + source;
+                shown.visible[row] = true;
+            }
+        }
+        (shown, rows)
+    }
+
+    /// As [`show`](Self::show), but the rows are not there yet.
+    pub(crate) fn insert(&self, places: &[(usize, usize)], first: usize) -> (Self, Vec<usize>) {
+        let slots = self.slot_of_each_image();
+        // Per slot, the position of each row and where it comes from.
+        let mut of_slot: Vec<Vec<(usize, usize)>> = (0..self.batch())
+            .map(|slot| {
+                let rows = self.rows(slot);
+                rows.map(|row| (self.positions[row], row)).collect()
+            })
+            .collect();
+        for (source, &(image, position)) in places.iter().enumerate() {
+            if let Some(slot) = slots[image] {
+                of_slot[slot].push((position, first + source));
+            }
+        }
+        of_slot.iter_mut().for_each(|rows| rows.sort_unstable());
+        let mut order: Vec<usize> = (0..self.batch()).collect();
+        order.sort_by_key(|&slot| Reverse(of_slot[slot].len()));
+        let (mut starts, mut positions, mut rows) = (vec![0], Vec::new(), Vec::new());
+        for &slot in &order {
+            positions.extend(of_slot[slot].iter().map(|&(position, _)| position));
+            rows.extend(of_slot[slot].iter().map(|&(_, row)| row));
+            starts.push(rows.len());
+        }
+        let known = |row: usize| row < first;
+        let sizes = self.sizes.as_ref().map(|sizes| {
+            let sizes = rows
+                .iter()
+                .map(|&row| if known(row) { sizes[row] } else { 1.0 });
+            sizes.collect()
+        });
+        let inserted = Self {
+            images: order.iter().map(|&slot| self.images[slot]).collect(),
+            visible: rows
+                .iter()
+                .map(|&row| !known(row) || self.visible[row])
+                .collect(),
+            starts,
+            positions,
+            sizes,
+            ..self.clone()
+        };
+        (inserted, rows)
+    }
+
+    /// The rows that come from `first` and onwards count for so many patches.
+    pub(crate) fn with_sizes(mut self, rows: &[usize], first: usize, counts: &[f32]) -> Self {
+        if self.sizes.is_none() && counts.iter().any(|&count| count != 1.0) {
+            self.sizes = Some(vec![1.0; rows.len()]);
+        }
+        if let Some(sizes) = &mut self.sizes {
+            for (size, &row) in sizes.iter_mut().zip(rows) {
+                if row >= first {
+                    *size = counts[row - first];
+                }
+            }
+        }
+        self
+    }
+
+    fn slot_of_each_image(&self) -> Vec<Option<usize>> {
+        let mut slots = vec![None; self.num_images()];
+        for (slot, image) in self.open_slots() {
+            slots[image] = Some(slot);
+        }
+        slots
     }
 
     /// The images in `slots` alone, as a batch of their own, and for each of its rows the row it was. Their
@@ -320,6 +430,7 @@ impl Sequences {
             positions: rows.iter().map(|&row| self.positions[row]).collect(),
             visible: rows.iter().map(|&row| self.visible[row]).collect(),
             sizes: sizes.map(|sizes| rows.iter().map(|&row| sizes[row]).collect()),
+            proportion: self.proportion,
             tokens_per_image: self.tokens_per_image,
             prefix: self.prefix,
             numbers: self.numbers.clone(),
@@ -365,7 +476,7 @@ mod tests {
         let merge = Merge {
             into: vec![0, 1, 1, 1, 4, 6, 6],
             weights: vec![1.0; 7],
-            sizes: true,
+            proportion: Some(1.0),
         };
         let merged = sequences.merged_positions(&merge);
         assert_eq!(merged, [vec![(2, 3)], vec![(2, 1), (3, 1)]]);

@@ -5,7 +5,9 @@ use burn::tensor::IndexingUpdateOp;
 
 use crate::host::{upload, upload_places};
 use crate::kernels::{self, RowSums, filled_rows};
+use crate::parked::{Parked, Recalled};
 use crate::precision::cast;
+use crate::selected_rows::{own_rows, select_rows};
 use crate::sequences::Sequences;
 use crate::{Exit, Merge};
 
@@ -21,6 +23,8 @@ pub struct TokenBatch {
     /// are brought to a sum of 1. From 0 (nobody attends to it) to 1; CLS has 1. None is 1 for all. A
     /// gradient may flow through it.
     pub key_mask: Option<Tensor<1>>,
+    /// Tokens that no block computes any more, and that CLS still reads.
+    pub(crate) parked: Option<Parked>,
     /// What is known of images that were answered on the way.
     pub(crate) answered: Vec<Answered>,
 }
@@ -77,6 +81,7 @@ impl TokenBatch {
             tokens,
             sequences,
             key_mask: None,
+            parked: None,
             answered: Vec::new(),
         }
     }
@@ -88,6 +93,7 @@ impl TokenBatch {
             tokens: tokens.reshape([batch * count, hidden]),
             sequences: Sequences::full(batch, count),
             key_mask: None,
+            parked: None,
             answered: Vec::new(),
         }
     }
@@ -156,7 +162,7 @@ impl TokenBatch {
             tokens: sum_rows(self.tokens, RowSums::merged(filled, merge, &rows)),
             sequences,
             key_mask: self.key_mask.map(|mask| select_rows(mask, &rows)),
-            answered: self.answered,
+            ..self
         }
     }
 
@@ -184,8 +190,29 @@ impl TokenBatch {
             tokens: sum_rows(self.tokens, RowSums::selected(filled, &rows)),
             sequences,
             key_mask: self.key_mask.map(|mask| select_rows(mask, &rows)),
-            answered: self.answered,
+            ..self
         }
+    }
+
+    /// Tokens that were parked are computed again; `hidden`: their rows are still there, and nobody attends to them.
+    pub(crate) fn take_back(mut self, recalled: Recalled, hidden: bool) -> Self {
+        let [filled, _] = self.tokens.dims();
+        let (sequences, rows) = if hidden {
+            self.sequences.show(&recalled.places, filled)
+        } else {
+            self.sequences.insert(&recalled.places, filled)
+        };
+        self.sequences = sequences.with_sizes(&rows, filled, &recalled.sizes);
+        let tokens = cast(recalled.tokens, self.tokens.dtype());
+        let [count, _] = tokens.dims();
+        let all = Tensor::cat(vec![self.tokens, tokens], 0);
+        self.tokens = sum_rows(all, RowSums::selected(filled + count, &rows));
+        self.key_mask = self.key_mask.map(|mask| {
+            let [known] = mask.dims();
+            let ones = Tensor::ones([filled + count - known], &mask.device());
+            select_rows(Tensor::cat(vec![mask, ones], 0), &rows)
+        });
+        self
     }
 
     /// The CLS tokens, `[batch, hidden]`, in the order of the images.
@@ -253,21 +280,6 @@ fn sum_rows(tokens: Tensor<2>, mut sums: RowSums) -> Tensor<2> {
     kernels::sum_rows(tokens, Arc::new(sums))
 }
 
-/// The rows of a matrix that are somebody's.
-pub(crate) fn own_rows(matrix: Tensor<2>, sequences: &Sequences) -> Tensor<2> {
-    if matrix.dims()[0] > sequences.num_rows() {
-        matrix.narrow(0, 0, sequences.num_rows())
-    } else {
-        matrix
-    }
-}
-
-/// The given rows of a matrix (or values of a vector), in the given order.
-pub(crate) fn select_rows<const D: usize>(matrix: Tensor<D>, rows: &[usize]) -> Tensor<D> {
-    let device = matrix.device();
-    matrix.select(0, upload_places(rows.iter().copied(), &device))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -282,7 +294,7 @@ mod tests {
         let merge = Merge {
             into: vec![0, 1, 1, 1, 4, 5, 6, 5],
             weights: vec![1.0, 0.5, 0.25, 0.25, 1.0, 0.5, 1.0, 0.5],
-            sizes: true,
+            proportion: Some(1.0),
         };
         let whole = TokenBatch::full(tokens);
         let keep = [true, true, false, false, true, true, true, false];

@@ -21,6 +21,8 @@ struct Tokens {
     count: usize,
     prefix: usize,
     sizes: Option<Sizes>,
+    /// What the logarithms of sizes are multiplied by.
+    proportion: f32,
     /// What each reduction so far kept of what it saw.
     kept: Vec<Tensor<2, Bool>>,
 }
@@ -74,6 +76,7 @@ pub(crate) fn forward(
                 left: vec![tokens.count; tokens.batch],
                 kept: tokens.kept(vit),
                 logits,
+                parked: Vec::new(),
             });
         };
         reduce(&mut tokens, Placement::AfterAttention);
@@ -96,6 +99,7 @@ impl Tokens {
             prefix: sequences.prefix(),
             rows: Rows::new(batch.tokens),
             sizes: None,
+            proportion: 1.0,
             kept: Vec::new(),
         }
     }
@@ -109,9 +113,17 @@ impl Tokens {
 
     /// The attention half of a block, and its queries, keys and values.
     fn attend(&self, block: &Block) -> (Rows, Tensor<2>) {
-        let sizes = self.sizes.as_ref();
-        let bias = sizes.map(|sizes| sizes.logarithms.clone());
-        block.attend_uniformly(self.rows.clone(), self.count, bias)
+        block.attend_uniformly(self.rows.clone(), self.count, self.bias())
+    }
+
+    /// What is added to everyone's attention scores for each token, `[batch, tokens]`.
+    fn bias(&self) -> Option<Tensor<2>> {
+        let logarithms = self.sizes.as_ref()?.logarithms.clone();
+        if self.proportion == 1.0 {
+            Some(logarithms)
+        } else {
+            Some(logarithms * self.proportion)
+        }
     }
 
     /// One part of `[rows, 3 * hidden]` head by head, `[batch, tokens, heads, width]`.
@@ -129,8 +141,8 @@ impl Tokens {
         let [.., width] = keys.dims();
         let scores = widen(query.matmul(keys.swap_dims(2, 3))) / (width as f32).sqrt();
         let scores: Tensor<3> = scores.squeeze_dim(2);
-        let scores = match &self.sizes {
-            Some(sizes) => scores + widen(sizes.logarithms.clone()).unsqueeze_dim(1),
+        let scores = match self.bias() {
+            Some(bias) => scores + widen(bias).unsqueeze_dim(1),
             None => scores,
         };
         softmax(scores, 2).mean_dim(1).squeeze_dim(1)
@@ -147,6 +159,9 @@ impl Tokens {
         // A token alone that is merged may be weighed all the same.
         if left < self.count || merge.is_some() {
             let sizes = self.sizes.take();
+            self.proportion = merge
+                .as_ref()
+                .map_or(self.proportion, |merge| merge.proportion);
             (self.rows, self.sizes) = decisions::merge(&self.rows, &keep, left, merge, sizes);
             self.count = left;
             self.kept.push(keep);

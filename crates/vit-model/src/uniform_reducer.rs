@@ -66,6 +66,8 @@ pub struct UniformMerge {
     /// The token of the same image into which a removed one goes, `[batch, tokens]`; that one stays. What it says of
     /// tokens that stay does not matter.
     pub into: Tensor<2, Int>,
+    /// See [`Merge::proportion`](crate::Merge::proportion); it counts where the weights are sizes.
+    pub proportion: f32,
     /// How they add up.
     pub weights: MergeWeights,
 }

@@ -82,6 +82,13 @@ impl Vit {
         self.embedding.precision
     }
 
+    /// The same model; once it is [prepacked](Self::prepack), CLS can still read parked tokens. That keeps a third of the blocks' weights
+    /// a second time.
+    pub fn keep_readers(mut self) -> Self {
+        self.blocks = self.blocks.into_iter().map(Block::keep_reader).collect();
+        self
+    }
+
     /// The model for inference: its weights laid out as the backend's kernels read them, if it has
     /// kernels (so far the CPU's), and rounded or quantised once to the model's precision. Worth most for one
     /// image at a time. Shapes that the kernels of short precisions do not take (sizes that are no multiples of 16, GELU by

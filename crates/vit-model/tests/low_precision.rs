@@ -108,7 +108,7 @@ impl TokenReducer for Removes {
             merge: self.merges.then_some(Merge {
                 into,
                 weights,
-                sizes: true,
+                proportion: Some(1.0),
             }),
             ..Reduction::keep(keep)
         }

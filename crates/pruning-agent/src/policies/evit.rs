@@ -137,7 +137,7 @@ impl TokenReducer for EvitReducer {
             merge: Some(Merge {
                 into,
                 weights,
-                sizes: false,
+                proportion: None,
             }),
             ..Reduction::keep(keep)
         }
@@ -168,6 +168,7 @@ impl UniformReducer for EvitReducer {
             left: prefix + count + 1,
             merge: Some(UniformMerge {
                 into: own.mask_where(goes.clone(), fused),
+                proportion: 1.0,
                 weights: MergeWeights::Given(ones.mask_where(goes, scores)),
             }),
             logits: None,
@@ -198,6 +199,7 @@ mod tests {
             sequences: &sequences,
             cls_attention: Some(scores.to_vec()),
             keys: None,
+            parked: None,
             heads: None,
         });
         let batch = TokenBatch::full(tokens);

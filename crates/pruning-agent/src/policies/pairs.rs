@@ -12,6 +12,7 @@ use crate::budget::kept_at_equal_counts;
 use crate::matching::matched_pairs;
 use crate::merging::merge_pairs;
 use crate::networks::{PairAgent, PairAgentConfig, logits_of};
+use crate::proportion::{PROPORTION, PUBLISHED, check_proportion};
 use crate::{
     ADAPTIVE, AgentError, Agents, Budgeting, Meaning, Policy, PolicySettings, Removal, Selection,
     SelectionNoise,
@@ -27,6 +28,8 @@ pub struct PairsSettings {
     pub adaptive: bool,
     /// Width of the agents' networks within.
     pub width: Option<usize>,
+    /// How much more merged tokens are attended to.
+    pub proportion: f64,
 }
 
 impl Default for PairsSettings {
@@ -35,6 +38,7 @@ impl Default for PairsSettings {
             layers: None,
             width: None,
             adaptive: true,
+            proportion: PUBLISHED,
         }
     }
 }
@@ -53,6 +57,7 @@ impl PolicySettings for PairsSettings {
             key: "width",
             meaning: "width of the agents' networks within; a sixth of the model's where it is not said",
         },
+        PROPORTION,
     ];
     const ALGORITHMS: &'static [&'static str] = &["first-order"];
     type Policy = Pairs;
@@ -68,6 +73,7 @@ impl PolicySettings for PairsSettings {
             agents: blocks.iter().map(|_| network.init(device)).collect(),
             blocks,
             adaptive: self.adaptive,
+            proportion: check_proportion(self.proportion)?,
         })
     }
 }
@@ -82,6 +88,8 @@ pub struct Pairs {
     blocks: Vec<usize>,
     #[module(skip)]
     adaptive: bool,
+    #[module(skip)]
+    proportion: f32,
 }
 
 impl Policy for Pairs {
@@ -98,11 +106,7 @@ impl Policy for Pairs {
         selection: &Selection,
         _: &[u64],
     ) -> Box<dyn TokenReducer + Sync + 'a> {
-        Box::new(PairsReducer {
-            policy: self,
-            selection: selection.clone(),
-            noise: None,
-        })
+        Box::new(self.pairs_reducer(selection, None))
     }
 
     fn flops(&self, model: &VitConfig, seen: usize, left: usize) -> FlopsCount {
@@ -131,6 +135,20 @@ impl Policy for Pairs {
     }
 }
 
+impl Pairs {
+    pub(super) fn pairs_reducer(
+        &self,
+        selection: &Selection,
+        noise: Option<SelectionNoise>,
+    ) -> PairsReducer<'_> {
+        PairsReducer {
+            policy: self,
+            selection: selection.clone(),
+            noise,
+        }
+    }
+}
+
 impl Agents for Pairs {
     fn needs(&self, _: usize) -> Needs {
         Needs {
@@ -156,15 +174,12 @@ impl Agents for Pairs {
         selection: &Selection,
         noise: SelectionNoise,
     ) -> Box<dyn TokenReducer + 'a> {
-        Box::new(PairsReducer {
-            policy: self,
-            selection: selection.clone(),
-            noise: Some(noise),
-        })
+        Box::new(self.pairs_reducer(selection, Some(noise)))
     }
 }
 
-struct PairsReducer<'a> {
+/// The reducer of [`Pairs`].
+pub(super) struct PairsReducer<'a> {
     policy: &'a Pairs,
     selection: Selection,
     noise: Option<SelectionNoise>,
@@ -223,7 +238,8 @@ impl TokenReducer for PairsReducer<'_> {
             *keep |= score.is_infinite();
         }
         let gone = pairs.iter().flatten().filter(|pair| !keep[pair.from]);
-        let merge = merge_pairs(sequences, gone.map(|pair| (pair.from, pair.into)));
+        let gone = gone.map(|pair| (pair.from, pair.into));
+        let merge = merge_pairs(sequences, gone, self.policy.proportion);
         let device = observation.hidden.device();
         Reduction {
             merge: Some(merge),
@@ -254,6 +270,7 @@ impl UniformReducer for PairsReducer<'_> {
             left,
             merge: Some(UniformMerge {
                 into: matches.into,
+                proportion: self.policy.proportion,
                 weights: MergeWeights::Sizes,
             }),
             logits: None,

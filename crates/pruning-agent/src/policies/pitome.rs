@@ -11,6 +11,7 @@ use crate::budget::kept_at_equal_counts;
 use crate::energy::energies;
 use crate::matching::{Pair, keep_closest};
 use crate::merging::{merge_pairs, merges_in_blocks};
+use crate::proportion::PUBLISHED;
 use crate::similarity::nearest;
 use crate::{AgentError, Meaning, Policy, PolicySettings, Selection};
 
@@ -198,7 +199,7 @@ impl TokenReducer for PitomeReducer {
         for &(from, _) in &pairs {
             keep[from] = false;
         }
-        let merge = merge_pairs(sequences, pairs.into_iter());
+        let merge = merge_pairs(sequences, pairs.into_iter(), PUBLISHED as f32);
         Reduction {
             merge: Some(merge),
             ..Reduction::keep(keep)
@@ -322,6 +323,7 @@ mod tests {
             sequences: &sequences,
             cls_attention: None,
             keys: Some(keys()),
+            parked: None,
             heads: None,
         });
         assert!(reduction.keep[0]);

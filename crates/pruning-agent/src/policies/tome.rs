@@ -11,23 +11,37 @@ use crate::acting_blocks::{all_but_the_last, of_layer};
 use crate::budget::kept_at_equal_counts;
 use crate::matching::matched_with;
 use crate::merging::merges_in_blocks;
-use crate::{AgentError, Policy, PolicySettings, Selection};
+use crate::proportion::{PROPORTION, PUBLISHED, check_proportion};
+use crate::{AgentError, Meaning, Policy, PolicySettings, Selection};
 
-/// Settings of [`Tome`]: there are none.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TomeSettings {}
+/// Settings of [`Tome`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TomeSettings {
+    /// How much more merged tokens are attended to.
+    pub proportion: f64,
+}
+
+impl Default for TomeSettings {
+    fn default() -> Self {
+        Self {
+            proportion: PUBLISHED,
+        }
+    }
+}
 
 impl PolicySettings for TomeSettings {
     const NAME: &'static str = "tome";
     const SUMMARY: &'static str =
         "merges the most similar patches, as many in every block (ToMe; Bolya et al., 2023)";
+    const MEANINGS: &'static [Meaning] = &[PROPORTION];
     type Policy = Tome;
 
     fn init(&self, model: &VitConfig, _: &Device) -> Result<Tome, AgentError> {
         Ok(Tome {
             blocks: all_but_the_last(model),
             patches: model.num_patches(),
+            proportion: check_proportion(self.proportion)?,
         })
     }
 }
@@ -45,6 +59,8 @@ pub struct Tome {
     blocks: Vec<usize>,
     #[module(skip)]
     patches: usize,
+    #[module(skip)]
+    proportion: f32,
 }
 
 impl Policy for Tome {
@@ -63,6 +79,7 @@ impl Policy for Tome {
     ) -> Box<dyn TokenReducer + Sync + 'a> {
         Box::new(TomeReducer {
             layers: merges_in_blocks(&self.blocks, self.patches, selection.kept()).collect(),
+            proportion: self.proportion,
         })
     }
 
@@ -96,6 +113,7 @@ struct TomeReducer {
     /// Blocks (0-based) and how many tokens of each image go in each; at most half of those
     /// that are left do.
     layers: Vec<(usize, usize)>,
+    proportion: f32,
 }
 
 impl TokenReducer for TomeReducer {
@@ -125,7 +143,7 @@ impl TokenReducer for TomeReducer {
         else {
             return Reduction::none(sequences);
         };
-        let merge = matched_with(sequences, keys, |_| count);
+        let merge = matched_with(sequences, keys, self.proportion, |_| count);
         let keep = merge.into.iter().enumerate();
         let keep = keep.map(|(row, &into)| row == into).collect();
         Reduction {
@@ -146,6 +164,7 @@ impl UniformReducer for TomeReducer {
             left: tokens - count,
             merge: Some(UniformMerge {
                 into: matches.into,
+                proportion: self.proportion,
                 weights: MergeWeights::Sizes,
             }),
             logits: None,
@@ -177,6 +196,7 @@ mod tests {
         let keys = Tensor::<1>::from_data(flat.as_slice(), &device).reshape([7, 2]);
         let reducer = TomeReducer {
             layers: vec![(0, 2), (1, 1)],
+            proportion: 1.0,
         };
         let reduce = |batch: &TokenBatch, layer, keys| {
             reducer.reduce(&Observation {
@@ -185,6 +205,7 @@ mod tests {
                 sequences: &batch.sequences,
                 cls_attention: None,
                 keys: Some(Keys::new(keys)),
+                parked: None,
                 heads: None,
             })
         };
@@ -214,7 +235,7 @@ mod tests {
     fn cls_is_never_merged_and_no_more_go_than_seek() {
         let sequences = Sequences::full(2, 4);
         let keys = Keys::new(Tensor::ones([8, 2], &Device::default()));
-        let merge = matched_with(&sequences, &keys, |_| 10);
+        let merge = matched_with(&sequences, &keys, 1.0, |_| 10);
         // Patches 1, 2 and 3: only 2 seeks.
         assert_eq!(merge.into, [0, 1, 1, 3, 4, 5, 5, 7]);
     }

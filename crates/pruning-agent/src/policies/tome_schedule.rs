@@ -4,22 +4,38 @@ use burn::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::tome::{Tome, TomeSettings};
-use crate::{AgentError, Budgeting, Policy, PolicySettings, Selection};
+use crate::proportion::{PROPORTION, PUBLISHED};
+use crate::{AgentError, Budgeting, Meaning, Policy, PolicySettings, Selection};
 
-/// Settings of [`TomeSchedule`]: there are none.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TomeScheduleSettings {}
+/// Settings of [`TomeSchedule`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TomeScheduleSettings {
+    /// How much more merged tokens are attended to.
+    pub proportion: f64,
+}
+
+impl Default for TomeScheduleSettings {
+    fn default() -> Self {
+        Self {
+            proportion: PUBLISHED,
+        }
+    }
+}
 
 impl PolicySettings for TomeScheduleSettings {
     const NAME: &'static str = "tome-schedule";
     const SUMMARY: &'static str = "merges the most similar patches, in each block as many as a search on images found best \
                                    (after DiffRate; Chen et al., 2023); before a search, as `tome`";
+    const MEANINGS: &'static [Meaning] = &[PROPORTION];
     type Policy = TomeSchedule;
 
     fn init(&self, model: &VitConfig, device: &Device) -> Result<TomeSchedule, AgentError> {
         Ok(TomeSchedule {
-            tome: TomeSettings::default().init(model, device)?,
+            tome: TomeSettings {
+                proportion: self.proportion,
+            }
+            .init(model, device)?,
         })
     }
 }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::tome::{Tome, TomeSettings};
 use crate::matching::matched_pairs;
 use crate::merging::merge_pairs;
+use crate::proportion::PUBLISHED;
 use crate::{AgentError, Budgeting, Policy, PolicySettings, Selection};
 
 /// Settings of [`TomeThreshold`]: there are none.
@@ -122,7 +123,8 @@ impl TokenReducer for ThresholdReducer<'_> {
             *keep |= score.is_infinite();
         }
         let gone = pairs.iter().flatten().filter(|pair| !keep[pair.from]);
-        let merge = merge_pairs(sequences, gone.map(|pair| (pair.from, pair.into)));
+        let gone = gone.map(|pair| (pair.from, pair.into));
+        let merge = merge_pairs(sequences, gone, PUBLISHED as f32);
         Reduction {
             merge: Some(merge),
             ..Reduction::keep(keep)

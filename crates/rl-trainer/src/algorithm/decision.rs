@@ -35,6 +35,7 @@ impl Decision {
             sequences: &self.sequences,
             cls_attention: self.cls_attention.clone(),
             keys: self.keys.clone(),
+            parked: None,
             heads: None,
         }
     }

@@ -48,6 +48,22 @@ impl Default for AgentSettings {
     }
 }
 
+/// A fresh policy for the frozen model, by the seed alone.
+///
+/// # Errors
+///
+/// Where its settings do not fit the model.
+pub(super) fn fresh(
+    frozen: &FrozenModel<'_>,
+    policy: &PolicyConfig,
+    seed: u64,
+) -> Result<AnyPolicy, TrainerError> {
+    frozen.device.seed(seed);
+    let policy = policy.init(frozen.model.config(), frozen.device)?;
+    initialize(&policy);
+    Ok(policy)
+}
+
 /// What agents learn from.
 #[derive(Clone, Copy)]
 pub struct FrozenModel<'a> {
@@ -117,7 +133,7 @@ pub(super) trait Task {
 pub(super) fn learn_task(
     task: &dyn Task,
     frozen: &FrozenModel<'_>,
-    policy: &PolicyConfig,
+    policy: AnyPolicy,
     settings: &AgentSettings,
     mut go_on: impl FnMut(f64) -> bool,
 ) -> Result<AnyPolicy, TrainerError> {
@@ -130,9 +146,6 @@ pub(super) fn learn_task(
         ..
     } = frozen;
     let config = model.config();
-    device.seed(settings.seed);
-    let policy = policy.init(config, device)?;
-    initialize(&policy);
     let vit = model.vit.clone().freeze().train();
     let mut learning = policy.train();
     let mut optimizer = AdamWConfig::new().with_weight_decay(1e-3).init();

@@ -3,7 +3,8 @@
 use apt_inference::{Answers, Budget};
 use apt_pruning_agent::{
     AgentError, AllocateSettings, AnyPolicy, AptPlusSettings, EarlyExitSettings, FilterSettings,
-    PairsSettings, PolicyConfig, PolicySettings, RandomAllocationSettings, RegressionSettings,
+    PairsSettings, ParkSettings, PolicyConfig, PolicySettings, RandomAllocationSettings,
+    RegressionSettings,
 };
 use serde_json::Map;
 
@@ -36,7 +37,12 @@ pub(crate) fn is_taught(name: &str) -> bool {
 /// Where there is no such policy.
 pub(crate) fn config_for(name: &str, hidden_size: usize) -> Result<PolicyConfig, AgentError> {
     let mut settings = Map::new();
-    if [PairsSettings::NAME, AptPlusSettings::NAME].contains(&name) {
+    let merging = [
+        PairsSettings::NAME,
+        ParkSettings::NAME,
+        AptPlusSettings::NAME,
+    ];
+    if merging.contains(&name) {
         // With some hundreds of images, agents four times as wide were no better, and their FLOPs count.
         let width = (hidden_size / 24).max(4);
         settings.insert("width".into(), width.into());
@@ -54,9 +60,14 @@ pub(crate) fn exits(policy: &PolicyConfig) -> bool {
     [AptPlusSettings::NAME, EarlyExitSettings::NAME].contains(&policy.name())
 }
 
+/// Does it park what it removes?
+pub(crate) fn parks(policy: &PolicyConfig) -> bool {
+    policy.name() == ParkSettings::NAME
+}
+
 /// Does it learn on a frozen model, other than by gates?
 pub(crate) fn learns_on_frozen(policy: &PolicyConfig) -> bool {
-    learns(policy) || restores(policy) || exits(policy)
+    learns(policy) || restores(policy) || exits(policy) || parks(policy)
 }
 
 /// Do its agents learn which patches do not belong to an image?

@@ -8,7 +8,7 @@
 //! [`first_order`](crate::algorithm::first_order)); here the answer that is wanted is known.
 
 use apt_inference::Answers;
-use apt_pruning_agent::{Agents, AnyPolicy, PolicyConfig};
+use apt_pruning_agent::{Agents, AnyPolicy};
 use apt_vit_model::host::upload;
 use burn::prelude::*;
 use burn::tensor::activation::log_sigmoid;
@@ -21,16 +21,16 @@ use crate::algorithm::first_order::Rewards;
 use crate::algorithm::rows_of;
 use crate::evaluate::dense_answers;
 
-/// A policy whose agents learned which patches mislead the frozen model. The images are corrupted
+/// The policy, its agents having learned which patches mislead the frozen model. The images are corrupted
 /// ([`ImageDataset::corrupted`](apt_data::ImageDataset::corrupted)). `go_on` is told the share that is over, and says whether to go on.
 ///
 /// # Errors
 ///
 /// Where the images are not corrupted, the policy has no agents, a budget cannot be met, an image cannot be read, or the model's
 /// answer to it is no number.
-pub fn learn_restoring(
+pub(super) fn learn_restoring(
     frozen: &FrozenModel<'_>,
-    policy: &PolicyConfig,
+    policy: AnyPolicy,
     settings: &AgentSettings,
     go_on: impl FnMut(f64) -> bool,
 ) -> Result<AnyPolicy, TrainerError> {

@@ -7,7 +7,7 @@
 //! reward is minus 1 plus their cosine, by a random direction across them.
 
 use apt_inference::{Answers, probabilities};
-use apt_pruning_agent::{Agents, AnyPolicy, PolicyConfig};
+use apt_pruning_agent::{Agents, AnyPolicy};
 use apt_vit_model::RunSettings;
 use apt_vit_model::host::{read, upload};
 use burn::prelude::*;
@@ -19,15 +19,15 @@ use crate::TrainerError;
 use crate::algorithm::first_order::{Rewards, losses};
 use crate::evaluate::check_finite;
 
-/// A policy whose agents learned how far the frozen model's answer moves. `go_on` is told the share that is over, and says
+/// The policy, its agents having learned how far the frozen model's answer moves. `go_on` is told the share that is over, and says
 /// whether to go on.
 ///
 /// # Errors
 ///
 /// Where the policy has no agents, a budget cannot be met, an image cannot be read, or the model's answer to it is no number.
-pub fn learn_sensitivity(
+pub(super) fn learn_sensitivity(
     frozen: &FrozenModel<'_>,
-    policy: &PolicyConfig,
+    policy: AnyPolicy,
     settings: &AgentSettings,
     go_on: impl FnMut(f64) -> bool,
 ) -> Result<AnyPolicy, TrainerError> {

@@ -153,11 +153,11 @@ pub(crate) fn check_policy(config: &ExperimentConfig) -> Result<(), TrainerError
     for &share in &config.flops {
         policy.kept_for(&sizes, share)?;
     }
-    if config.train.gradient_checkpointing && policy.exits().is_some() {
+    if config.train.gradient_checkpointing && (policy.exits().is_some() || policy.parks()) {
         return Err(TrainerError::field(
             "train.gradient_checkpointing",
             true,
-            "must be false where images are answered before the last block: blocks that are computed anew do not know of that",
+            "must be false where images are answered before the last block or tokens are parked: blocks that are computed anew do not know of that",
         ));
     }
     Ok(())
