@@ -201,6 +201,44 @@ fn parked_and_called_back_tokens_are_the_same_masked_and_dropped() {
 }
 
 #[test]
+fn every_patch_has_an_answer_at_the_end_unless_it_was_removed() {
+    let device = Device::default();
+    let (vit, config) = model(2, &device);
+    let images = images(&device);
+    let run = |reducer: Option<&dyn TokenReducer>| {
+        let mode = ExecutionMode::Drop;
+        let settings = RunSettings { mode, reducer };
+        let encoded = vit.run_blocks(vit.embed(images.clone()), 0..2, settings);
+        encoded.every_patch()
+    };
+    let dense = run(None);
+    let tokens = vit.run_blocks(vit.embed(images.clone()), 0..2, RunSettings::DENSE);
+    let tokens = tokens.batch.tokens.reshape([3, 65, config.hidden_size]);
+    assert_close(
+        dense.tokens.clone().flatten(0, 1),
+        tokens.narrow(1, 1, 64).flatten(0, 1),
+    );
+    // Parked after block 0, and told that block 1 leaves a token as it is.
+    let parked = run(Some(&All(readings(&config, 0.0, 1.0, &device))));
+    let after_one = vit.run_blocks(vit.embed(images.clone()), 0..1, RunSettings::DENSE);
+    let after_one = after_one.every_patch();
+    assert_close(parked.tokens.flatten(0, 1), after_one.tokens.flatten(0, 1));
+    let several = Several(readings(&config, 0.0, 1.0, &device));
+    let some = run(Some(&several));
+    for (image, known) in some.known.iter().enumerate() {
+        for (patch, &known) in known.iter().enumerate() {
+            let token = some
+                .tokens
+                .clone()
+                .slice([image..image + 1, patch..patch + 1]);
+            let is_zero = token.abs().max().into_scalar::<f32>() == 0.0;
+            assert_eq!(is_zero, !known, "image {image}, patch {patch}");
+        }
+        assert!(known.contains(&false) && known.contains(&true));
+    }
+}
+
+#[test]
 fn gradients_reach_how_tokens_are_read() {
     let device = Device::default().autodiff();
     let (vit, config) = model(3, &device);

@@ -30,6 +30,8 @@ pub struct ParkSettings {
     pub adaptive: bool,
     /// Does a token that is parked also merge?
     pub merge: bool,
+    /// Does CLS read what is parked?
+    pub read: bool,
     /// How much more merged tokens are attended to.
     pub proportion: f64,
     /// So many parked tokens of an image come back in each block.
@@ -43,6 +45,7 @@ impl Default for ParkSettings {
             width: None,
             adaptive: true,
             merge: true,
+            read: true,
             proportion: PUBLISHED,
             recall: 0,
         }
@@ -67,6 +70,10 @@ impl PolicySettings for ParkSettings {
             key: "merge",
             meaning: "does a token that is parked also merge into the one that is most like it? Else that one stays as it is",
         },
+        Meaning {
+            key: "read",
+            meaning: "does CLS read what is parked? Else it is removed, which is what reading is to be compared with",
+        },
         PROPORTION,
         Meaning {
             key: "recall",
@@ -77,6 +84,14 @@ impl PolicySettings for ParkSettings {
     type Policy = Park;
 
     fn init(&self, model: &VitConfig, device: &Device) -> Result<Park, AgentError> {
+        if self.recall > 0 && !self.read {
+            return Err(AgentError::Setting {
+                key: "recall",
+                found: self.recall.to_string(),
+                expected: "must be 0 where `read` is false: what is removed cannot come back"
+                    .into(),
+            });
+        }
         let pairs = PairsSettings {
             layers: self.layers.clone(),
             width: self.width,
@@ -87,6 +102,7 @@ impl PolicySettings for ParkSettings {
             pairs: pairs.init(model, device)?,
             parking: Parking::init(model, device),
             merges: self.merge,
+            reads: self.read,
             recalls: self.recall,
         })
     }
@@ -101,6 +117,8 @@ pub struct Park {
     pub parking: Parking,
     #[module(skip)]
     merges: bool,
+    #[module(skip)]
+    reads: bool,
     #[module(skip)]
     recalls: usize,
 }
@@ -123,7 +141,7 @@ impl Park {
         };
         ParkReducer {
             pairs: self.pairs.pairs_reducer(&selection, noise),
-            readings: self.parking.readings(),
+            readings: self.reads.then(|| self.parking.readings()),
             merges: self.merges,
             recalls: self.recalls,
         }
@@ -174,7 +192,7 @@ impl Policy for Park {
     }
 
     fn parking(&self) -> Option<&Parking> {
-        Some(&self.parking)
+        self.reads.then_some(&self.parking)
     }
 
     fn set_parking(&mut self, parking: Parking) {
@@ -211,7 +229,8 @@ impl Agents for Park {
 /// Parks what pairs remove.
 struct ParkReducer<'a> {
     pairs: PairsReducer<'a>,
-    readings: Arc<[Reading]>,
+    /// None: what goes is removed.
+    readings: Option<Arc<[Reading]>>,
     merges: bool,
     recalls: usize,
 }
@@ -231,17 +250,17 @@ impl TokenReducer for ParkReducer<'_> {
 
     fn reduce(&self, observation: &Observation<'_>) -> Reduction {
         let reduction = self.pairs.reduce(observation);
-        let park = apt_vit_model::Park {
+        let park = self.readings.clone().map(|readings| apt_vit_model::Park {
             rows: reduction.keep.iter().map(|keep| !keep).collect(),
             recall: match observation.parked {
                 Some(parked) => recalled(parked, observation.sequences, self.recalls),
                 None => Vec::new(),
             },
-            readings: self.readings.clone(),
-        };
+            readings,
+        });
         Reduction {
             merge: reduction.merge.filter(|_| self.merges),
-            park: Some(park),
+            park,
             ..reduction
         }
     }
