@@ -37,6 +37,9 @@ pub struct LayerAnswer {
     pub layer: usize,
     /// Tokens that are left after it, CLS counted; none where the image is answered here.
     pub tokens: usize,
+    /// Removed tokens that CLS goes on reading.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub parked: usize,
     /// FLOPs of a pass from which nothing more goes after this block, as a share of the dense model's.
     #[serde(skip)]
     pub flops_share: f64,
@@ -48,6 +51,10 @@ pub struct LayerAnswer {
     /// what merged: there, merged patches are gone, too.
     #[serde(skip)]
     pub token: Vec<Option<usize>>,
+}
+
+fn is_zero(count: &usize) -> bool {
+    *count == 0
 }
 
 impl LayerAnswer {
@@ -97,6 +104,12 @@ impl TokenOf {
         for token in &mut self.0 {
             *token = token.map(|at| target[at]).filter(|&at| kept[at]);
         }
+        // What was parked may come back, as a token of its own.
+        let back = self.0.iter_mut().enumerate().zip(kept);
+        let back = back.filter(|((position, _), kept)| **kept && target[*position] == *position);
+        for ((position, token), _) in back {
+            *token = Some(position);
+        }
     }
 
     /// The same of patches alone, which stand behind `prefix` other tokens.
@@ -133,5 +146,8 @@ mod tests {
         // Then that token is dropped, and all of its patches go with it.
         token.follow(&[], &[true, false, false, false, false, true]);
         assert_eq!(token.of_patches(1), [None, None, None, None, Some(4)]);
+        // And one comes back.
+        token.follow(&[], &[true, false, true, false, false, true]);
+        assert_eq!(token.of_patches(1), [None, Some(1), None, None, Some(4)]);
     }
 }

@@ -71,6 +71,7 @@ impl Model {
                 LayerAnswer {
                     layer: entry.layer,
                     tokens: entry.left[image],
+                    parked: entry.parked.get(image).copied().unwrap_or(0),
                     flops_share: self.pruning().flops(&trace[..=index], image).1,
                     kept: last[prefix..].to_vec(),
                     token: token.of_patches(prefix),

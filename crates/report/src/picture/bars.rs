@@ -62,6 +62,7 @@ mod tests {
         let layer = |layer, tokens| LayerAnswer {
             layer,
             tokens,
+            parked: 0,
             flops_share: 1.0,
             kept: Vec::new(),
             token: Vec::new(),

@@ -160,6 +160,7 @@ mod tests {
         LayerAnswer {
             layer: 0,
             tokens: 0,
+            parked: 0,
             flops_share: 1.0,
             kept: Vec::new(),
             token: token.iter().copied().map(Some).collect(),

@@ -58,6 +58,9 @@ impl<'a> Panel<'a> {
                 let share = Style::Percent.text(layer.flops_share);
                 let left = if layer.is_answer() {
                     "answered here; its way ends".into()
+                } else if layer.parked > 0 {
+                    let (left, all) = (layer.tokens, answer.tokens);
+                    format!("{left} of {all} tokens; CLS reads {} more", layer.parked)
                 } else {
                     format!("{} of {} tokens, CLS included", layer.tokens, answer.tokens)
                 };
@@ -249,6 +252,7 @@ mod tests {
             layers: vec![LayerAnswer {
                 layer: 3,
                 tokens: 1 + kept.iter().filter(|kept| **kept).count(),
+                parked: 0,
                 flops_share: 0.5,
                 kept,
                 token,

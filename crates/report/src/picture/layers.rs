@@ -78,6 +78,7 @@ mod tests {
         let layers = layers.map(|(layer, &tokens)| LayerAnswer {
             layer,
             tokens,
+            parked: 0,
             flops_share: 1.0,
             kept: Vec::new(),
             token: Vec::new(),

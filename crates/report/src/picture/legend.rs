@@ -171,6 +171,7 @@ mod tests {
             let layer = LayerAnswer {
                 layer: 3,
                 tokens: 9,
+                parked: 0,
                 flops_share: 0.5,
                 kept: Vec::new(),
                 token: (0..64).map(token).collect(),

@@ -169,6 +169,7 @@ mod tests {
         let layer = |layer: usize, gone: usize| LayerAnswer {
             layer,
             tokens: 1 + patches - gone,
+            parked: 0,
             flops_share: 0.5,
             kept: (0..patches).map(|patch| patch >= gone).collect(),
             token: (0..patches)
