@@ -2,7 +2,7 @@
 //!
 //! Learns on images without labels, fits budgets on a fifth of them that is held out, and measures all policies on the same
 //! other images: as differences, with intervals, to ToMe at the share that the policy really computed, and to each earlier
-//! policy that does not learn here.
+//! policy.
 //!
 //! `cargo run --release -p apt-rl-trainer --example frozen -- WEIGHTS LEARN TEST[,TEST...] SHARES IMAGES TESTED SEEDS POLICY ...`,
 //! a policy being a name, a table such as `{ name = "pairs", width = 8 }`, or a folder that `aptvit prune` wrote for the same
@@ -11,6 +11,8 @@
 //! images of LEARN.
 
 mod comparison;
+#[path = "comparison/patches.rs"]
+mod patches;
 
 use std::fmt;
 use std::path::Path;
@@ -25,6 +27,7 @@ use apt_vit_model::ExecutionMode;
 use burn::prelude::*;
 
 use comparison::{Outcome, interval, means, outcome_of, shuffled};
+use patches::cosines_of_patches;
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -126,7 +129,9 @@ fn main() -> Result<(), Failure> {
                 &format!("{said} {seed}, {:.0?}", begun.elapsed()),
             );
         }
-        experiment.compare(&mean(&of_seeds), &format!("{said} all"), &baselines)?;
+        let found = mean(&of_seeds);
+        experiment.compare(&found, &format!("{said} all"), &baselines)?;
+        baselines.push((said.clone(), found));
     }
     Ok(())
 }
@@ -181,6 +186,8 @@ struct Found {
     foreground: Option<f64>,
     /// Recall and precision of corrupted patches, where there are such.
     corrupted: [Option<f64>; 2],
+    /// Mean cosine of every patch's token to the dense model's.
+    patches: f64,
 }
 
 impl Experiment {
@@ -266,8 +273,11 @@ impl Experiment {
         runs.extend(pruned.map(|selection| (ExecutionMode::Drop, selection)));
         let (settings, device) = (&self.settings, &self.device);
         let found = evaluate_each(model, images, &runs, settings, device, |_| ())?;
-        let found = found.into_iter().skip(1).filter_map(|found| {
+        let patches = cosines_of_patches(model, images, budgets, settings, device)?;
+        let found = found.into_iter().skip(1).zip(patches);
+        let found = found.filter_map(|(found, patches)| {
             Some(Found {
+                patches,
                 share: found.flops_share,
                 outcome: outcome_of(&found.fidelity?),
                 accuracy: found.accuracy,
@@ -317,6 +327,7 @@ impl fmt::Display for Found {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [kl, equal] = means(&self.outcome);
         write!(f, "share {:.4}\tKL {kl:.4}\tequal {equal:.4}", self.share)?;
+        write!(f, "\tpatches {:.3}", self.patches)?;
         if let Some(accuracy) = self.accuracy {
             write!(f, "\taccuracy {accuracy:.4}")?;
         }
@@ -367,6 +378,7 @@ fn mean_of(seeds: &[&Found]) -> Found {
     Found {
         share: seeds.iter().map(|found| found.share).sum::<f64>() / count,
         outcome: outcome.collect(),
+        patches: of(&|found| Some(found.patches)).unwrap_or_default(),
         accuracy: of(&|found| found.accuracy),
         foreground: of(&|found| found.foreground),
         corrupted: [0, 1].map(|place| of(&|found| found.corrupted[place])),
