@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use apt_vit_model::{
-    Drift, ExecutionMode, Merge, Observation, Park, Placement, Reading, Reduction, RunSettings,
-    TokenReducer, Vit, VitConfig, VitOutput, VitPreset, vit_flops,
+    Drift, ExecutionMode, Merge, Observation, Park, Placement, Precision, Reading, Reduction,
+    RunSettings, TokenReducer, Vit, VitConfig, VitOutput, VitPreset, vit_flops,
 };
 use burn::prelude::*;
 use burn::tensor::{Distribution, Tolerance};
@@ -94,6 +94,28 @@ fn cls_reads_parked_tokens_as_if_they_were_there() {
     let found = run(&vit, images, ExecutionMode::Drop, &unheard);
     let moved = (found.logits - dense).abs().max().into_scalar::<f32>();
     assert!(moved > 1e-2, "{moved}");
+}
+
+#[test]
+fn parked_tokens_are_read_in_every_precision() {
+    let device = Device::default();
+    let (vit, config) = model(2, &device);
+    let images = images(&device);
+    let reducer = All(readings(&config, 0.0, 1.0, &device));
+    let supported = Precision::ALL.into_iter();
+    for precision in supported.filter(|precision| precision.is_supported(&device)) {
+        let vit = vit.clone().with_precision(precision);
+        let packed = vit.keep_readers().prepack();
+        let dense = packed.forward(images.clone(), RunSettings::DENSE).logits;
+        let found = run(&packed, images.clone(), ExecutionMode::Drop, &reducer).logits;
+        let scale = dense.clone().abs().mean().into_scalar::<f32>();
+        let moved = (found - dense).abs().mean().into_scalar::<f32>();
+        assert!(
+            moved < 0.05 * scale,
+            "{}: {moved} of {scale}",
+            precision.name()
+        );
+    }
 }
 
 #[test]
