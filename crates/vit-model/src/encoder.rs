@@ -201,16 +201,16 @@ fn reduce(
     let acts = mode != ExecutionMode::Dense;
     let merge = reduction.merge.as_ref().filter(|_| acts);
     let merged = merge.map(|merge| batch.sequences.merged_positions(merge));
-    let park = reduction.park.as_ref().filter(|_| acts);
-    let (parked, recalled) = match park {
-        Some(park) => moved(&batch, park, &reduction.keep),
-        None => (batch.parked.clone(), None),
-    };
     let exit = reduction.exit.filter(|_| acts);
     let answered = exit.map(|exit| Answered::new(exit, &batch, Heads::of(vit).tokens()));
     let batch = match reduction.shift.filter(|_| acts) {
         Some(shift) => batch.shift(shift),
         None => batch,
+    };
+    let park = reduction.park.as_ref().filter(|_| acts);
+    let (parked, recalled) = match park {
+        Some(park) => moved(&batch, park, &reduction.keep),
+        None => (batch.parked.clone(), None),
     };
     let batch = match reduction.mask.filter(|_| acts) {
         Some(mask) => batch.weigh_keys(mask),
