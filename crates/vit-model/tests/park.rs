@@ -1,5 +1,5 @@
 //! Parked tokens: no block computes them, and CLS reads them.
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, missing_docs)]
 
 use std::sync::Arc;
 
@@ -137,7 +137,7 @@ struct Several(Arc<[Reading]>);
 
 impl TokenReducer for Several {
     fn placement(&self, layer: usize) -> Option<Placement> {
-        Some(if layer % 2 == 0 {
+        Some(if layer.is_multiple_of(2) {
             Placement::AfterAttention
         } else {
             Placement::AfterBlock
@@ -163,8 +163,8 @@ impl TokenReducer for Several {
                 if position == 0 || !sequences.visible()[row] {
                     continue;
                 }
-                keep[row] = (7 * position + 3 * layer + sequences.image(slot)) % 5 != 0;
-                rows[row] = position % 4 != 0;
+                keep[row] = !(7 * position + 3 * layer + sequences.image(slot)).is_multiple_of(5);
+                rows[row] = !position.is_multiple_of(4);
                 if let Some(before) = before.filter(|_| !keep[row] && layer == 1) {
                     merge.into[row] = before;
                 }
@@ -177,7 +177,7 @@ impl TokenReducer for Several {
             tokens
                 .map(|(&position, &attention)| {
                     assert!(attention > 0.0);
-                    (position + layer) % 3 == 0
+                    (position + layer).is_multiple_of(3)
                 })
                 .collect()
         });
