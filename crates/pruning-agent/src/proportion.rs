@@ -5,8 +5,8 @@ use crate::{AgentError, Meaning};
 /// What it means.
 pub(crate) const PROPORTION: Meaning = Meaning {
     key: "proportion",
-    meaning: "how much more a token that stands for `n` patches is attended to than one patch: `n` to the power of this. 1 is as \
-              published; frozen models answer more as before with 0.5 to 0.75",
+    meaning: "how much more a token that stands for `n` patches is attended to than one patch: `n` to the power of this. 1 is as published. Where much merges \
+              early, less may keep answers nearer to the dense model's",
 };
 
 /// As ToMe has it.
