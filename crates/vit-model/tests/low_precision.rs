@@ -1,11 +1,20 @@
 //! Prepacked models in short floats and in integers answer as they do in 32-bit floats, pruned or not.
 #![allow(clippy::disallowed_methods, clippy::unwrap_used)]
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use apt_vit_model::{
     ExecutionMode, ImageSize, Merge, Needs, Observation, Placement, Precision, Reduction,
     RunSettings, TokenReducer, Vit, VitConfig, VitPreset,
 };
 use burn::tensor::{Device, Distribution, Tensor};
+
+/// Tests draw from the device's one generator: one after another, each gets what its seed says.
+fn alone() -> MutexGuard<'static, ()> {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let guard = ONE_AT_A_TIME.lock();
+    guard.unwrap_or_else(PoisonError::into_inner)
+}
 
 /// The short precisions of this device; says by name which are computed in 32-bit floats or not at all.
 fn precisions(device: &Device) -> Vec<Precision> {
@@ -117,6 +126,7 @@ impl TokenReducer for Removes {
 
 #[test]
 fn short_models_answer_as_long_ones_do() {
+    let _alone = alone();
     let device = Device::default();
     device.seed(7);
     let vit = model(&device);
@@ -136,6 +146,7 @@ fn short_models_answer_as_long_ones_do() {
 
 #[test]
 fn mask_and_drop_give_the_same_logits() {
+    let _alone = alone();
     let device = Device::default();
     device.seed(8);
     let vit = model(&device);
@@ -161,6 +172,7 @@ fn mask_and_drop_give_the_same_logits() {
 
 #[test]
 fn uniform_passes_answer_as_packed_ones_do() {
+    let _alone = alone();
     let device = Device::default();
     device.seed(9);
     let vit = model(&device);
@@ -176,6 +188,7 @@ fn uniform_passes_answer_as_packed_ones_do() {
 
 #[test]
 fn an_image_gets_the_same_answer_in_any_batch() {
+    let _alone = alone();
     let device = Device::default();
     device.seed(10);
     let vit = model(&device);
@@ -199,6 +212,7 @@ fn an_image_gets_the_same_answer_in_any_batch() {
 
 #[test]
 fn shapes_without_kernels_run_in_long_floats() {
+    let _alone = alone();
     let device = Device::default();
     device.seed(11);
     // Heads that are 5 wide.

@@ -1,7 +1,7 @@
 //! Parked tokens: no block computes them, and CLS reads them.
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, missing_docs)]
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use apt_vit_model::{
     Drift, ExecutionMode, Merge, Observation, Park, Placement, Precision, Reading, Reduction,
@@ -9,6 +9,13 @@ use apt_vit_model::{
 };
 use burn::prelude::*;
 use burn::tensor::{Distribution, Tolerance};
+
+/// Tests draw from the device's one generator: one after another, each gets what its seed says.
+fn alone() -> MutexGuard<'static, ()> {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let guard = ONE_AT_A_TIME.lock();
+    guard.unwrap_or_else(PoisonError::into_inner)
+}
 
 fn model(layers: usize, device: &Device) -> (Vit, VitConfig) {
     let config = VitConfig {
@@ -76,6 +83,7 @@ impl TokenReducer for All {
 
 #[test]
 fn cls_reads_parked_tokens_as_if_they_were_there() {
+    let _alone = alone();
     let device = Device::default();
     let (vit, config) = model(2, &device);
     let images = images(&device);
@@ -98,6 +106,7 @@ fn cls_reads_parked_tokens_as_if_they_were_there() {
 
 #[test]
 fn parked_tokens_are_read_in_every_precision() {
+    let _alone = alone();
     let device = Device::default();
     let (vit, config) = model(2, &device);
     let images = images(&device);
@@ -120,6 +129,7 @@ fn parked_tokens_are_read_in_every_precision() {
 
 #[test]
 fn reading_costs_little_and_is_counted() {
+    let _alone = alone();
     let device = Device::default();
     let (vit, config) = model(3, &device);
     let reducer = All(readings(&config, 0.0, 1.0, &device));
@@ -196,6 +206,7 @@ impl TokenReducer for Several {
 
 #[test]
 fn parked_and_called_back_tokens_are_the_same_masked_and_dropped() {
+    let _alone = alone();
     let device = Device::default();
     let (vit, config) = model(6, &device);
     let images = images(&device);
@@ -224,6 +235,7 @@ fn parked_and_called_back_tokens_are_the_same_masked_and_dropped() {
 
 #[test]
 fn every_patch_has_an_answer_at_the_end_unless_it_was_removed() {
+    let _alone = alone();
     let device = Device::default();
     let (vit, config) = model(2, &device);
     let images = images(&device);
@@ -262,6 +274,7 @@ fn every_patch_has_an_answer_at_the_end_unless_it_was_removed() {
 
 #[test]
 fn gradients_reach_how_tokens_are_read() {
+    let _alone = alone();
     let device = Device::default().autodiff();
     let (vit, config) = model(3, &device);
     let bias = Tensor::<1>::full([config.num_heads], -1.0, &device).require_grad();

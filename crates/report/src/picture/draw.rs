@@ -60,7 +60,7 @@ impl<'a> Panel<'a> {
                     "answered here; its way ends".into()
                 } else if layer.parked > 0 {
                     let (left, all) = (layer.tokens, answer.tokens);
-                    format!("{left} of {all} tokens; CLS reads {} more", layer.parked)
+                    format!("{left} of {all} tokens, {} parked", layer.parked)
                 } else {
                     format!("{} of {} tokens, CLS included", layer.tokens, answer.tokens)
                 };
