@@ -3,17 +3,14 @@
 
 mod common;
 
-use apt_data::{DataSource, Progress, Splits};
 use apt_inference::PruningVit;
-use apt_pruning_agent::{AnyPolicy, PolicyConfig, Selection};
-use apt_rl_trainer::evaluate_each;
-use apt_rl_trainer::prune::{AgentSettings, FrozenModel, learn_on_frozen};
-use apt_vit_model::{ExecutionMode, ImageSize, VitConfig, VitPreset};
+use apt_pruning_agent::{PolicyConfig, Selection};
+use apt_vit_model::VitPreset;
 use burn::prelude::*;
-use burn::tensor::Distribution;
 use serde_json::{Map, json};
 
-use common::{alone, evaluation};
+use common::alone;
+use common::frozen::{learned, moved, shapes, untaught};
 
 /// A share of the FLOPs.
 const TARGET: f64 = 0.5;
@@ -29,62 +26,13 @@ fn park(read: bool, recall: usize) -> PolicyConfig {
     PolicyConfig::with_settings("park", Map::from_iter(settings)).unwrap()
 }
 
-/// A model of six blocks that nobody taught what to say.
-fn model(policy: &PolicyConfig, device: &Device) -> PruningVit {
-    let config = VitConfig {
-        image_size: ImageSize::square(32),
-        patch_size: 4,
-        hidden_size: 24,
-        num_layers: 6,
-        num_heads: 2,
-        mlp_dim: 48,
-        num_classes: 5,
-        dropout: 0.0,
-        ..VitPreset::Tiny32.config()
-    };
-    device.seed(4);
-    let mut model = PruningVit::init(&config, policy, device).unwrap();
-    let loud = Distribution::Normal(0.0, 1.0);
-    model.vit = model.vit.map_head(|weight| weight.random_like(loud));
-    model
-}
-
-fn shapes() -> Splits {
-    let shapes = DataSource::Shapes {
-        size: 32,
-        figure: 0.55,
-        train: 128,
-        test: 96,
-        seed: 0,
-    };
-    shapes.load(None, Progress::Hidden).unwrap()
-}
-
-fn learned(model: &PruningVit, policy: &PolicyConfig, device: &Device) -> AnyPolicy {
-    let frozen = FrozenModel {
-        model,
-        packed: &model.clone().prepack(),
-        images: &shapes().train,
-        evaluation: &evaluation(),
-        targets: &[TARGET],
-        device,
-    };
-    learn_on_frozen(&frozen, policy, &AgentSettings::default(), |_| true).unwrap()
-}
-
-/// How far the policy moves answers where every image keeps as many tokens, and the share of the FLOPs.
-fn moved(model: &PruningVit, policy: AnyPolicy, device: &Device) -> (f64, f64) {
+/// How far a taught policy moves answers where every image keeps as many tokens, and the share of the FLOPs.
+fn moved_by(policy: &PolicyConfig, device: &Device) -> (f64, f64) {
+    let (splits, model) = (shapes(128), untaught(policy, 4, device));
+    let policy = learned(&model, policy, &splits, TARGET, device);
     let kept = policy.kept_for(model.config(), TARGET).unwrap();
     let model = PruningVit::new(model.vit.clone(), policy, model.config().clone()).prepack();
-    let runs = [
-        (ExecutionMode::Dense, Selection::All),
-        (ExecutionMode::Drop, Selection::Kept { kept }),
-    ];
-    let (splits, settings) = (shapes(), evaluation());
-    let found = evaluate_each(&model, &splits.test, &runs, &settings, device, |_| ());
-    let found = &found.unwrap()[1];
-    let kl = found.fidelity.as_ref().unwrap().kl().unwrap();
-    (kl, found.flops_share)
+    moved(&model, Selection::Kept { kept }, &splits, device)
 }
 
 #[test]
@@ -92,10 +40,7 @@ fn what_is_read_moves_answers_less_than_what_is_removed() {
     let _alone = alone();
     let device = Device::default();
     let [(parked, share), (removed, _), (recalled, _)] =
-        [park(true, 0), park(false, 0), park(true, 1)].map(|policy| {
-            let model = model(&policy, &device);
-            moved(&model, learned(&model, &policy, &device), &device)
-        });
+        [park(true, 0), park(false, 0), park(true, 1)].map(|policy| moved_by(&policy, &device));
     assert!((share - TARGET).abs() < 0.05, "{share}");
     assert!(parked < 0.9 * removed, "{parked} parked, {removed} removed");
     assert!(recalled < removed, "{recalled} recalled, {removed} removed");
@@ -105,9 +50,7 @@ fn what_is_read_moves_answers_less_than_what_is_removed() {
 fn the_same_seed_learns_the_same() {
     let _alone = alone();
     let device = Device::default();
-    let policy = park(true, 0);
-    let model = model(&policy, &device);
-    let told = || moved(&model, learned(&model, &policy, &device), &device);
+    let told = || moved_by(&park(true, 0), &device);
     assert_eq!(told(), told());
 }
 

@@ -1,6 +1,8 @@
 //! A tiny training.
 #![allow(dead_code)]
 
+pub mod frozen;
+
 use std::path::Path;
 
 use apt_data::{Batch, Place, Progress};
