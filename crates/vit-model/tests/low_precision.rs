@@ -1,7 +1,7 @@
 //! Prepacked models in short floats and in integers answer as they do in 32-bit floats, pruned or not.
 #![allow(clippy::disallowed_methods, clippy::unwrap_used)]
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+mod common;
 
 use apt_vit_model::{
     ExecutionMode, ImageSize, Merge, Needs, Observation, Placement, Precision, Reduction,
@@ -9,12 +9,7 @@ use apt_vit_model::{
 };
 use burn::tensor::{Device, Distribution, Tensor};
 
-/// Tests draw from the device's one generator: one after another, each gets what its seed says.
-fn alone() -> MutexGuard<'static, ()> {
-    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-    let guard = ONE_AT_A_TIME.lock();
-    guard.unwrap_or_else(PoisonError::into_inner)
-}
+use common::alone;
 
 /// The short precisions of this device; says by name which are computed in 32-bit floats or not at all.
 fn precisions(device: &Device) -> Vec<Precision> {

@@ -1,4 +1,7 @@
-//! Where tests compute that run on any device.
+//! What tests share.
+#![allow(dead_code)]
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use burn::tensor::Device;
 
@@ -10,4 +13,11 @@ pub fn device() -> Device {
         return Device::libtorch_cuda(0);
     }
     Device::default()
+}
+
+/// Tests draw from the device's one generator: one after another, each gets what its seed says.
+pub fn alone() -> MutexGuard<'static, ()> {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let guard = ONE_AT_A_TIME.lock();
+    guard.unwrap_or_else(PoisonError::into_inner)
 }
