@@ -250,6 +250,11 @@ impl Block {
         Some(reader)
     }
 
+    /// Can CLS read parked tokens here?
+    pub(crate) fn can_read(&self) -> bool {
+        !self.is_prepacked || self.reader.is_some()
+    }
+
     /// See [`Vit::keep_readers`](crate::Vit::keep_readers).
     pub(crate) fn keep_reader(self) -> Self {
         Self {

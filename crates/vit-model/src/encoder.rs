@@ -56,7 +56,7 @@ pub struct LayerTrace {
     pub kept: Kept,
     /// The reducer's logits, `[rows, 2]`, for the rows it saw.
     pub logits: Option<Tensor<2>>,
-    /// Tokens of each image that are parked from now on: read by CLS, and not computed. Empty where there are none at all.
+    /// Tokens of each image that are parked from now on: read by CLS, and not computed.
     pub parked: Vec<usize>,
 }
 
@@ -207,7 +207,9 @@ fn reduce(
         Some(shift) => batch.shift(shift),
         None => batch,
     };
-    let park = reduction.park.as_ref().filter(|_| acts);
+    // What no block can read is removed.
+    let can_read = vit.blocks[seen.layer].can_read();
+    let park = reduction.park.as_ref().filter(|_| acts && can_read);
     let (parked, recalled) = match park {
         Some(park) => moved(&batch, park, &reduction.keep),
         None => (batch.parked.clone(), None),
@@ -263,9 +265,12 @@ fn moved(batch: &TokenBatch, park: &Park, keep: &[bool]) -> (Option<Parked>, Opt
     (parked, recalled)
 }
 
-/// Parked tokens of each image of the batch; empty where there are none.
+/// Parked tokens of each image of the batch.
 fn parked_counts(batch: &TokenBatch) -> Vec<usize> {
-    batch.parked.as_ref().map_or_else(Vec::new, Parked::counts)
+    match &batch.parked {
+        Some(parked) => parked.counts(),
+        None => vec![0; batch.sequences.num_images()],
+    }
 }
 
 #[cfg(test)]

@@ -9,8 +9,8 @@ use crate::selected_rows::select_rows;
 /// What is known at the end of every patch of a batch.
 #[derive(Clone, Debug)]
 pub struct EveryPatch {
-    /// `[batch, patches, hidden]`, before the model's last norm. A patch that merged has the token that it went into; one that is
-    /// parked, what it was parked as, drifted; one that was removed, zeros.
+    /// `[batch, patches, hidden]`, before the model's last norm. A patch that is parked has what it was parked as, drifted,
+    /// also where it merged; one that merged alone, the token that it went into; one that was removed, zeros.
     pub tokens: Tensor<3>,
     /// Per image and patch: is anything known of it?
     pub known: Vec<Vec<bool>>,

@@ -1,4 +1,3 @@
-use crate::reading::reading_flops;
 use crate::{LayerTrace, Placement, VitConfig};
 
 /// Floating-point operations of one image. A multiplication and an addition count as two;
@@ -20,6 +19,17 @@ pub fn block_flops(config: &VitConfig, attended: usize, processed: usize) -> Flo
     2 * n * d * (4 * d) + 4 * n * n * d + 4 * p * d * m
 }
 
+/// What reading `parked` tokens costs the CLS token in a block that computes `attended`.
+pub fn reading_flops(config: &VitConfig, attended: usize, parked: usize) -> FlopsCount {
+    if parked == 0 || attended == 0 {
+        return 0;
+    }
+    let (d, heads) = (config.hidden_size as u64, config.num_heads as u64);
+    let (n, p) = (attended as u64, parked as u64);
+    // The query backwards, what is read forwards, the output; CLS's own attention, weighed twice; the tokens, in each head.
+    6 * d * d + 6 * n * d + 4 * p * d * heads
+}
+
 /// The whole model for image `image` of a batch, where `trace` says what was removed; an empty
 /// trace is the dense model. What the reducer itself computes is not included.
 pub fn vit_flops(config: &VitConfig, trace: &[LayerTrace], image: usize) -> FlopsCount {
@@ -28,7 +38,7 @@ pub fn vit_flops(config: &VitConfig, trace: &[LayerTrace], image: usize) -> Flop
     let mut flops = patch_embedding_flops(config);
     for layer in 0..config.num_layers {
         let attended = tokens;
-        let read = if attended > 0 { parked } else { 0 };
+        let reading = reading_flops(config, attended, parked);
         let mut processed = tokens;
         for entry in trace.iter().filter(|entry| entry.layer == layer) {
             tokens = entry.left[image];
@@ -37,7 +47,7 @@ pub fn vit_flops(config: &VitConfig, trace: &[LayerTrace], image: usize) -> Flop
                 processed = tokens;
             }
         }
-        flops += block_flops(config, attended, processed) + reading_flops(config, attended, read);
+        flops += block_flops(config, attended, processed) + reading;
     }
     flops + 2 * (config.num_heads_on_top() * config.hidden_size * config.num_classes) as u64
 }

@@ -47,7 +47,7 @@ pub use config::{Activation, Distillation, ImageSize, VitConfig, VitPreset};
 pub use encoder::{Encoded, ExecutionMode, LayerTrace, RunSettings};
 pub use error::VitError;
 pub use every_patch::EveryPatch;
-pub use flops::{FlopsCount, block_flops, patch_embedding_flops, vit_flops};
+pub use flops::{FlopsCount, block_flops, patch_embedding_flops, reading_flops, vit_flops};
 pub use heads::Heads;
 pub use kept::Kept;
 pub use keys::Keys;

@@ -1,5 +1,6 @@
 //! Tokens that no block computes any more, and that the CLS token still reads.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use burn::prelude::*;
@@ -63,7 +64,7 @@ pub(crate) struct Recalled {
 
 impl Parked {
     /// The first token of the image in each slot of `sequences`, and one past its last: a range for each slot.
-    pub fn ranges(&self, sequences: &Sequences) -> Vec<std::ops::Range<usize>> {
+    pub fn ranges(&self, sequences: &Sequences) -> Vec<Range<usize>> {
         let slots = 0..sequences.batch();
         slots
             .map(|slot| self.range(sequences.place(slot)))
@@ -71,7 +72,7 @@ impl Parked {
     }
 
     /// The tokens of an image, by its place in the batch.
-    pub(crate) fn range(&self, image: usize) -> std::ops::Range<usize> {
+    pub(crate) fn range(&self, image: usize) -> Range<usize> {
         self.starts[image]..self.starts[image + 1]
     }
 

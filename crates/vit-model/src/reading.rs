@@ -5,6 +5,8 @@
 //! reads of them goes through the value projection once. Both are the same sums in another order. What the block's attention
 //! said of the CLS token is then corrected by the difference.
 
+use std::ops::Range;
+
 use burn::module::Param;
 use burn::nn::LayerNorm;
 use burn::prelude::*;
@@ -15,7 +17,7 @@ use crate::host::{read, upload, upload_places};
 use crate::kernels;
 use crate::precision::{cast, widen};
 use crate::selected_rows::select_rows;
-use crate::{Attention, Parked, Sequences, VitConfig};
+use crate::{Attention, Parked, Sequences};
 
 /// Below this nothing is attended to.
 const LEAST_WEIGHT: f32 = 1e-30;
@@ -95,52 +97,22 @@ impl Reader {
             return None;
         }
         let (count, [heads, width, hidden]) = (images.len(), self.keys.dims());
-        let device = qkv.device();
         let starts = sequences.starts();
         let slots: Vec<usize> = images.iter().map(|&(slot, _)| slot).collect();
         let cls: Vec<usize> = slots.iter().map(|&slot| starts[slot]).collect();
         let queries = widen(select_rows(qkv.clone().narrow(1, 0, hidden), &cls));
         let queries = queries.reshape([count, heads, width]) / (width as f64).sqrt();
 
-        // The tokens that the block computes.
         let rows = slots.iter().map(|&slot| starts[slot]..starts[slot + 1]);
-        let own = Padded::new(rows);
-        let visible = sequences.bias();
-        let seen = |row: usize| visible.as_ref().map_or(0.0, |bias| bias[row]);
-        let mut own_bias = own.bias(seen, &device);
-        if let Some(mask) = key_mask {
-            let mask = mask.clone().clamp_min(LEAST_WEIGHT).log();
-            own_bias = own_bias
-                + mask
-                    .select(0, own.places(&device))
-                    .reshape([count, own.most]);
-        }
-        let part = |part: usize| {
-            let rows = qkv.clone().narrow(1, part * hidden, hidden);
-            let rows = widen(rows.select(0, own.places(&device)));
-            let rows = rows.reshape([count, own.most, heads, width]);
-            rows.swap_dims(1, 2)
-        };
-        let scores = part(1).matmul(queries.clone().unsqueeze_dim::<4>(3));
-        let scores = scores.squeeze_dim::<3>(3) + own_bias.unsqueeze_dim::<3>(1);
-        let values = part(2);
-
-        // Those that are parked.
+        let (own_scores, values) = own(&queries, Padded::new(rows), sequences, qkv, key_mask);
         let padded = Padded::new(images.iter().map(|(_, range)| range.clone()));
-        let tokens = kernels::layer_norm(&self.norm, self.epsilon, parked.tokens.clone());
-        let tokens = tokens.select(0, padded.places(&device));
-        let tokens = tokens.reshape([count, padded.most, hidden]);
-        let by_head = queries.clone().swap_dims(0, 1);
-        let sought = by_head.matmul(self.keys.clone()).swap_dims(0, 1);
-        let always = (queries * self.key_bias.clone()).sum_dim(2) + bias.reshape([1, heads, 1]);
-        let weigh = |token: usize| sequences.bias_of_size(parked.sizes()[token]);
-        let parked_bias = padded.bias(weigh, &device).unsqueeze_dim::<3>(1);
-        let parked_scores = sought.matmul(tokens.clone().swap_dims(1, 2)) + always + parked_bias;
+        let (scores, tokens) = self.scores(queries, &padded, parked, bias, sequences);
 
-        let before = mixed(softmax(scores.clone(), 2), values.clone());
-        let all = softmax(Tensor::cat(vec![scores, parked_scores], 2), 2);
-        let others = all.clone().narrow(2, 0, own.most);
-        let weights = all.narrow(2, own.most, padded.most);
+        let [_, _, computed] = own_scores.dims();
+        let before = mixed(softmax(own_scores.clone(), 2), values.clone());
+        let all = softmax(Tensor::cat(vec![own_scores, scores], 2), 2);
+        let others = all.clone().narrow(2, 0, computed);
+        let weights = all.narrow(2, computed, padded.most);
         let read_of = weights.clone().matmul(tokens).swap_dims(0, 1);
         let read_of = read_of.matmul(self.values.clone()).swap_dims(0, 1);
         let read_of = read_of + weights.clone().sum_dim(2) * self.value_bias.clone();
@@ -156,6 +128,61 @@ impl Reader {
         }
         Some((slots, change, attention))
     }
+
+    /// CLS's scores of parked tokens, `[images, heads, parked]`, given its scaled queries, `[images, heads, width]`; and these
+    /// tokens as the block's attention takes them, `[images, parked, hidden]`.
+    fn scores(
+        &self,
+        queries: Tensor<3>,
+        padded: &Padded,
+        parked: &Parked,
+        bias: Tensor<1>,
+        sequences: &Sequences,
+    ) -> (Tensor<3>, Tensor<3>) {
+        let ([_, heads, _], device) = (queries.dims(), queries.device());
+        let tokens = kernels::layer_norm(&self.norm, self.epsilon, parked.tokens.clone());
+        let [_, hidden] = tokens.dims();
+        let tokens = tokens.select(0, padded.places(&device));
+        let tokens = tokens.reshape([padded.images, padded.most, hidden]);
+        let by_head = queries.clone().swap_dims(0, 1);
+        let sought = by_head.matmul(self.keys.clone()).swap_dims(0, 1);
+        let always = (queries * self.key_bias.clone()).sum_dim(2) + bias.reshape([1, heads, 1]);
+        let weigh = |token: usize| sequences.bias_of_size(parked.sizes()[token]);
+        let bias = padded.bias(weigh, &device).unsqueeze_dim::<3>(1);
+        let scores = sought.matmul(tokens.clone().swap_dims(1, 2)) + always + bias;
+        (scores, tokens)
+    }
+}
+
+/// CLS's scores of the tokens that the block computes, `[images, heads, tokens]`, given its scaled queries, `[images, heads,
+/// width]`; and their values, `[images, heads, tokens, width]`.
+fn own(
+    queries: &Tensor<3>,
+    padded: Padded,
+    sequences: &Sequences,
+    qkv: &Tensor<2>,
+    key_mask: Option<&Tensor<1>>,
+) -> (Tensor<3>, Tensor<4>) {
+    let ([count, heads, width], device) = (queries.dims(), queries.device());
+    let hidden = heads * width;
+    let places = padded.places(&device);
+    let visible = sequences.bias();
+    let seen = |row: usize| visible.as_ref().map_or(0.0, |bias| bias[row]);
+    let mut bias = padded.bias(seen, &device);
+    if let Some(mask) = key_mask {
+        let mask = mask.clone().clamp_min(LEAST_WEIGHT).log();
+        bias = bias + mask.select(0, places.clone()).reshape([count, padded.most]);
+    }
+    let rows = qkv.clone().narrow(1, hidden, 2 * hidden);
+    let rows = widen(rows.select(0, places));
+    let part = |part: usize| -> Tensor<4> {
+        let rows = rows.clone().narrow(1, part * hidden, hidden);
+        let rows = rows.reshape([count, padded.most, heads, width]);
+        rows.swap_dims(1, 2)
+    };
+    let scores = part(0).matmul(queries.clone().unsqueeze_dim::<4>(3));
+    let scores = scores.squeeze_dim::<3>(3) + bias.unsqueeze_dim::<3>(1);
+    (scores, part(1))
 }
 
 /// `[images, heads, tokens]` times `[images, heads, tokens, width]`: `[images, heads, width]`.
@@ -174,7 +201,7 @@ struct Padded {
 }
 
 impl Padded {
-    fn new(ranges: impl Iterator<Item = std::ops::Range<usize>>) -> Self {
+    fn new(ranges: impl Iterator<Item = Range<usize>>) -> Self {
         let ranges: Vec<_> = ranges.collect();
         let most = ranges.iter().map(ExactSizeIterator::len).max().unwrap_or(0);
         let rows = ranges.iter().flat_map(|range| {
@@ -212,15 +239,4 @@ pub(crate) fn corrected(
     let rows = upload_places(rows, &tokens.device());
     let change = cast(change, tokens.dtype());
     tokens.select_assign(0, rows, change, IndexingUpdateOp::Add)
-}
-
-/// What reading `parked` tokens costs one image in a block that computes `attended`.
-pub(crate) fn reading_flops(config: &VitConfig, attended: usize, parked: usize) -> u64 {
-    if parked == 0 {
-        return 0;
-    }
-    let (hidden, heads) = (config.hidden_size as u64, config.num_heads as u64);
-    let (attended, parked) = (attended as u64, parked as u64);
-    // The query backwards, what is read forwards, the output; CLS's own attention, weighed twice; the tokens, in each head.
-    6 * hidden * hidden + 6 * attended * hidden + 4 * parked * hidden * heads
 }

@@ -29,7 +29,7 @@ pub struct Observation<'a> {
     pub hidden: Tensor<2>,
     /// Whose rows they are, and which of them are still visible.
     pub sequences: &'a Sequences,
-    /// The CLS token's attention to each row, averaged over heads; if asked for.
+    /// The CLS token's attention to each row, averaged over heads; if asked for. Parked tokens take no share of it.
     pub cls_attention: Option<Vec<f32>>,
     /// The attention's keys; if asked for.
     pub keys: Option<Keys>,

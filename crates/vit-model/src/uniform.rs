@@ -76,7 +76,7 @@ pub(crate) fn forward(
                 left: vec![tokens.count; tokens.batch],
                 kept: tokens.kept(vit),
                 logits,
-                parked: Vec::new(),
+                parked: vec![0; tokens.batch],
             });
         };
         reduce(&mut tokens, Placement::AfterAttention);

@@ -1,7 +1,9 @@
 //! Parked tokens: no block computes them, and CLS reads them.
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, missing_docs)]
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+mod common;
+
+use std::sync::Arc;
 
 use apt_vit_model::{
     Drift, ExecutionMode, Merge, Observation, Park, Placement, Precision, Reading, Reduction,
@@ -10,12 +12,7 @@ use apt_vit_model::{
 use burn::prelude::*;
 use burn::tensor::{Distribution, Tolerance};
 
-/// Tests draw from the device's one generator: one after another, each gets what its seed says.
-fn alone() -> MutexGuard<'static, ()> {
-    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-    let guard = ONE_AT_A_TIME.lock();
-    guard.unwrap_or_else(PoisonError::into_inner)
-}
+use common::alone;
 
 fn model(layers: usize, device: &Device) -> (Vit, VitConfig) {
     let config = VitConfig {
@@ -104,6 +101,72 @@ fn cls_reads_parked_tokens_as_if_they_were_there() {
     assert!(moved > 1e-2, "{moved}");
 }
 
+/// As [`All`], but of images from this one on.
+struct From {
+    first: usize,
+    readings: Arc<[Reading]>,
+}
+
+impl TokenReducer for From {
+    fn placement(&self, layer: usize) -> Option<Placement> {
+        (layer == 0).then_some(Placement::AfterBlock)
+    }
+
+    fn by_image(&self) -> Option<&(dyn TokenReducer + Sync)> {
+        Some(self)
+    }
+
+    fn reduce(&self, observation: &Observation<'_>) -> Reduction {
+        let sequences = observation.sequences;
+        let keep = (0..sequences.batch()).flat_map(|slot| {
+            let keep = sequences.image(slot) < self.first;
+            vec![keep; sequences.positions(slot).len()]
+        });
+        let keep: Vec<bool> = keep.collect();
+        let park = Park {
+            rows: vec![true; keep.len()],
+            recall: Vec::new(),
+            readings: self.readings.clone(),
+        };
+        Reduction {
+            park: Some(park),
+            ..Reduction::keep(keep)
+        }
+    }
+}
+
+#[test]
+fn every_part_of_a_batch_says_how_many_tokens_of_its_images_are_parked() {
+    let _alone = alone();
+    let device = Device::default();
+    let (vit, config) = model(2, &device);
+    let images = Tensor::random([40, 3, 32, 32], Distribution::Default, &device);
+    let readings = readings(&config, 0.0, 1.0, &device);
+    let first = 35;
+    let reducer = From { first, readings };
+    let two = rayon::ThreadPoolBuilder::new().num_threads(2);
+    let two = two.build().unwrap();
+    let found = two.install(|| run(&vit, images, ExecutionMode::Drop, &reducer));
+    let parked: Vec<usize> = (0..40)
+        .map(|image| if image < first { 0 } else { 64 })
+        .collect();
+    assert_eq!(found.trace[0].parked, parked);
+}
+
+#[test]
+fn what_cannot_be_read_is_removed() {
+    let _alone = alone();
+    let device = Device::default();
+    let (vit, config) = model(2, &device);
+    let images = images(&device);
+    let parks = All(readings(&config, 0.0, 1.0, &device));
+    let unheard = All(readings(&config, f32::NEG_INFINITY, 1.0, &device));
+    let removed = run(&vit, images.clone(), ExecutionMode::Drop, &unheard);
+    let found = run(&vit.prepack(), images, ExecutionMode::Drop, &parks);
+    assert_eq!(found.trace[0].parked, [0; 3]);
+    assert_close(found.logits, removed.logits);
+}
+
 #[test]
 fn parked_tokens_are_read_in_every_precision() {
     let _alone = alone();
@@ -135,7 +198,7 @@ fn reading_costs_little_and_is_counted() {
     let reducer = All(readings(&config, 0.0, 1.0, &device));
     let parked = run(&vit, images(&device), ExecutionMode::Drop, &reducer);
     let mut gone = parked.trace.clone();
-    gone[0].parked.clear();
+    gone.iter_mut().for_each(|entry| entry.parked.fill(0));
     let (hidden, heads) = (config.hidden_size as u64, config.num_heads as u64);
     let read = 6 * hidden * hidden + 6 * hidden + 4 * 64 * hidden * heads;
     let cost = vit_flops(&config, &parked.trace, 0) - vit_flops(&config, &gone, 0);

@@ -63,7 +63,7 @@ pub(super) fn learn_parking(
             .vit
             .forward(batch.images.clone(), RunSettings::DENSE);
         check_finite(dense.logits.clone(), &batch.indices, &images)?;
-        let selection = practised(&learning.valid(), config, frozen.targets, &mut rng)?;
+        let selection = practised(&learning, config, frozen.targets, &mut rng)?;
         let reducer = learning.reducer(&selection, &[]);
         let settings = RunSettings {
             mode: ExecutionMode::Drop,
