@@ -234,7 +234,9 @@ fn print(path: &Path, answer: &Answer, [picture, animation]: [Option<PathBuf>; 2
     let layers = answer.layers.iter();
     let layers: Vec<String> = layers
         .map(|layer| {
-            if layer.is_answer() {
+            if layer.restarted {
+                format!("all of them again after block {}", layer.layer)
+            } else if layer.is_answer() {
                 format!("answered in block {}", layer.layer)
             } else {
                 format!("{} after block {}", layer.tokens, layer.layer)

@@ -201,6 +201,7 @@ impl Pruned {
                 kept: Default::default(),
                 logits: None,
                 parked: Vec::new(),
+                restarted: Vec::new(),
             });
         }
         let flops = vit_flops(config, &trace, 0) + of_agents;

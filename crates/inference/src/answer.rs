@@ -40,6 +40,9 @@ pub struct LayerAnswer {
     /// Removed tokens that CLS goes on reading.
     #[serde(skip_serializing_if = "is_zero")]
     pub parked: usize,
+    /// Does the image start over here, and go through all blocks with nothing removed?
+    #[serde(skip_serializing_if = "is_false")]
+    pub restarted: bool,
     /// FLOPs of a pass from which nothing more goes after this block, as a share of the dense model's.
     #[serde(skip)]
     pub flops_share: f64,
@@ -53,12 +56,16 @@ pub struct LayerAnswer {
     pub token: Vec<Option<usize>>,
 }
 
+fn is_false(flag: &bool) -> bool {
+    !flag
+}
+
 fn is_zero(count: &usize) -> bool {
     *count == 0
 }
 
 impl LayerAnswer {
-    /// Is the image answered here, so that no later block computes anything of it? Its patches are then those that the block
+    /// Is the image answered here or does it start over, so that no later block computes anything of what is left? Its patches are then those that the block
     /// saw.
     pub fn is_answer(&self) -> bool {
         self.tokens == 0

@@ -72,6 +72,7 @@ impl Model {
                     layer: entry.layer,
                     tokens: entry.left[image],
                     parked: entry.parked.get(image).copied().unwrap_or(0),
+                    restarted: entry.restarted.get(image) == Some(&true),
                     flops_share: self.pruning().flops(&trace[..=index], image).1,
                     kept: last[prefix..].to_vec(),
                     token: token.of_patches(prefix),

@@ -129,6 +129,7 @@ pub fn counted_flops<P: Policy + ?Sized>(
             kept: Kept::default(),
             logits: None,
             parked: policy.parks().then_some(parked).into_iter().collect(),
+            restarted: Vec::new(),
         };
         seen = left;
         entry

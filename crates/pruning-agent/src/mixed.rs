@@ -146,6 +146,7 @@ struct Scattered {
     merges: bool,
     exit: Option<Exit>,
     park: Option<Park>,
+    restart: Vec<usize>,
     /// Tokens that are parked already.
     parked: usize,
 }
@@ -164,6 +165,7 @@ impl Scattered {
             merges: false,
             exit: None,
             park: None,
+            restart: Vec::new(),
             parked,
         }
     }
@@ -189,6 +191,8 @@ impl Scattered {
                 None => own,
             });
         }
+        let restart = reduction.restart.iter().map(|&slot| slots[slot]);
+        self.restart.extend(restart);
         for (&row, keep) in rows.iter().zip(reduction.keep) {
             self.keep[row] = keep;
         }
@@ -208,6 +212,7 @@ impl Scattered {
             merge: self.merges.then_some(self.merge),
             exit: self.exit,
             park: self.park,
+            restart: self.restart,
             ..Reduction::keep(self.keep)
         }
     }

@@ -58,6 +58,15 @@ pub trait Policy: PolicyModule {
     /// Where it cannot compute so little or so much.
     fn kept_for(&self, model: &VitConfig, share: f64) -> Result<Vec<usize>, AgentError>;
 
+    /// As [`kept_for`](Self::kept_for), for the pass after which some images start over, where that is its [`Budgeting`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    fn kept_at_first(&self, model: &VitConfig, share: f64) -> Result<Vec<usize>, AgentError> {
+        self.kept_for(model, share)
+    }
+
     /// How a trained policy meets a budget.
     fn budgeting(&self) -> Budgeting {
         Budgeting::Counts
@@ -117,6 +126,9 @@ pub enum Budgeting {
     Schedule,
     /// One price of FLOPs decides image by image how much merges ([`Policy::at_price`]). It is fitted on held-out images.
     Allocation,
+    /// All images keep as many patches as [`Policy::kept_at_first`] says, and those whose answer is not certain start over. How
+    /// certain it has to be is fitted on held-out images.
+    Certainty,
     /// One price of computing gives every block its least score: the scores are logarithms of the same quantity in every
     /// block. The price is fitted on held-out images.
     Price,

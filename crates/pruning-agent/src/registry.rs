@@ -5,10 +5,10 @@ use std::sync::{PoisonError, RwLock};
 use crate::AgentError;
 use crate::entry::{PolicyEntry, PolicySettings};
 use crate::policies::{
-    AllocateSettings, AptPlusSettings, AptSettings, AttentiveSettings, ClsAttentionSettings,
-    DenseSettings, DynamicVitSettings, EarlyExitSettings, EvitSettings, FilterSettings,
-    PairsSettings, ParkSettings, PitomeSettings, RandomAllocationSettings, RandomSettings,
-    RegressionSettings, TomeScheduleSettings, TomeSettings, TomeThresholdSettings,
+    AllocateSettings, AptPlusSettings, AptSettings, AttentiveSettings, CascadeSettings,
+    ClsAttentionSettings, DenseSettings, DynamicVitSettings, EarlyExitSettings, EvitSettings,
+    FilterSettings, PairsSettings, ParkSettings, PitomeSettings, RandomAllocationSettings,
+    RandomSettings, RegressionSettings, TomeScheduleSettings, TomeSettings, TomeThresholdSettings,
 };
 
 /// The built-in policies, in the order in which they are shown.
@@ -23,6 +23,7 @@ static BUILT_IN: &[PolicyEntry] = &[
     PolicyEntry::of::<PitomeSettings>(),
     PolicyEntry::of::<TomeThresholdSettings>(),
     PolicyEntry::of::<TomeScheduleSettings>(),
+    PolicyEntry::of::<CascadeSettings>(),
     PolicyEntry::of::<AttentiveSettings>(),
     PolicyEntry::of::<AptSettings>(),
     PolicyEntry::of::<FilterSettings>(),

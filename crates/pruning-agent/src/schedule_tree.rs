@@ -127,6 +127,7 @@ impl ScheduleTree {
                 kept: Kept::default(),
                 logits: None,
                 parked: Vec::new(),
+                restarted: Vec::new(),
             };
             seen = left;
             entry

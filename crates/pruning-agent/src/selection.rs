@@ -33,6 +33,14 @@ pub enum Selection {
         /// Per schedule, the share of the images that get it.
         shares: Vec<f64>,
     },
+    /// As much as leaves so many patches in each image after each block; images whose answer is then less certain than this start
+    /// over, with nothing removed.
+    Cascade {
+        /// Per block.
+        kept: Vec<usize>,
+        /// The probability of the most probable class.
+        certainty: f64,
+    },
     /// As much as leaves so many patches in each image after each block.
     Kept {
         /// Per block.
@@ -94,7 +102,7 @@ impl Selection {
     /// How many patches stay in each image after each block, where that is said; nothing is removed in blocks beyond.
     pub fn kept(&self) -> &[usize] {
         match self {
-            Self::Kept { kept } | Self::KeptOfBatch { kept } => kept,
+            Self::Kept { kept } | Self::KeptOfBatch { kept } | Self::Cascade { kept, .. } => kept,
             _ => &[],
         }
     }
@@ -120,9 +128,11 @@ impl Selection {
                 Some(&least) => above(least).collect(),
                 None => all(),
             },
-            Self::Kept { kept } => keep_best(sequences, scores, |_, patches| {
-                kept.get(index).copied().unwrap_or(patches)
-            }),
+            Self::Kept { kept } | Self::Cascade { kept, .. } => {
+                keep_best(sequences, scores, |_, patches| {
+                    kept.get(index).copied().unwrap_or(patches)
+                })
+            }
             Self::KeptOfEach { kept } => keep_best(sequences, scores, |slot, patches| {
                 let counts = kept.get(index);
                 let count = counts.and_then(|counts| counts.get(sequences.image(slot)));
@@ -277,6 +287,10 @@ mod tests {
                 scores: vec![0.25, -1.0],
             },
             Selection::Kept { kept: vec![9, 4] },
+            Selection::Cascade {
+                kept: vec![9, 4],
+                certainty: 0.25,
+            },
             Selection::Price { price: 0.3 },
             Selection::Schedules {
                 shares: vec![0.25, 0.75],

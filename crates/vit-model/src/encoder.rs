@@ -7,6 +7,7 @@ use crate::kernels::mean_keys;
 use crate::parked::Recalled;
 use crate::precision::widen;
 use crate::reading::corrected;
+use crate::restart::restarted;
 use crate::selected_rows::own_rows;
 use crate::token_batch::Answered;
 use crate::{
@@ -58,6 +59,8 @@ pub struct LayerTrace {
     pub logits: Option<Tensor<2>>,
     /// Tokens of each image that are parked from now on: read by CLS, and not computed.
     pub parked: Vec<usize>,
+    /// Per image: does it start over, and go through all blocks with nothing removed?
+    pub restarted: Vec<bool>,
 }
 
 /// Tokens after some blocks, and what was removed on the way.
@@ -77,6 +80,9 @@ pub(crate) fn run_blocks(
     settings: RunSettings<'_>,
 ) -> Encoded {
     let mut trace = Vec::new();
+    // Where images start over from.
+    let reduces = settings.mode != ExecutionMode::Dense && settings.reducer.is_some();
+    let whole = (reduces && layers.start == 0).then(|| batch.clone());
     for layer in layers {
         let block = &vit.blocks[layer];
         let reducer = match settings.mode {
@@ -97,14 +103,14 @@ pub(crate) fn run_blocks(
         // Attention is seen as it was in this block, before any of its tokens are removed.
         let seen = acting.map(|(reducer, _)| See::new(reducer, layer, block, &batch, qkv));
         if let (Some((reducer, Placement::AfterAttention)), Some(seen)) = (acting, &seen) {
-            let (reduced, entry) = reduce(vit, batch, reducer, seen, settings.mode);
+            let (reduced, entry) = reduce(vit, batch, reducer, seen, settings.mode, whole.as_ref());
             batch = reduced;
             trace.push(entry);
         }
         batch.tokens = block.feed_forward(batch.tokens);
         batch.parked = batch.parked.map(|parked| parked.drift(layer, 1));
         if let (Some((reducer, Placement::AfterBlock)), Some(seen)) = (acting, &seen) {
-            let (reduced, entry) = reduce(vit, batch, reducer, seen, settings.mode);
+            let (reduced, entry) = reduce(vit, batch, reducer, seen, settings.mode, whole.as_ref());
             batch = reduced;
             trace.push(entry);
         }
@@ -178,6 +184,7 @@ fn nothing_left(batch: &TokenBatch, layer: usize, placement: Placement) -> Layer
         kept: Kept::from(batch.sequences.kept()),
         logits: None,
         parked: parked_counts(batch),
+        restarted: flags(batch.sequences.num_images(), Vec::new()),
     }
 }
 
@@ -187,6 +194,7 @@ fn reduce(
     reducer: &dyn TokenReducer,
     seen: &See,
     mode: ExecutionMode,
+    whole: Option<&TokenBatch>,
 ) -> (TokenBatch, LayerTrace) {
     let counts = batch.sequences.counts();
     let reduction = reducer.reduce(&Observation {
@@ -203,6 +211,9 @@ fn reduce(
     let merged = merge.map(|merge| batch.sequences.merged_positions(merge));
     let exit = reduction.exit.filter(|_| acts);
     let answered = exit.map(|exit| Answered::new(exit, &batch, Heads::of(vit).tokens()));
+    let restart = whole.filter(|_| acts && !reduction.restart.is_empty());
+    let restart = restart.map(|whole| restarted(vit, whole, &batch, &reduction.restart));
+    let restarts = restart.as_ref().map(|restart| restart.images().to_vec());
     let batch = match reduction.shift.filter(|_| acts) {
         Some(shift) => batch.shift(shift),
         None => batch,
@@ -230,10 +241,10 @@ fn reduce(
         None => batch,
     };
     let batch = TokenBatch { parked, ..batch };
-    let batch = match answered {
-        Some(answered) => batch.answer(answered, mode == ExecutionMode::Drop),
-        None => batch,
-    };
+    let answered = answered.into_iter().chain(restart);
+    let batch = answered.fold(batch, |batch, answered| {
+        batch.answer(answered, mode == ExecutionMode::Drop)
+    });
     let kept = Kept::from(batch.sequences.kept());
     let entry = LayerTrace {
         layer: seen.layer,
@@ -246,6 +257,7 @@ fn reduce(
         },
         logits: reduction.logits,
         parked: parked_counts(&batch),
+        restarted: flags(batch.sequences.num_images(), restarts.unwrap_or_default()),
     };
     (batch, entry)
 }
@@ -263,6 +275,13 @@ fn moved(batch: &TokenBatch, park: &Park, keep: &[bool]) -> (Option<Parked>, Opt
     let tokens = widen(batch.own_tokens());
     let parked = Parked::join(before, &tokens, sequences, &goes, &park.readings);
     (parked, recalled)
+}
+
+/// Which of so many images are these?
+fn flags(count: usize, images: Vec<usize>) -> Vec<bool> {
+    let mut flags = vec![false; count];
+    images.into_iter().for_each(|image| flags[image] = true);
+    flags
 }
 
 /// Parked tokens of each image of the batch.

@@ -1,4 +1,4 @@
-use crate::{LayerTrace, Placement, VitConfig};
+use crate::{Heads, LayerTrace, Placement, VitConfig};
 
 /// Floating-point operations of one image. A multiplication and an addition count as two;
 /// counted are the matrix products (patch projection, linear layers, attention scores and
@@ -36,6 +36,11 @@ pub fn vit_flops(config: &VitConfig, trace: &[LayerTrace], image: usize) -> Flop
     let mut tokens = config.num_tokens();
     let mut parked = 0;
     let mut flops = patch_embedding_flops(config);
+    let starts = trace
+        .iter()
+        .filter(|entry| entry.restarted.get(image) == Some(&true));
+    let whole = block_flops(config, config.num_tokens(), config.num_tokens());
+    flops += (starts.count() * config.num_layers) as u64 * whole;
     for layer in 0..config.num_layers {
         let attended = tokens;
         let reading = reading_flops(config, attended, parked);
@@ -49,7 +54,7 @@ pub fn vit_flops(config: &VitConfig, trace: &[LayerTrace], image: usize) -> Flop
         }
         flops += block_flops(config, attended, processed) + reading;
     }
-    flops + 2 * (config.num_heads_on_top() * config.hidden_size * config.num_classes) as u64
+    flops + Heads::flops(config)
 }
 
 #[cfg(test)]
@@ -79,6 +84,7 @@ mod tests {
             kept: Kept::default(),
             logits: None,
             parked: Vec::new(),
+            restarted: Vec::new(),
         };
         let saved = vit_flops(&config, &[], 0) - vit_flops(&config, &[entry], 0);
         let later = 3 * (block_flops(&config, 65, 65) - block_flops(&config, 33, 33));

@@ -3,8 +3,8 @@
 use burn::nn::{LayerNorm, Linear};
 use burn::prelude::*;
 
-use crate::Vit;
 use crate::precision::widen;
+use crate::{FlopsCount, Vit, VitConfig};
 
 /// The last norm and the heads of a model.
 #[derive(Clone, Copy, Debug)]
@@ -22,6 +22,11 @@ impl<'a> Heads<'a> {
             head: vit.head.as_ref(),
             distilled: vit.distillation_head.as_ref(),
         }
+    }
+
+    /// What the heads of such a model compute for one image.
+    pub fn flops(config: &VitConfig) -> FlopsCount {
+        2 * (config.num_heads_on_top() * config.hidden_size * config.num_classes) as FlopsCount
     }
 
     /// Do they answer with classes, and not with features?

@@ -32,6 +32,7 @@ mod precision;
 mod printable;
 mod reading;
 mod reducer;
+mod restart;
 mod selected_rows;
 mod sequences;
 mod stem;

@@ -152,6 +152,7 @@ fn join(entry: &mut LayerTrace, others: Vec<LayerTrace>) {
         entry.seen.extend(other.seen);
         entry.left.extend(other.left);
         entry.parked.extend(other.parked);
+        entry.restarted.extend(other.restarted);
         entry.kept.extend(other.kept);
         logits.extend(other.logits);
     }

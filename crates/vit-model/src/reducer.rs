@@ -59,6 +59,9 @@ pub struct Reduction {
     pub exit: Option<Exit>,
     /// Which of the removed tokens CLS goes on reading, and which of those that it reads are computed again.
     pub park: Option<Park>,
+    /// Slots of images that start over: they go through all blocks again with nothing removed, and the heads see what comes of
+    /// that. In a run that does not begin at the first block they go on as they are.
+    pub restart: Vec<usize>,
 }
 
 /// Images whose way ends here: no later block computes anything of them, and the heads see their first tokens as these are.
@@ -82,6 +85,7 @@ impl Reduction {
             logits: None,
             exit: None,
             park: None,
+            restart: Vec::new(),
         }
     }
 

@@ -39,6 +39,16 @@ pub(crate) struct Answered {
 }
 
 impl Answered {
+    /// What the heads see of these images of a batch, `[images, hidden]` each.
+    pub fn by(images: Vec<usize>, tokens: Vec<Tensor<2>>) -> Self {
+        Self { images, tokens }
+    }
+
+    /// Their places in the batch.
+    pub fn images(&self) -> &[usize] {
+        &self.images
+    }
+
     /// What an exit says of images of `batch` that are not answered already, whose heads see `count` tokens.
     pub fn new(exit: Exit, batch: &TokenBatch, count: usize) -> Self {
         let sequences = &batch.sequences;

@@ -77,6 +77,7 @@ pub(crate) fn forward(
                 kept: tokens.kept(vit),
                 logits,
                 parked: vec![0; tokens.batch],
+                restarted: vec![false; tokens.batch],
             });
         };
         reduce(&mut tokens, Placement::AfterAttention);

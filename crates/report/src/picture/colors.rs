@@ -161,6 +161,7 @@ mod tests {
             layer: 0,
             tokens: 0,
             parked: 0,
+            restarted: false,
             flops_share: 1.0,
             kept: Vec::new(),
             token: token.iter().copied().map(Some).collect(),

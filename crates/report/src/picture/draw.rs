@@ -56,7 +56,9 @@ impl<'a> Panel<'a> {
             }
             Self::After(layer, _) => {
                 let share = Style::Percent.text(layer.flops_share);
-                let left = if layer.is_answer() {
+                let left = if layer.restarted {
+                    "not certain; it starts over, whole".into()
+                } else if layer.is_answer() {
                     "answered here; its way ends".into()
                 } else if layer.parked > 0 {
                     let (left, all) = (layer.tokens, answer.tokens);
@@ -253,6 +255,7 @@ mod tests {
                 layer: 3,
                 tokens: 1 + kept.iter().filter(|kept| **kept).count(),
                 parked: 0,
+                restarted: false,
                 flops_share: 0.5,
                 kept,
                 token,

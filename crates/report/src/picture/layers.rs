@@ -79,6 +79,7 @@ mod tests {
             layer,
             tokens,
             parked: 0,
+            restarted: false,
             flops_share: 1.0,
             kept: Vec::new(),
             token: Vec::new(),

@@ -172,6 +172,7 @@ mod tests {
                 layer: 3,
                 tokens: 9,
                 parked: 0,
+                restarted: false,
                 flops_share: 0.5,
                 kept: Vec::new(),
                 token: (0..64).map(token).collect(),

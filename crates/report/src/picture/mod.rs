@@ -170,6 +170,7 @@ mod tests {
             layer,
             tokens: 1 + patches - gone,
             parked: 0,
+            restarted: false,
             flops_share: 0.5,
             kept: (0..patches).map(|patch| patch >= gone).collect(),
             token: (0..patches)

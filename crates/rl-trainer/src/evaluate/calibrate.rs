@@ -6,6 +6,7 @@ use apt_pruning_agent::{Budgeting, Selection, least_scores_at};
 use apt_vit_model::{ExecutionMode, LayerTrace, RunSettings, TokenBatch};
 use burn::prelude::*;
 
+use super::certainty::cascade_for;
 use super::embedded::{embed, share_of};
 use super::evaluation::evaluate;
 use super::settings::EvaluationSettings;
@@ -71,6 +72,11 @@ pub fn calibrate(
         Budgeting::Allocation => {
             let of = |price: f64| model.policy.at_price(price.exp());
             by_halving(model, images, target, settings, device, progress, of)
+        }
+        Budgeting::Certainty => {
+            let kept = model.policy.kept_at_first(model.config(), target)?;
+            let selection = cascade_for(model, images, kept, target, settings, device)?;
+            tried(model, images, target, settings, device, selection)
         }
         Budgeting::Price => by_price(model, images, target, settings, device, progress),
         Budgeting::Schedule => {

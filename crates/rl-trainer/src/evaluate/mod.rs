@@ -2,6 +2,7 @@
 
 mod answers;
 mod calibrate;
+mod certainty;
 mod embedded;
 mod evaluation;
 mod settings;
