@@ -11,7 +11,8 @@ use burn::prelude::*;
 
 use crate::budget::{counted_flops, kept_at_equal_counts};
 use crate::networks::{ExitAgent, ExitAgentConfig, certainty};
-use crate::policies::Pairs;
+use crate::parking::Parking;
+use crate::policies::Park;
 use crate::price::{EFFECT_SCALE, blocks_saved, least_scores_at};
 use crate::{AgentError, Agents, Budgeting, Policy, Selection, check_blocks};
 
@@ -60,11 +61,11 @@ impl Exits {
     }
 }
 
-/// Exits, beside agents that merge pairs where there are such.
+/// Exits, beside agents that merge or park tokens where there are such.
 #[derive(Module, Debug)]
 pub struct Exiting {
-    /// Who merges tokens.
-    pub pairs: Option<Pairs>,
+    /// Who merges tokens, and may park them.
+    pub merging: Option<Park>,
     /// Who answers early.
     pub exits: Exits,
     #[module(skip)]
@@ -81,9 +82,9 @@ pub struct Exiting {
 impl Exiting {
     /// # Errors
     ///
-    /// Where `dearness` is no positive number, or an exit is in a block in which no pair merges.
+    /// Where `dearness` is no positive number, or an exit is in a block in which nothing merges.
     pub(crate) fn new(
-        pairs: Option<Pairs>,
+        merging: Option<Park>,
         exits: Exits,
         dearness: f64,
         model: &VitConfig,
@@ -95,8 +96,8 @@ impl Exiting {
                 expected: "must be a number above 0".into(),
             });
         }
-        let blocks = match &pairs {
-            Some(pairs) => pairs.blocks().to_vec(),
+        let blocks = match &merging {
+            Some(merging) => merging.blocks().to_vec(),
             None => exits.blocks().to_vec(),
         };
         if !exits.blocks().iter().all(|block| blocks.contains(block)) {
@@ -106,7 +107,7 @@ impl Exiting {
             });
         }
         Ok(Self {
-            pairs,
+            merging,
             exits,
             blocks,
             dearness,
@@ -115,13 +116,13 @@ impl Exiting {
         })
     }
 
-    /// What pairs remove.
-    fn selection_of_pairs(&self, pairs: &Pairs, selection: &Selection) -> Selection {
+    /// What goes beside the exits.
+    fn selection_of_merging(&self, merging: &Park, selection: &Selection) -> Selection {
         match selection {
             Selection::Price { price } => {
                 let each = price / (NATS_OF_PAIR * (self.layers * self.tokens) as f64);
                 Selection::LeastScores {
-                    scores: least_scores_at(0.5 * each.ln(), pairs.blocks(), self.layers),
+                    scores: least_scores_at(0.5 * each.ln(), merging.blocks(), self.layers),
                 }
             }
             other => other.clone(),
@@ -171,45 +172,46 @@ impl Policy for Exiting {
         selection: &Selection,
         seeds: &[u64],
     ) -> Box<dyn TokenReducer + Sync + 'a> {
-        let pairs = self.pairs.as_ref();
+        let merging = self.merging.as_ref();
         let end = || {
             let first = selection.kept().iter().position(|&kept| kept == 0)?;
             self.blocks.get(first).copied()
         };
         let ends = match selection {
             Selection::Price { price } => Ends::AtPrice(price / self.dearness),
-            _ if pairs.is_none() => end().map_or(Ends::Never, Ends::In),
+            _ if merging.is_none() => end().map_or(Ends::Never, Ends::In),
             _ => Ends::Never,
         };
         Box::new(ExitingReducer {
             policy: self,
-            pairs: pairs
-                .map(|pairs| pairs.reducer(&self.selection_of_pairs(pairs, selection), seeds)),
+            merging: merging.map(|merging| {
+                merging.reducer(&self.selection_of_merging(merging, selection), seeds)
+            }),
             ends,
         })
     }
 
     fn flops(&self, model: &VitConfig, seen: usize, left: usize) -> FlopsCount {
-        let pairs = self.pairs.as_ref();
-        pairs.map_or(0, |pairs| pairs.flops(model, seen, left))
+        let merging = self.merging.as_ref();
+        merging.map_or(0, |merging| merging.flops(model, seen, left))
     }
 
     fn flops_in(&self, layer: usize, model: &VitConfig, seen: usize, left: usize) -> FlopsCount {
-        let pairs = self.flops(model, seen, left);
+        let merging = self.flops(model, seen, left);
         let exit = self.exits.index_of(layer);
-        pairs + exit.map_or(0, |_| ExitAgent::flops(model))
+        merging + exit.map_or(0, |_| ExitAgent::flops(model))
     }
 
     /// With exits alone every image keeps all of its patches until all are answered in the same block.
     fn left(&self, model: &VitConfig, seen: usize, kept: usize) -> usize {
-        match &self.pairs {
+        match &self.merging {
             None if kept == 0 => 0,
             _ => (kept + model.num_prefix_tokens()).min(seen),
         }
     }
 
     fn kept_for(&self, model: &VitConfig, share: f64) -> Result<Vec<usize>, AgentError> {
-        if self.pairs.is_none() {
+        if self.merging.is_none() {
             return self.depth_for(model, share);
         }
         kept_at_equal_counts(self, model, share)
@@ -220,7 +222,17 @@ impl Policy for Exiting {
     }
 
     fn agents(&self) -> Option<&dyn Agents> {
-        self.pairs.as_ref().and_then(Policy::agents)
+        self.merging.as_ref().and_then(Policy::agents)
+    }
+
+    fn parking(&self) -> Option<&Parking> {
+        self.merging.as_ref().and_then(Policy::parking)
+    }
+
+    fn set_parking(&mut self, parking: Parking) {
+        if let Some(merging) = &mut self.merging {
+            merging.set_parking(parking);
+        }
     }
 
     fn exits(&self) -> Option<&Exits> {
@@ -230,7 +242,7 @@ impl Policy for Exiting {
 
 struct ExitingReducer<'a> {
     policy: &'a Exiting,
-    pairs: Option<Box<dyn TokenReducer + Sync + 'a>>,
+    merging: Option<Box<dyn TokenReducer + Sync + 'a>>,
     ends: Ends,
 }
 
@@ -306,32 +318,32 @@ impl ExitingReducer<'_> {
 impl TokenReducer for ExitingReducer<'_> {
     fn placement(&self, layer: usize) -> Option<Placement> {
         let exit = self.exit_in(layer).map(|_| Placement::AfterAttention);
-        exit.or_else(|| self.pairs.as_ref()?.placement(layer))
+        exit.or_else(|| self.merging.as_ref()?.placement(layer))
     }
 
     fn needs(&self, layer: usize) -> Needs {
-        let pairs = self.pairs.as_ref();
-        let pairs = pairs.filter(|pairs| pairs.placement(layer).is_some());
-        pairs.map_or(Needs::default(), |pairs| pairs.needs(layer))
+        let merging = self.merging.as_ref();
+        let merging = merging.filter(|merging| merging.placement(layer).is_some());
+        merging.map_or(Needs::default(), |merging| merging.needs(layer))
     }
 
     fn by_image(&self) -> Option<&(dyn TokenReducer + Sync)> {
-        let pairs = self.pairs.as_ref();
-        let by_image = pairs.is_none_or(|pairs| pairs.by_image().is_some());
+        let merging = self.merging.as_ref();
+        let by_image = merging.is_none_or(|merging| merging.by_image().is_some());
         by_image.then_some(self)
     }
 
     fn uniform(&self) -> Option<&dyn UniformReducer> {
-        let pairs = self.pairs.as_ref().filter(|_| self.ends == Ends::Never);
-        pairs.and_then(|pairs| pairs.uniform())
+        let merging = self.merging.as_ref().filter(|_| self.ends == Ends::Never);
+        merging.and_then(|merging| merging.uniform())
     }
 
     fn reduce(&self, observation: &Observation<'_>) -> Reduction {
         let layer = observation.layer;
-        let pairs = self.pairs.as_ref();
-        let pairs = pairs.filter(|pairs| pairs.placement(layer).is_some());
-        let reduction = match pairs {
-            Some(pairs) => pairs.reduce(observation),
+        let merging = self.merging.as_ref();
+        let merging = merging.filter(|merging| merging.placement(layer).is_some());
+        let reduction = match merging {
+            Some(merging) => merging.reduce(observation),
             None => Reduction::none(observation.sequences),
         };
         let (Some(index), Some(heads)) = (self.exit_in(layer), &observation.heads) else {

@@ -63,7 +63,7 @@ impl ExitAgent {
         self.shift(tokens.clone()) + tokens
     }
 
-    /// The logarithm of how far the answer is from the one at the end, in nats or as 1 - cosine, `[images, 1]`, given the CLS
+    /// The logarithm of how far, in the mean of images like this one, the answer is from the one at the end, in nats or as 1 - cosine, `[images, 1]`, given the CLS
     /// tokens, `[images, hidden]`, and what [`certainty`] says of the answers.
     pub fn harm(&self, cls: Tensor<2>, certainty: Tensor<2>) -> Tensor<2> {
         let look = self.look.forward(standard(cls));

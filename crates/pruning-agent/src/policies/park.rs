@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use apt_vit_model::{
     FlopsCount, Needs, Observation, Parked, Placement, Reading, Reduction, Sequences, TokenReducer,
-    VitConfig,
+    UniformReducer, VitConfig,
 };
 use burn::module::Module;
 use burn::prelude::*;
@@ -20,7 +20,7 @@ use crate::{
 
 /// Merged tokens that CLS also reads apart are attended to a little less. It was better than as published in a probe, and for
 /// `pairs` on images of development; with taught parking, nothing else was tried.
-const PARKED: f64 = 0.65;
+pub(super) const PARKED: f64 = 0.65;
 
 /// Settings of [`Park`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -250,6 +250,12 @@ impl TokenReducer for ParkReducer<'_> {
 
     fn by_image(&self) -> Option<&(dyn TokenReducer + Sync)> {
         self.pairs.by_image().map(|_| self as _)
+    }
+
+    /// Where nothing is parked, merging is all that happens.
+    fn uniform(&self) -> Option<&dyn UniformReducer> {
+        let only_merges = self.readings.is_none() && self.merges;
+        self.pairs.uniform().filter(|_| only_merges)
     }
 
     fn reduce(&self, observation: &Observation<'_>) -> Reduction {

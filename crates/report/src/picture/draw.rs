@@ -57,7 +57,7 @@ impl<'a> Panel<'a> {
             Self::After(layer, _) => {
                 let share = Style::Percent.text(layer.flops_share);
                 let left = if layer.restarted {
-                    "not certain; it starts over, whole".into()
+                    "uncertain: it starts over, whole".into()
                 } else if layer.is_answer() {
                     "answered here; its way ends".into()
                 } else if layer.parked > 0 {
@@ -66,11 +66,12 @@ impl<'a> Panel<'a> {
                 } else {
                     format!("{} of {} tokens, CLS included", layer.tokens, answer.tokens)
                 };
-                [
-                    format!("after block {}", layer.layer),
-                    left,
-                    format!("{share} of the dense model's FLOPs"),
-                ]
+                let cost = if layer.restarted {
+                    format!("{share} of dense, both passes")
+                } else {
+                    format!("{share} of the dense model's FLOPs")
+                };
+                [format!("after block {}", layer.layer), left, cost]
             }
         }
     }
