@@ -65,8 +65,7 @@ fn is_zero(count: &usize) -> bool {
 }
 
 impl LayerAnswer {
-    /// Is the image answered here or does it start over, so that no later block computes anything of what is left? Its patches are then those that the block
-    /// saw.
+    /// Does the image's way end here? It is answered, or it starts over. Its patches are then those that the block saw.
     pub fn is_answer(&self) -> bool {
         self.tokens == 0
     }

@@ -58,15 +58,6 @@ pub trait Policy: PolicyModule {
     /// Where it cannot compute so little or so much.
     fn kept_for(&self, model: &VitConfig, share: f64) -> Result<Vec<usize>, AgentError>;
 
-    /// As [`kept_for`](Self::kept_for), for the pass after which some images start over, where that is its [`Budgeting`].
-    ///
-    /// # Errors
-    ///
-    /// As there.
-    fn kept_at_first(&self, model: &VitConfig, share: f64) -> Result<Vec<usize>, AgentError> {
-        self.kept_for(model, share)
-    }
-
     /// How a trained policy meets a budget.
     fn budgeting(&self) -> Budgeting {
         Budgeting::Counts
@@ -113,7 +104,7 @@ impl dyn Policy + '_ {
 }
 
 /// How a trained policy meets a budget.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Budgeting {
     /// It keeps as many patches in every image as [`Policy::kept_for`] says: nothing is fitted.
     Counts,
@@ -126,9 +117,12 @@ pub enum Budgeting {
     Schedule,
     /// One price of FLOPs decides image by image how much merges ([`Policy::at_price`]). It is fitted on held-out images.
     Allocation,
-    /// All images keep as many patches as [`Policy::kept_at_first`] says, and those whose answer is not certain start over. How
-    /// certain it has to be is fitted on held-out images.
-    Certainty,
+    /// All images keep as many patches as [`Policy::kept_for`] says for a part of the budget, and those whose answer is not
+    /// certain start over. How certain it has to be is fitted on held-out images.
+    Certainty {
+        /// The part of the budget that the first pass takes.
+        first: f64,
+    },
     /// One price of computing gives every block its least score: the scores are logarithms of the same quantity in every
     /// block. The price is fitted on held-out images.
     Price,

@@ -75,9 +75,8 @@ impl ExitAgent {
     pub fn flops(model: &VitConfig) -> FlopsCount {
         let (hidden, heads) = (model.hidden_size, model.num_heads_on_top());
         let lens = heads.max(1) * hidden * hidden;
-        let answer = heads * hidden * model.num_classes;
         let judge = hidden * LOOKED_AT + (LOOKED_AT + FACTS) * WIDTH + WIDTH;
-        2 * (lens + answer + judge) as u64
+        2 * (lens + judge) as u64 + Heads::flops(model)
     }
 }
 

@@ -1,7 +1,6 @@
 use apt_vit_model::host::read;
 use apt_vit_model::{
-    FlopsCount, Heads, Needs, Observation, Placement, Reduction, TokenReducer, UniformReducer,
-    VitConfig,
+    FlopsCount, Heads, Needs, Observation, Placement, Reduction, TokenReducer, VitConfig,
 };
 use burn::module::Module;
 use burn::prelude::*;
@@ -88,13 +87,6 @@ impl Cascade {
     fn last(&self) -> usize {
         self.blocks.len() - 1
     }
-
-    /// What is kept for a share, with what is left in the last block, in which nothing goes.
-    fn kept(&self, model: &VitConfig, share: f64) -> Result<Vec<usize>, AgentError> {
-        let mut kept = self.tome.kept_for(model, share)?;
-        kept.extend(kept.last().copied());
-        Ok(kept)
-    }
 }
 
 impl Policy for Cascade {
@@ -134,16 +126,15 @@ impl Policy for Cascade {
         self.flops(model, seen, left)
     }
 
+    /// As `tome`; nothing goes in the last block.
     fn kept_for(&self, model: &VitConfig, share: f64) -> Result<Vec<usize>, AgentError> {
-        self.kept(model, share)
-    }
-
-    fn kept_at_first(&self, model: &VitConfig, share: f64) -> Result<Vec<usize>, AgentError> {
-        self.kept(model, self.first * share)
+        let mut kept = self.tome.kept_for(model, share)?;
+        kept.extend(kept.last().copied());
+        Ok(kept)
     }
 
     fn budgeting(&self) -> Budgeting {
-        Budgeting::Certainty
+        Budgeting::Certainty { first: self.first }
     }
 }
 
@@ -183,10 +174,6 @@ impl TokenReducer for CascadeReducer<'_> {
 
     fn by_image(&self) -> Option<&(dyn TokenReducer + Sync)> {
         Some(self)
-    }
-
-    fn uniform(&self) -> Option<&dyn UniformReducer> {
-        None
     }
 
     fn reduce(&self, observation: &Observation<'_>) -> Reduction {

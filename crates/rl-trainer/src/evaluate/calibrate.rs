@@ -73,8 +73,8 @@ pub fn calibrate(
             let of = |price: f64| model.policy.at_price(price.exp());
             by_halving(model, images, target, settings, device, progress, of)
         }
-        Budgeting::Certainty => {
-            let kept = model.policy.kept_at_first(model.config(), target)?;
+        Budgeting::Certainty { first } => {
+            let kept = model.kept_for(first * target)?;
             let selection = cascade_for(model, images, kept, target, settings, device)?;
             tried(model, images, target, settings, device, selection)
         }

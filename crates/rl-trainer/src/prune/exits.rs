@@ -136,7 +136,7 @@ struct Seen {
 struct Lesson {
     cls: Tensor<2>,
     certainty: Tensor<2>,
-    /// `[rows, 1]`
+    /// What an answer here adds to the divergence, `[rows, 1]`, in nats or as 1 - cosine.
     harm: Tensor<2>,
 }
 
