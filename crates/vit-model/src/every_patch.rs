@@ -36,11 +36,11 @@ impl Encoded {
         let mut all = vec![own];
         if let Some(parked) = &batch.parked {
             for (image, known) in row_of.iter_mut().enumerate() {
-                for token in parked.range(image) {
+                for &token in parked.of_image(image) {
                     known[parked.positions()[token]] = Some(rows + token);
                 }
             }
-            all.push(parked.tokens.clone());
+            all.push(parked.tokens());
         }
         // What went into another is known where that one is, and that one may have gone on.
         for entry in self.trace.iter().rev() {

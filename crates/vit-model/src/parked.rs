@@ -1,6 +1,5 @@
 //! Tokens that no block computes any more, and that the CLS token still reads.
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use burn::prelude::*;
@@ -38,16 +37,21 @@ pub struct Drift {
     pub shift: Tensor<1>,
 }
 
-/// The parked tokens of a batch.
+/// The parked tokens of a batch, in the order in which they were parked.
 #[derive(Clone, Debug)]
 pub struct Parked {
-    /// `[parked, hidden]`, as later blocks would know them.
-    pub tokens: Tensor<2>,
     /// Per token: how much its image's CLS token attended to it in this block, averaged over heads.
     pub attention: Vec<f32>,
     pub(crate) readings: Arc<[Reading]>,
-    /// Per image of the batch: its first token; and the number of tokens as the last entry.
-    starts: Vec<usize>,
+    /// `[tokens, hidden]` of those that were parked together, as they were then. They are not written again: what became of
+    /// them since is applied where they are read.
+    groups: Vec<Tensor<2>>,
+    /// What each group is multiplied by since, `[groups, hidden]`.
+    scale: Tensor<2>,
+    /// And what is added then, `[groups, hidden]`.
+    shift: Tensor<2>,
+    /// Per image of the batch: its tokens.
+    of_image: Vec<Vec<usize>>,
     positions: Vec<usize>,
     sizes: Vec<f32>,
 }
@@ -63,17 +67,34 @@ pub(crate) struct Recalled {
 }
 
 impl Parked {
-    /// The first token of the image in each slot of `sequences`, and one past its last: a range for each slot.
-    pub fn ranges(&self, sequences: &Sequences) -> Vec<Range<usize>> {
+    /// `[parked, hidden]`, as later blocks would know them.
+    pub fn tokens(&self) -> Tensor<2> {
+        let groups = self.groups.iter().enumerate();
+        let group_of = groups.flat_map(|(group, tokens)| vec![group; tokens.dims()[0]]);
+        let group_of: Vec<usize> = group_of.collect();
+        let [scale, shift] = [&self.scale, &self.shift];
+        let [scale, shift] = [scale, shift].map(|drift| select_rows(drift.clone(), &group_of));
+        Tensor::cat(self.groups.clone(), 0) * scale + shift
+    }
+
+    /// The tokens of the image in each slot of `sequences`.
+    pub fn of_each_slot<'a>(
+        &'a self,
+        sequences: &'a Sequences,
+    ) -> impl Iterator<Item = &'a [usize]> {
         let slots = 0..sequences.batch();
-        slots
-            .map(|slot| self.range(sequences.place(slot)))
-            .collect()
+        slots.map(|slot| self.of_image(sequences.place(slot)))
     }
 
     /// The tokens of an image, by its place in the batch.
-    pub(crate) fn range(&self, image: usize) -> Range<usize> {
-        self.starts[image]..self.starts[image + 1]
+    pub(crate) fn of_image(&self, image: usize) -> &[usize] {
+        &self.of_image[image]
+    }
+
+    /// [`tokens`](Self::tokens) as they are kept: those that were parked together, `[tokens, hidden]`; what each group is
+    /// multiplied by, and what is added then, `[groups, hidden]`.
+    pub(crate) fn groups(&self) -> (&[Tensor<2>], [&Tensor<2>; 2]) {
+        (&self.groups, [&self.scale, &self.shift])
     }
 
     /// Per token: how many patches it stands for.
@@ -88,27 +109,36 @@ impl Parked {
 
     /// Tokens of each image of the batch.
     pub fn counts(&self) -> Vec<usize> {
-        self.starts
-            .windows(2)
-            .map(|pair| pair[1] - pair[0])
-            .collect()
+        self.of_image.iter().map(Vec::len).collect()
     }
 
     /// Those of the images in these slots of `sequences`, as a batch of their own, and for each token which it was.
     pub fn of_slots(&self, sequences: &Sequences, slots: &[usize]) -> (Self, Vec<usize>) {
-        let images = slots.iter().map(|&slot| self.range(sequences.place(slot)));
-        let of_image: Vec<Vec<usize>> = images.map(Iterator::collect).collect();
+        let images = slots
+            .iter()
+            .map(|&slot| self.of_image(sequences.place(slot)));
+        let of_image: Vec<&[usize]> = images.collect();
         (self.selected(&of_image), of_image.concat())
     }
 
-    /// These tokens of each image.
-    fn selected(&self, of_image: &[Vec<usize>]) -> Self {
-        let rows = of_image.concat();
+    /// These tokens of each image, one image's after the other's.
+    fn selected<T: AsRef<[usize]>>(&self, of_image: &[T]) -> Self {
+        let mut rows = Vec::new();
+        let places = of_image.iter().map(|tokens| {
+            let first = rows.len();
+            rows.extend_from_slice(tokens.as_ref());
+            (first..rows.len()).collect()
+        });
+        let of_image = places.collect();
+        let tokens = select_rows(self.tokens(), &rows);
+        let [scale, shift] = no_drift(&tokens);
         Self {
-            tokens: select_rows(self.tokens.clone(), &rows),
+            groups: vec![tokens],
+            scale,
+            shift,
             attention: rows.iter().map(|&row| self.attention[row]).collect(),
             readings: self.readings.clone(),
-            starts: starts(of_image),
+            of_image,
             positions: rows.iter().map(|&row| self.positions[row]).collect(),
             sizes: rows.iter().map(|&row| self.sizes[row]).collect(),
         }
@@ -119,13 +149,12 @@ impl Parked {
         if !recall.contains(&true) {
             return (Some(self), None);
         }
-        let images = self.starts.len() - 1;
         let of = |wanted: bool| -> Vec<Vec<usize>> {
-            let of_image = |image| {
-                let tokens = self.range(image);
+            let of_image = |tokens: &Vec<usize>| {
+                let tokens = tokens.iter().copied();
                 tokens.filter(|&token| recall[token] == wanted).collect()
             };
-            (0..images).map(of_image).collect()
+            self.of_image.iter().map(of_image).collect()
         };
         let (back, rest) = (of(true), of(false));
         let places = back.iter().enumerate();
@@ -135,7 +164,7 @@ impl Parked {
             .collect();
         let rows = back.concat();
         let recalled = Recalled {
-            tokens: select_rows(self.tokens.clone(), &rows),
+            tokens: select_rows(self.tokens(), &rows),
             sizes: rows.iter().map(|&row| self.sizes[row]).collect(),
             places,
         };
@@ -155,56 +184,68 @@ impl Parked {
             return before;
         }
         let old = before.as_ref().map_or(0, |parked| parked.positions.len());
-        let mut of_image: Vec<Vec<usize>> = vec![Vec::new(); sequences.num_images()];
-        if let Some(parked) = &before {
-            let images = of_image.iter_mut().enumerate();
-            images.for_each(|(image, tokens)| tokens.extend(parked.range(image)));
-        }
+        let mut of_image = vec![Vec::new(); sequences.num_images()];
         let mut rows = Vec::new();
         for (slot, image) in sequences.open_slots() {
             let starts = sequences.starts();
-            let gone = (starts[slot]..starts[slot + 1]).filter(|&row| goes[row]);
-            for row in gone {
+            for row in (starts[slot]..starts[slot + 1]).filter(|&row| goes[row]) {
                 of_image[image].push(old + rows.len());
                 rows.push(row);
             }
         }
-        let new = select_rows(tokens.clone(), &rows);
+        let group = select_rows(tokens.clone(), &rows);
+        let [scale, shift] = no_drift(&group);
         let size = |&row: &usize| sequences.sizes().map_or(1.0, |sizes| sizes[row]);
-        let mut all = Self {
-            tokens: new,
+        let new = Self {
             attention: vec![0.0; rows.len()],
             readings: readings.clone(),
-            starts: Vec::new(),
+            groups: vec![group],
+            scale,
+            shift,
+            of_image,
             positions: rows.iter().map(|&row| sequences.position(row)).collect(),
             sizes: rows.iter().map(size).collect(),
         };
-        if let Some(parked) = before {
-            all.tokens = Tensor::cat(vec![parked.tokens, all.tokens], 0);
-            all.attention = [parked.attention, all.attention].concat();
-            all.positions = [parked.positions, all.positions].concat();
-            all.sizes = [parked.sizes, all.sizes].concat();
+        Some(match before {
+            Some(before) => before.and(new),
+            None => new,
+        })
+    }
+
+    /// These, and then the tokens of `new`, for the same images.
+    fn and(mut self, new: Self) -> Self {
+        self.attention.extend(new.attention);
+        self.positions.extend(new.positions);
+        self.sizes.extend(new.sizes);
+        self.groups.extend(new.groups);
+        for (tokens, new) in self.of_image.iter_mut().zip(new.of_image) {
+            tokens.extend(new);
         }
-        Some(all.selected(&of_image))
+        Self {
+            readings: new.readings,
+            scale: Tensor::cat(vec![self.scale, new.scale], 0),
+            shift: Tensor::cat(vec![self.shift, new.shift], 0),
+            ..self
+        }
     }
 
     /// As they are after a half of block `layer`: 0 the attention, 1 the MLP.
     pub(crate) fn drift(mut self, layer: usize, half: usize) -> Self {
         if let Some(reading) = self.readings.get(layer) {
             let drift = &reading.drifts[half];
-            let [scale, shift] = [&drift.scale, &drift.shift];
-            self.tokens = self.tokens * scale.clone().unsqueeze() + shift.clone().unsqueeze();
+            let [scale, shift] = [&drift.scale, &drift.shift].map(|part| part.clone().unsqueeze());
+            self.scale = self.scale * scale.clone();
+            self.shift = self.shift * scale + shift;
         }
         self
     }
 }
 
-fn starts(of_image: &[Vec<usize>]) -> Vec<usize> {
-    let mut starts = vec![0];
-    let mut end = 0;
-    for tokens in of_image {
-        end += tokens.len();
-        starts.push(end);
-    }
-    starts
+/// What leaves a group of tokens as they are: what they are multiplied by, and what is added, `[1, hidden]`.
+fn no_drift(tokens: &Tensor<2>) -> [Tensor<2>; 2] {
+    let ([_, hidden], device) = (tokens.dims(), tokens.device());
+    [
+        Tensor::ones([1, hidden], &device),
+        Tensor::zeros([1, hidden], &device),
+    ]
 }

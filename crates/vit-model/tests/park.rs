@@ -296,6 +296,44 @@ fn parked_and_called_back_tokens_are_the_same_masked_and_dropped() {
     assert_close(alone.logits, dropped.logits.narrow(0, 0, 1));
 }
 
+/// As [`Several`], and rows weigh less as keys.
+struct Weighed(Several);
+
+impl TokenReducer for Weighed {
+    fn placement(&self, layer: usize) -> Option<Placement> {
+        self.0.placement(layer)
+    }
+
+    fn reduce(&self, observation: &Observation<'_>) -> Reduction {
+        let rows = observation.sequences.num_rows();
+        let weights = (0..rows).map(|row| 1.0 - (row % 5) as f32 / 8.0);
+        let weights: Vec<f32> = weights.collect();
+        let mask = Tensor::from_data(weights.as_slice(), &observation.hidden.device());
+        Reduction {
+            mask: Some(mask),
+            ..self.0.reduce(observation)
+        }
+    }
+}
+
+/// What records for a backward pass reads by Burn's operations, and elsewhere there may be a kernel.
+#[test]
+fn parked_tokens_are_read_alike_with_and_without_a_backward_pass() {
+    let _alone = alone();
+    let device = Device::default();
+    let (vit, config) = model(6, &device);
+    let images = images(&device);
+    let several = || Several(readings(&config, -0.5, 0.9, &device));
+    let reducers: [&dyn TokenReducer; 2] = [&several(), &Weighed(several())];
+    for reducer in reducers {
+        for mode in [ExecutionMode::Drop, ExecutionMode::Mask] {
+            let plain = run(&vit, images.clone(), mode, reducer).logits;
+            let recorded = run(&vit, images.clone().autodiff(), mode, reducer).logits;
+            assert_close(plain, recorded.without_autodiff());
+        }
+    }
+}
+
 #[test]
 fn every_patch_has_an_answer_at_the_end_unless_it_was_removed() {
     let _alone = alone();

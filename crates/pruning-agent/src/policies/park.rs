@@ -280,8 +280,8 @@ impl TokenReducer for ParkReducer<'_> {
 fn recalled(parked: &Parked, sequences: &Sequences, count: usize) -> Vec<bool> {
     let attention = &parked.attention;
     let mut back = vec![false; attention.len()];
-    for range in parked.ranges(sequences) {
-        let mut tokens: Vec<usize> = range.collect();
+    for tokens in parked.of_each_slot(sequences) {
+        let mut tokens = tokens.to_vec();
         let more = |a: &usize, b: &usize| -> Ordering {
             attention[*b].total_cmp(&attention[*a]).then(a.cmp(b))
         };

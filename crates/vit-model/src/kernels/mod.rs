@@ -23,6 +23,7 @@ mod low_precision;
 mod low_precision;
 mod own;
 pub(crate) mod prepacked;
+mod reads;
 mod row_sums;
 mod rows;
 mod sizes;
@@ -42,6 +43,7 @@ pub use device::{compiles_for_shapes, computes_here, decides_on_device};
 pub(crate) use device::{filled_rows, float_instructions, keeps_tokens_short, rounds_factors};
 use fused_ops::FusedOps;
 pub(crate) use low_precision::{Instructions, ShortBlock, ShortLinear};
+pub(crate) use reads::{ReadInputs, Reads};
 pub(crate) use row_sums::RowSums;
 pub(crate) use rows::Rows;
 pub(crate) use sizes::Sizes;
@@ -246,6 +248,17 @@ pub(crate) fn cls_scores(qkv: Tensor<2>, cls_rows: Vec<usize>, num_heads: usize)
         Arc::new(cls_rows),
         num_heads,
     ))
+}
+
+/// What reading changes of each image's attention output, before its projection, `[images, hidden]`; and how much each parked
+/// token is attended to, averaged over heads, `[reads, 1]`, one image's after the other's. None where the device has no kernel
+/// for it, or records for a backward pass.
+pub(crate) fn read(inputs: ReadInputs<'_>, reads: &Reads) -> Option<(Tensor<2>, Tensor<2>)> {
+    #[cfg(feature = "flex")]
+    let read = flex::read(inputs, reads);
+    #[cfg(not(feature = "flex"))]
+    let read = None;
+    read
 }
 
 #[cfg(all(test, feature = "flex"))]

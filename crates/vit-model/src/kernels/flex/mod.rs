@@ -13,6 +13,7 @@ mod matrix;
 mod norm;
 mod patches;
 mod prepacked;
+mod reading;
 mod rows;
 
 use std::borrow::Cow;
@@ -30,6 +31,7 @@ pub(super) use attention::weighed;
 #[cfg(target_arch = "x86_64")]
 pub(super) use math::vectorised;
 pub(super) use matrix::Matrix;
+pub(super) use reading::read;
 
 impl FusedOps for Flex {
     const KERNELS: Option<&'static dyn Kernels<Self>> = Some(&FlexKernels);

@@ -52,7 +52,7 @@ fn centre(row: &mut [f32], mean: f32) {
 
 vectorised! {
     /// Normalises rows, and tells the mean and reciprocal standard deviation of each.
-    fn normalise(
+    pub(super) fn normalise(
         rows: &mut [f32],
         statistics: &mut [f32],
         gamma: &[f32],
