@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use apt_inference::{Model, OpenOptions};
+use apt_memory::Recall;
 use apt_pruning_agent::PolicyConfig;
 use apt_rl_trainer::sweep::DENSE;
 use apt_server::{
@@ -125,9 +126,11 @@ pub fn run(args: &Serve, global: &Global) -> Result<End> {
     };
     let is_open = key.is_none();
     let memories = args.memory.iter().map(|(name, address)| {
-        let store = apt_memory::open(address, &device::open())
-            .with_context(|| format!("--memory {name}"))?;
-        Ok((name.clone(), store))
+        let model = models.iter().find(|(model, _)| model == name);
+        let Some((_, model)) = model else {
+            bail!("--memory {name}: there is no model `{name}`");
+        };
+        Ok((name.clone(), remembering(name, model, address)?))
     });
     let memories = memories.collect::<Result<Vec<_>>>()?;
     let service = Service::with_memories(models, memories, args.settings(key))?;
@@ -137,6 +140,17 @@ pub fn run(args: &Serve, global: &Global) -> Result<End> {
         .enable_all()
         .build()?;
     runtime.block_on(serve(args, global, is_open, service))
+}
+
+/// A model with its memory; where the database is away, it answers alone until it is there.
+fn remembering(name: &str, model: &Model, address: &str) -> Result<Recall> {
+    match Recall::open(model.clone(), address) {
+        Err(error) if error.is_away() => {
+            eprintln!("warning: --memory {name}: {error}; {name} answers alone until it is there");
+            Ok(Recall::later(model.clone(), address))
+        }
+        opened => opened.with_context(|| format!("--memory {name}")),
+    }
 }
 
 async fn serve(args: &Serve, global: &Global, is_open: bool, service: Arc<Service>) -> Result<End> {

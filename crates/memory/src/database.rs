@@ -5,9 +5,11 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use postgres::config::Host;
+use postgres::error::SqlState;
 use postgres::{Client, Config, NoTls};
 
 use crate::MemoryError;
+use crate::error::AWAY;
 
 /// The memory that an address without `#name` means.
 const USUAL: &str = "default";
@@ -103,19 +105,19 @@ impl Database {
         act: impl Fn(&mut Client) -> Result<T, postgres::Error>,
     ) -> Result<T, MemoryError> {
         if connection.failed.is_some_and(|at| at.elapsed() < PAUSE) {
-            return Err(self.failure("the database is away"));
+            return Err(self.away(AWAY));
         }
         if connection.client.is_none() {
             match self.config.connect(NoTls) {
                 Ok(client) => connection.client = Some(client),
                 Err(error) => {
                     connection.failed = Some(Instant::now());
-                    return Err(self.failure(&in_words(&error)));
+                    return Err(self.refused(&error));
                 }
             }
         }
         let Some(client) = &mut connection.client else {
-            return Err(self.failure("the database is away"));
+            return Err(self.away(AWAY));
         };
         let found = act(client);
         if client.is_closed() {
@@ -125,6 +127,22 @@ impl Database {
             connection.failed = None;
         }
         found.map_err(|error| self.failure(&in_words(&error)))
+    }
+
+    /// Why there is no connection. Where the database itself says no, time does not mend it, unless it is about to start.
+    fn refused(&self, error: &postgres::Error) -> MemoryError {
+        let code = error.code();
+        if code.is_some() && code != Some(&SqlState::CANNOT_CONNECT_NOW) {
+            return self.failure(&in_words(error));
+        }
+        self.away(&in_words(error))
+    }
+
+    fn away(&self, reason: &str) -> MemoryError {
+        MemoryError::Away {
+            address: self.address.clone(),
+            reason: reason.to_string(),
+        }
     }
 
     /// What went wrong with it.

@@ -8,6 +8,9 @@ use apt_vit_model::{printable, printable_text};
 pub(crate) const IS_THERE: &str =
     "is there already: add to it, or say that it may be replaced (--replace)";
 
+/// What is said of a database that does not answer.
+pub(crate) const AWAY: &str = "the database is away";
+
 /// What can go wrong between a memory and an answer.
 #[derive(Debug, thiserror::Error)]
 pub enum MemoryError {
@@ -25,6 +28,14 @@ pub enum MemoryError {
         /// Its address, without a password.
         address: String,
         /// What it said, and what to do.
+        reason: String,
+    },
+    /// A database does not answer. It may do so later.
+    #[error("{}: {reason}", printable_text(address))]
+    Away {
+        /// Its address, without a password.
+        address: String,
+        /// What the system said.
         reason: String,
     },
     /// A memory's address that names no database.
@@ -63,6 +74,11 @@ pub enum MemoryError {
 }
 
 impl MemoryError {
+    /// Is it a database that does not answer, and may do so later?
+    pub fn is_away(&self) -> bool {
+        matches!(self, Self::Away { .. })
+    }
+
     /// What is wrong with a file.
     pub(crate) fn file(path: &Path, reason: impl Into<String>) -> Self {
         Self::File {

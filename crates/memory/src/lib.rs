@@ -7,6 +7,7 @@ mod database;
 mod entry;
 mod error;
 mod file_store;
+mod held;
 mod judge;
 mod learn;
 mod opening;

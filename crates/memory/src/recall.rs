@@ -7,9 +7,10 @@ use apt_inference::{Answer, ClassProbability, Model, NotFinite, probabilities, r
 use apt_vit_model::VitOutput;
 use serde::Serialize;
 
+use crate::held::{Held, opened};
 use crate::store::Store;
 use crate::vote::{ClassCounts, Vote};
-use crate::{MemoryError, Neighbor, Remembered, Which};
+use crate::{Judge, MemoryError, Neighbor, Remembered, Which};
 
 /// An entry as similar as this is the same picture, or nearly: it alone speaks, and is believed. So a label that was
 /// corrected holds.
@@ -18,7 +19,7 @@ const SAME: f32 = 0.99;
 /// A model and its memory.
 pub struct Recall {
     model: Model,
-    store: Box<dyn Store>,
+    held: Held,
 }
 
 /// What both say of an image.
@@ -52,7 +53,25 @@ impl Recall {
     /// Where the memory was built with another model.
     pub fn new(model: Model, store: Box<dyn Store>) -> Result<Self, MemoryError> {
         store.about().check(&model)?;
-        Ok(Self { model, store })
+        let held = Held::Open(store);
+        Ok(Self { model, held })
+    }
+
+    /// Joins a model and the memory at a path, or in a database: `postgres://user@host/database#name`.
+    ///
+    /// # Errors
+    ///
+    /// Where there is none, it cannot be read, or it was built with another model.
+    pub fn open(model: Model, address: &str) -> Result<Self, MemoryError> {
+        let held = Held::Open(opened(address, &model)?);
+        Ok(Self { model, held })
+    }
+
+    /// Joins a model and the memory at an address that was asked in vain just now: the model answers alone, and says so, until
+    /// the database is there.
+    pub fn later(model: Model, address: &str) -> Self {
+        let held = Held::later(address);
+        Self { model, held }
     }
 
     /// The model.
@@ -61,29 +80,34 @@ impl Recall {
     }
 
     /// The memory.
-    pub fn store(&self) -> &dyn Store {
-        &*self.store
+    ///
+    /// # Errors
+    ///
+    /// Where it is not open yet, and its database is still away, or has a memory of another model.
+    pub fn store(&self) -> Result<&dyn Store, MemoryError> {
+        self.held.store(&self.model)
     }
 
     /// Adds what the model makes of pictures to the memory.
     ///
     /// # Errors
     ///
-    /// Where it cannot be written; then nothing is added.
+    /// Where it is away or cannot be written; then nothing is added.
     pub fn add(&mut self, remembered: Vec<Remembered>) -> Result<(), MemoryError> {
-        let whitening = &self.store.about().whitening;
+        let store = self.held.store_mut(&self.model)?;
+        let whitening = &store.about().whitening;
         let entries = remembered.into_iter().map(|one| one.entry(whitening));
         let entries = entries.collect();
-        self.store.add(entries)
+        store.add(entries)
     }
 
     /// Removes entries, and says how many they were.
     ///
     /// # Errors
     ///
-    /// Where the change cannot be written; then none is removed.
+    /// Where it is away or the change cannot be written; then none is removed.
     pub fn remove(&mut self, which: &Which) -> Result<usize, MemoryError> {
-        self.store.remove(which)
+        self.held.store_mut(&self.model)?.remove(which)
     }
 
     /// The `top` most probable classes of each image, the memory asked where the agent asks it.
@@ -133,19 +157,17 @@ impl Recall {
         features: &[Vec<f32>],
         top: usize,
     ) -> Vec<(Vec<ClassProbability>, Lookup)> {
-        let about = self.store.about();
         let owns: Vec<Vec<f32>> = logits.iter().map(|logits| self.own(logits)).collect();
-        let asks: Vec<bool> = owns.iter().map(|own| about.judge.asks(own)).collect();
+        let store = self.store();
+        let asks = owns.iter().map(|own| match &store {
+            Ok(store) => store.about().judge.asks(own),
+            // Nobody knows whether it would have been asked.
+            Err(_) => true,
+        });
+        let asks: Vec<bool> = asks.collect();
         let asking = features.iter().zip(&asks).filter(|(_, asks)| **asks);
-        let asking: Vec<Vec<f32>> = asking
-            .map(|(features, _)| about.whitening.apply(features))
-            .collect();
-        let found = if asking.is_empty() {
-            Ok((Vec::new(), ClassCounts::new()))
-        } else {
-            let found = self.store.nearest(&asking, about.judge.neighbors);
-            found.and_then(|found| Ok((found, self.store.counts()?)))
-        };
+        let asking: Vec<&Vec<f32>> = asking.map(|(features, _)| features).collect();
+        let found = store.and_then(|store| neighbors(store, &asking));
         let (found, counts, failure) = match found {
             Ok((found, counts)) => (found, counts, None),
             Err(error) => (Vec::new(), ClassCounts::new(), Some(error.to_string())),
@@ -159,8 +181,11 @@ impl Recall {
                 self.model.top_classes(logits, top)
             };
             let neighbors = if asks { found.next() } else { None };
-            match neighbors {
-                Some(neighbors) => self.mixed(&own, alone, neighbors, &counts, top),
+            match neighbors.zip(self.held.now()) {
+                Some((neighbors, store)) => {
+                    let judge = &store.about().judge;
+                    self.mixed(judge, &own, alone, neighbors, &counts, top)
+                }
                 None => {
                     let lookup = Lookup {
                         alone: alone.clone(),
@@ -177,9 +202,9 @@ impl Recall {
 
     /// Counts a search, where there was one, among the FLOPs of an answer and their share of the dense model's.
     pub fn count_search(&self, lookup: &Lookup, flops: &mut u64, share: &mut f64) {
-        if lookup.share.is_some() {
+        if let Some(store) = self.held.now().filter(|_| lookup.share.is_some()) {
             let dense = *flops as f64 / *share;
-            *flops += self.store.search_flops() + self.store.about().whitening.flops();
+            *flops += store.search_flops() + store.about().whitening.flops();
             *share = *flops as f64 / dense;
         }
     }
@@ -196,6 +221,7 @@ impl Recall {
     /// The classes of both.
     fn mixed(
         &self,
+        judge: &Judge,
         own: &[f32],
         alone: Vec<ClassProbability>,
         mut neighbors: Vec<Neighbor>,
@@ -209,7 +235,6 @@ impl Recall {
         if same > 0 {
             neighbors.truncate(same);
         }
-        let judge = &self.store.about().judge;
         let names = self.model.class_names();
         let vote = Vote::of(&neighbors, counts, judge.temperature, judge.balance);
         let place_of = |class: &str| names.iter().position(|name| name == class);
@@ -255,4 +280,19 @@ impl Recall {
         };
         (classes.collect(), lookup)
     }
+}
+
+/// What speaks for images of these features, and how many entries each class has.
+fn neighbors(
+    store: &dyn Store,
+    features: &[&Vec<f32>],
+) -> Result<(Vec<Vec<Neighbor>>, ClassCounts), MemoryError> {
+    if features.is_empty() {
+        return Ok((Vec::new(), ClassCounts::new()));
+    }
+    let about = store.about();
+    let features = features.iter();
+    let features: Vec<_> = features.map(|one| about.whitening.apply(one)).collect();
+    let found = store.nearest(&features, about.judge.neighbors)?;
+    Ok((found, store.counts()?))
 }

@@ -65,7 +65,7 @@ pub(crate) async fn held(
     Path(model): Path<String>,
 ) -> Result<Response, Refusal> {
     let memory = of(&service, &model)?;
-    let classes = on(memory, |recall| recall.store().counts()).await?;
+    let classes = on(memory, |recall| recall.store()?.counts()).await?;
     let entries = classes.values().sum();
     let held = Held {
         model,

@@ -57,7 +57,7 @@ pub fn run(args: &Add, global: &Global) -> Result<End> {
     };
     let count = remembered.len();
     recall.add(remembered)?;
-    let all = recall.store().list()?.len();
+    let all = recall.store()?.list()?.len();
     if global.json {
         println!(
             "{}",

@@ -12,13 +12,13 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use apt_memory::{About, PostgresStore, Recall, Store, Which, Whitening};
-use common::{about, colored, credulous, entries, entry, tiny_model};
+use common::{about, colored, credulous, entries, entry, remembered, tiny_model};
 use libtest_mimic::{Arguments, Failed, Trial};
 use server::{Programs, Server};
 
 type Test = fn(&Server);
 
-const TESTS: [(&str, Test); 4] = [
+const TESTS: [(&str, Test); 5] = [
     (
         "two_programs_see_each_others_changes_at_once",
         two_programs_see_each_others_changes_at_once,
@@ -34,6 +34,10 @@ const TESTS: [(&str, Test); 4] = [
     (
         "while_the_database_is_away_the_model_answers_alone",
         while_the_database_is_away_the_model_answers_alone,
+    ),
+    (
+        "a_memory_whose_database_was_away_at_first_is_asked_when_it_is_there",
+        a_memory_whose_database_was_away_at_first_is_asked_when_it_is_there,
     ),
 ];
 
@@ -159,4 +163,41 @@ fn while_the_database_is_away_the_model_answers_alone(server: &Server) {
     server.start_again();
     std::thread::sleep(Duration::from_millis(2100));
     assert_eq!(answer().answer.classes[0].class, "fire");
+}
+
+fn a_memory_whose_database_was_away_at_first_is_asked_when_it_is_there(server: &Server) {
+    let model = tiny_model(1);
+    let none = Whitening::none(model.description().model.hidden_size);
+    let about = About::new(&model, none, credulous()).unwrap();
+    let [red, blue] = [[220, 30, 30], [20, 40, 200]];
+    let entries = entries(&model, &[(red, "fire")]);
+    let address = server.address("colours");
+    let missing = Recall::open(model.clone(), &address).map(|_| ());
+    assert!(!missing.unwrap_err().is_away());
+    PostgresStore::create(&address, about, &entries, false).unwrap();
+    server.stop();
+    let away = Recall::open(model.clone(), &address).map(|_| ());
+    assert!(away.unwrap_err().is_away());
+    let mut recall = Recall::later(model.clone(), &address);
+    let alone = recall.classify(&[colored(red)], 1).remove(0).unwrap();
+    assert_eq!(alone.answer.classes, alone.lookup.alone);
+    assert!(alone.lookup.failure.unwrap().contains("is away"));
+    assert!(
+        recall
+            .remove(&Which::Class("fire".into()))
+            .unwrap_err()
+            .is_away()
+    );
+    server.start_again();
+    std::thread::sleep(Duration::from_millis(2100));
+    let found = recall.classify(&[colored(red)], 1).remove(0).unwrap();
+    assert_eq!(found.answer.classes[0].class, "fire");
+    assert_eq!(found.lookup.failure, None);
+    recall.add(remembered(&model, &[(blue, "water")])).unwrap();
+    assert_eq!(recall.store().unwrap().counts().unwrap()["water"], 1);
+    // One that was built with another model is not believed.
+    let other = Recall::later(tiny_model(2), &address);
+    std::thread::sleep(Duration::from_millis(2100));
+    let alone = other.classify(&[colored(red)], 1).remove(0).unwrap();
+    assert!(alone.lookup.failure.unwrap().contains("another model"));
 }

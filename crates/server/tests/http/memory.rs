@@ -1,7 +1,6 @@
 //! A model that is served with a memory.
 
-use apt_memory::{About, Judge};
-use apt_memory::{FileStore, Store, Whitening};
+use apt_memory::{About, FileStore, Judge, Recall, Store, Whitening};
 use apt_server::{Service, Settings};
 use burn::tensor::Device;
 use serde_json::Value;
@@ -24,7 +23,8 @@ fn start(folder: &tempfile::TempDir) -> Running {
     let about = About::new(&model, whitening, judge).unwrap();
     let path = folder.path().join("m.safetensors");
     let store = FileStore::create(&path, about, Vec::new(), &device).unwrap();
-    let memories: Vec<(String, Box<dyn Store>)> = vec![("tiny".into(), Box::new(store))];
+    let recall = Recall::new(model.clone(), Box::new(store)).unwrap();
+    let memories = vec![("tiny".into(), recall)];
     let models = vec![("tiny".into(), model)];
     let service = Service::with_memories(models, memories, Settings::default()).unwrap();
     start_service(service, None)
