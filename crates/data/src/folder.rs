@@ -1,17 +1,17 @@
 //! Image folders: one folder a class, below `train/`, `val/` and `test/` or alone, on disk or in an archive.
 
+mod content;
+
 use crate::bad_images::{ReadImage, sorted_out};
-use crate::dataset::{Content, StoredImage, round_robin};
-use crate::decode::{decode, dimensions, file_dimensions};
+use crate::dataset::{StoredImage, round_robin};
 use crate::printable::printable_text;
 use crate::progress::{Meter, Unit};
-use crate::tree::{Entry, EntryContent, Tree, listing};
+use crate::tree::{Tree, listing};
 use crate::{DataError, ImageDataset, LoadOptions, OnBad, Splits};
 use rayon::prelude::*;
 use std::collections::BTreeMap;
 
-/// Images up to this side are decoded when the dataset is loaded, and kept as pixels.
-const DECODED_SIDE: u32 = 64;
+pub(crate) use content::content;
 
 /// How the test images of a folder without a test split are chosen.
 #[derive(Clone, Copy)]
@@ -284,34 +284,6 @@ impl Layout {
             .collect();
         let (images, bad) = sorted_out(read, on_bad)?;
         Ok(ImageDataset::new(class_names.to_vec(), images).without(bad))
-    }
-}
-
-/// Checks an image's header, and decodes it if it is small, or if bad images are to be found now.
-pub(crate) fn content(tree: &Tree, entry: &Entry, on_bad: OnBad) -> Result<Content, DataError> {
-    let name = tree.describe(&entry.parts);
-    let small = |(width, height): (u32, u32)| width.max(height) <= DECODED_SIDE;
-    match &entry.content {
-        EntryContent::File(path) if small(file_dimensions(path, &name)?) => {
-            Ok(Content::Decoded(decode(&tree.read(entry)?, &name)?))
-        }
-        EntryContent::File(path) => {
-            if on_bad == OnBad::Skip {
-                decode(&tree.read(entry)?, &name)?;
-            }
-            Ok(Content::File(path.clone()))
-        }
-        _ => {
-            let bytes = tree.read(entry)?;
-            Ok(if small(dimensions(&bytes, &name)?) {
-                Content::Decoded(decode(&bytes, &name)?)
-            } else {
-                if on_bad == OnBad::Skip {
-                    decode(&bytes, &name)?;
-                }
-                Content::Encoded(bytes.into_owned())
-            })
-        }
     }
 }
 

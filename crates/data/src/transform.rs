@@ -1,5 +1,7 @@
 //! 8-bit images to normalised floats, for training with random crops and flips.
 
+mod planes;
+
 use crate::seed::{self, Rng};
 use crate::{DataError, RgbImage};
 use fast_image_resize::images::{Image, ImageRef};
@@ -7,6 +9,9 @@ use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
+
+use planes::push_planes;
+pub(crate) use planes::{Table, UNCHANGED};
 
 /// Mean and standard deviation that are taken out of each channel, for values from 0 to 1.
 #[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq)]
@@ -37,20 +42,6 @@ impl Normalization {
         })
     }
 }
-
-/// What becomes of each byte, by channel.
-pub(crate) type Table<T> = [[T; 256]; 3];
-
-/// Bytes that stay what they are.
-pub(crate) const UNCHANGED: Table<u8> = {
-    let mut bytes = [0; 256];
-    let mut byte = 0;
-    while byte < 256 {
-        bytes[byte] = byte as u8;
-        byte += 1;
-    }
-    [bytes; 3]
-};
 
 impl Default for Normalization {
     fn default() -> Self {
@@ -363,59 +354,6 @@ fn with_resized(
             .expect("the crop lies within the image");
         use_pixels(pixels);
     });
-}
-
-/// Row-major RGB bytes to planes, shifted and then flipped, to the end of `out`.
-fn push_planes<T: Copy>(
-    pixels: &[u8],
-    size: [u32; 2],
-    shift: [i64; 2],
-    flip: bool,
-    table: &Table<T>,
-    out: &mut Vec<T>,
-) {
-    push_plane::<0, T>(pixels, size, shift, flip, table, out);
-    push_plane::<1, T>(pixels, size, shift, flip, table, out);
-    push_plane::<2, T>(pixels, size, shift, flip, table, out);
-}
-
-/// The plane of channel `C`.
-fn push_plane<const C: usize, T: Copy>(
-    pixels: &[u8],
-    [height, width]: [u32; 2],
-    [shift_x, shift_y]: [i64; 2],
-    flip: bool,
-    table: &Table<T>,
-    out: &mut Vec<T>,
-) {
-    let (pixels, _) = pixels.as_chunks::<3>();
-    let (height, width) = (i64::from(height), width as usize);
-    let values = &table[C];
-    let value = |rgb: &[u8; 3]| values[usize::from(rgb[C])];
-    let black = |count: usize| std::iter::repeat_n(values[0], count);
-    // What the shift moves in is black, on one side of what is still seen.
-    let moved = (shift_x.unsigned_abs() as usize).min(width);
-    for y in 0..height {
-        if !(0..height).contains(&(y + shift_y)) {
-            out.extend(black(width));
-            continue;
-        }
-        let row = &pixels[(y + shift_y) as usize * width..][..width];
-        let (before, seen, after) = if shift_x < 0 {
-            (moved, &row[..width - moved], 0)
-        } else {
-            (0, &row[moved..], moved)
-        };
-        if flip {
-            out.extend(black(after));
-            out.extend(seen.iter().rev().map(value));
-            out.extend(black(before));
-        } else {
-            out.extend(black(before));
-            out.extend(seen.iter().map(value));
-            out.extend(black(after));
-        }
-    }
 }
 
 #[cfg(test)]
