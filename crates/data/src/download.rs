@@ -4,7 +4,7 @@ use crate::checksum::{Checksum, Known, beside};
 use crate::content::mismatch;
 use crate::printable::{printable, printable_text};
 use crate::progress::{Meter, Unit};
-use crate::{DataError, Progress};
+use crate::{DataError, DownloadError, Progress};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::path::Path;
@@ -134,16 +134,17 @@ impl Downloader {
         if let Some((found, expected)) = unfit(&part)? {
             remove(&part)?;
             remove(&beside(&part, ".etag"))?;
-            return Err(DataError::OtherContent {
+            return Err(DownloadError::OtherContent {
                 url: url.into(),
                 found,
                 expected,
-            });
+            }
+            .into());
         }
         let found = known.of(&part)?;
         if !known.accepts(&found)? {
             std::fs::remove_file(&part).map_err(DataError::io("remove", &part))?;
-            return Err(DataError::Checksum {
+            return Err(DownloadError::Checksum {
                 url: url.into(),
                 kind: known.kind,
                 found,
@@ -155,7 +156,8 @@ impl Downloader {
                         printable(&path)
                     ),
                 },
-            });
+            }
+            .into());
         }
         remove(&beside(&part, ".etag"))?;
         std::fs::rename(&part, dest).map_err(DataError::io("rename to", dest))
@@ -184,11 +186,12 @@ impl Downloader {
                         idle_tries += 1;
                     }
                     if idle_tries >= self.tries {
-                        return Err(DataError::Download {
+                        return Err(DownloadError::Transfer {
                             url: url.into(),
                             reason,
                             tries: self.tries,
-                        });
+                        }
+                        .into());
                     }
                     tracing::warn!("{}: {reason}; trying again", printable_text(url));
                     std::thread::sleep(self.pause * (1 << idle_tries.saturating_sub(1)));
@@ -253,10 +256,13 @@ impl Downloader {
                 return Err(Failure::again(format!("HTTP status {status}")));
             }
             status => {
-                return Err(Failure::Final(DataError::HttpStatus {
-                    url: url.into(),
-                    status,
-                }));
+                return Err(Failure::Final(
+                    DownloadError::HttpStatus {
+                        url: url.into(),
+                        status,
+                    }
+                    .into(),
+                ));
             }
         }
 

@@ -1,8 +1,14 @@
 //! What can go wrong with data, told to the person who has to mend it.
 
+mod download;
+mod folder;
+
 use crate::printable::{printable, printable_text};
 use std::io;
 use std::path::{Path, PathBuf};
+
+pub use download::DownloadError;
+pub use folder::FolderError;
 
 /// Every error of this crate. The message names the file or field, what was found, what was
 /// expected, and what to do.
@@ -90,33 +96,6 @@ pub enum DataError {
         found: String,
     },
 
-    /// A classifier needs at least two classes.
-    #[error(
-        "{} has one class only, \"{class}\": expected a folder per class, at least two \
-         (is the path one level too deep or too high?)", printable(path),
-        class = printable_text(class)
-    )]
-    OneClass {
-        /// The user's path.
-        path: PathBuf,
-        /// The only class.
-        class: String,
-    },
-
-    /// A class folder has no image.
-    #[error(
-        "class folder {folder} has no images (found {found}): \
-         expected files named *.{}; add some, or remove the folder",
-        crate::PICTURE_EXTENSIONS.join(", *."),
-        folder = printable_text(folder)
-    )]
-    EmptyClass {
-        /// The class folder.
-        folder: String,
-        /// What was found instead.
-        found: String,
-    },
-
     /// Images are of classes that a model does not have.
     #[error(
         "the images are of classes that the model does not have, or has twice ({unknown}); its classes are {known}: \
@@ -126,59 +105,6 @@ pub enum DataError {
         /// The images' classes.
         unknown: String,
         /// The model's.
-        known: String,
-    },
-
-    /// Two folders may be the same split.
-    #[error(
-        "{} has both {first} and {second}: expected one folder of {split} images",
-        printable(path)
-    )]
-    TwoSplits {
-        /// The user's path.
-        path: PathBuf,
-        /// What the split's images are for: "training", "validation" or "test".
-        split: &'static str,
-        /// One of them.
-        first: String,
-        /// The other.
-        second: String,
-    },
-
-    /// The name of a class folder is no text.
-    #[error(
-        "the folder {folder} has a name that is not valid UTF-8, so that it names no class: rename it",
-        folder = printable_text(folder)
-    )]
-    ClassNotUnicode {
-        /// The folder, with the bytes that are no text as `\xff`.
-        folder: String,
-    },
-
-    /// There is nothing to train on.
-    #[error(
-        "{} has {found}, but no train folder: expected train/<class>/*.png or *.jpg beside it",
-        printable(path)
-    )]
-    NoTraining {
-        /// The user's path.
-        path: PathBuf,
-        /// The split that is there.
-        found: String,
-    },
-
-    /// The test split has a class that training does not know.
-    #[error(
-        "test class \"{class}\" in {} is not among the training classes ({known}): \
-         rename or remove its folder", printable(path),
-        class = printable_text(class)
-    )]
-    UnknownTestClass {
-        /// The user's path.
-        path: PathBuf,
-        /// The class.
-        class: String,
-        /// The training classes.
         known: String,
     },
 
@@ -394,67 +320,13 @@ pub enum DataError {
         expected: usize,
     },
 
-    /// The server refused the file for good.
-    #[error(
-        "{url} answers with HTTP status {status}: check the address, or download the file by hand, and give images with --data, \
-         weights as model.pretrained",
-        url = printable_text(url)
-    )]
-    HttpStatus {
-        /// The address.
-        url: String,
-        /// The HTTP status.
-        status: u16,
-    },
+    /// A folder of images is not laid out as expected.
+    #[error(transparent)]
+    Folder(#[from] FolderError),
 
-    /// The transfer failed several times.
-    #[error(
-        "cannot download {url} ({reason}; gave up after {tries} tries without progress): try again \
-         later, it goes on where it stopped, or download the file by hand and give images with --data, \
-         weights as model.pretrained",
-        url = printable_text(url), reason = printable_text(reason)
-    )]
-    Download {
-        /// The address.
-        url: String,
-        /// What failed last.
-        reason: String,
-        /// Tries in turn that brought nothing beyond what had come before.
-        tries: u32,
-    },
-
-    /// A downloaded file is not the expected one.
-    #[error(
-        "{url} has {kind} checksum {found}, expected {expected}; the file was removed: {advice}",
-        url = printable_text(url)
-    )]
-    Checksum {
-        /// The address.
-        url: String,
-        /// MD5 or SHA-256.
-        kind: &'static str,
-        /// The file's checksum, in hex.
-        found: String,
-        /// The expected checksum, in hex.
-        expected: String,
-        /// What to do.
-        advice: String,
-    },
-
-    /// A server answered with something else than the file.
-    #[error(
-        "{url} answers with {found}, expected {expected}; it was not kept: check the address (a page to log in or about an \
-         error may stand there), or download the file by hand, and give images with --data, weights as model.pretrained",
-        url = printable_text(url)
-    )]
-    OtherContent {
-        /// The address.
-        url: String,
-        /// What its first bytes say it is.
-        found: &'static str,
-        /// What the file's name says it is.
-        expected: &'static str,
-    },
+    /// A download did not succeed.
+    #[error(transparent)]
+    Download(#[from] DownloadError),
 
     /// The system names no folder for cached files.
     #[error(

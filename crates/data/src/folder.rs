@@ -7,7 +7,7 @@ use crate::dataset::{StoredImage, round_robin};
 use crate::printable::printable_text;
 use crate::progress::{Meter, Unit};
 use crate::tree::{Tree, listing};
-use crate::{DataError, ImageDataset, LoadOptions, OnBad, Splits};
+use crate::{DataError, FolderError, ImageDataset, LoadOptions, OnBad, Splits};
 use rayon::prelude::*;
 use std::collections::BTreeMap;
 
@@ -40,10 +40,11 @@ pub(crate) fn load(
 ) -> Result<Splits, DataError> {
     let layout = Layout::find(&tree)?;
     if layout.train.is_empty() {
-        return Err(DataError::NoTraining {
+        return Err(FolderError::NoTraining {
             path: tree.root.clone(),
             found: layout.split_names().join(" and "),
-        });
+        }
+        .into());
     }
     let class_names: Vec<String> = layout.train.keys().cloned().collect();
     let others = layout.val.keys().chain(layout.test.keys());
@@ -51,11 +52,12 @@ pub(crate) fn load(
         .into_iter()
         .find(|class| !class_names.contains(class))
     {
-        return Err(DataError::UnknownTestClass {
+        return Err(FolderError::UnknownTestClass {
             path: tree.root.clone(),
             class: class.clone(),
             known: listing(&class_names, "none"),
-        });
+        }
+        .into());
     }
     check_classes(&tree, &class_names)?;
 
@@ -116,10 +118,11 @@ pub(crate) fn load_to_measure(
 pub(crate) fn load_to_learn(tree: &Tree, options: LoadOptions) -> Result<ImageDataset, DataError> {
     let layout = Layout::find(tree)?;
     if layout.train.is_empty() {
-        return Err(DataError::NoTraining {
+        return Err(FolderError::NoTraining {
             path: tree.root.clone(),
             found: layout.split_names().join(" and "),
-        });
+        }
+        .into());
     }
     let class_names: Vec<String> = layout.train.keys().cloned().collect();
     let total = layout.train.values().map(Vec::len).sum::<usize>() as u64;
@@ -137,10 +140,11 @@ pub(crate) fn meter(options: LoadOptions, images: u64) -> Meter {
 
 fn check_classes(tree: &Tree, class_names: &[String]) -> Result<(), DataError> {
     match class_names {
-        [class] => Err(DataError::OneClass {
+        [class] => Err(FolderError::OneClass {
             path: tree.root.clone(),
             class: class.clone(),
-        }),
+        }
+        .into()),
         _ => Ok(()),
     }
 }
@@ -188,12 +192,13 @@ impl Layout {
                 .flat_map(|name| folders.iter().filter(move |folder| is_called(folder, name)));
             let named: Vec<&String> = named.collect();
             match named[..] {
-                [first, second, ..] => Err(DataError::TwoSplits {
+                [first, second, ..] => Err(FolderError::TwoSplits {
                     path: tree.root.clone(),
                     split,
                     first: first.clone(),
                     second: second.clone(),
-                }),
+                }
+                .into()),
                 _ => Ok(named),
             }
         };
@@ -323,9 +328,10 @@ fn classes(tree: &Tree, depth: usize, split: Option<&str>) -> Result<Classes, Da
             continue;
         }
         if entry.not_unicode.is_some_and(|part| part <= class_at) {
-            return Err(DataError::ClassNotUnicode {
+            return Err(FolderError::ClassNotUnicode {
                 folder: tree.describe(&entry.parts[..=class_at]),
-            });
+            }
+            .into());
         }
         let class = entry.parts[class_at].clone();
         let images = classes.entry(class.clone()).or_default();
@@ -339,10 +345,11 @@ fn classes(tree: &Tree, depth: usize, split: Option<&str>) -> Result<Classes, Da
         let found = others.get(class).map(Vec::as_slice).unwrap_or_default();
         if images.is_empty() {
             let above = classes_folder(tree, class_at, class);
-            return Err(DataError::EmptyClass {
+            return Err(FolderError::EmptyClass {
                 folder: tree.describe(&above),
                 found: listing(found, "no file"),
-            });
+            }
+            .into());
         }
         let skipped: Vec<_> = found.iter().filter(|name| is_foreign_image(name)).collect();
         if !skipped.is_empty() {

@@ -82,7 +82,7 @@ pub use dataset::{ImageDataset, ImageItem, Splits};
 pub use decode::{MAX_PIXELS, MAX_SIDE};
 #[cfg(feature = "download")]
 pub use download::download;
-pub use error::DataError;
+pub use error::{DataError, DownloadError, FolderError};
 pub use loader::{EvalLoader, LoaderSettings, TrainLoader};
 pub use picture_files::picture_files;
 pub use picture_format::PICTURE_EXTENSIONS;

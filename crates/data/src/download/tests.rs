@@ -162,9 +162,9 @@ fn a_server_that_begins_anew_each_time_and_gets_further_is_not_given_up() {
 fn corruption_is_noticed_and_the_file_removed() {
     let download = Download::new(vec![Answer::Corrupt]);
     let error = download.run().unwrap_err();
-    let DataError::Checksum {
+    let DataError::Download(DownloadError::Checksum {
         found, expected, ..
-    } = &error
+    }) = &error
     else {
         panic!("{error}");
     };
