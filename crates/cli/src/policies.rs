@@ -17,6 +17,7 @@ pub fn list(global: &Global) {
             "summary": entry.summary,
             "settings": settings(entry.meanings, &entry.defaults()),
             "algorithms": entry.algorithms,
+            "for_frozen": entry.for_frozen,
             "budget": entry.budget,
         })
     });
@@ -48,6 +49,9 @@ fn in_markdown() -> String {
     text += "`policy = \"NAME\"`, or a table `[policy]` with `name` and the policy's own keys; `--policy NAME`.\n";
     for entry in policies() {
         text += &format!("\n## `{}`\n\n{}.", entry.name, capital(entry.summary));
+        if entry.for_frozen {
+            text += " `aptvit train` refuses it.";
+        }
         text += match entry.budget {
             BudgetUse::Needed => "",
             BudgetUse::Possible => " It prunes with a budget and without.",

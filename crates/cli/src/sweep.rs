@@ -82,7 +82,9 @@ pub struct Args {
 }
 
 fn all_policies() -> String {
-    let names: Vec<&str> = policies().iter().map(|entry| entry.name).collect();
+    let known = policies().into_iter();
+    let known = known.filter(|entry| !entry.for_frozen);
+    let names: Vec<&str> = known.map(|entry| entry.name).collect();
     names.join(",")
 }
 

@@ -23,6 +23,8 @@ pub trait PolicySettings:
     const MEANINGS: &'static [Meaning] = &[];
     /// The algorithms by which it can learn, the best one first. None where it has nothing to learn.
     const ALGORITHMS: &'static [&'static str] = &[];
+    /// Is it taught on a frozen model alone, and makes no sense before?
+    const FOR_FROZEN: bool = false;
     /// Has it to be told a share of the FLOPs?
     const BUDGET: BudgetUse = BudgetUse::Needed;
     /// What it makes.
@@ -88,6 +90,8 @@ pub struct PolicyEntry {
     pub meanings: &'static [Meaning],
     /// [`PolicySettings::ALGORITHMS`]
     pub algorithms: &'static [&'static str],
+    /// [`PolicySettings::FOR_FROZEN`]
+    pub for_frozen: bool,
     /// [`PolicySettings::BUDGET`]
     pub budget: BudgetUse,
     pub(crate) complete: Complete,
@@ -108,6 +112,7 @@ impl PolicyEntry {
             summary: S::SUMMARY,
             meanings: S::MEANINGS,
             algorithms: S::ALGORITHMS,
+            for_frozen: S::FOR_FROZEN,
             budget: S::BUDGET,
             complete: |given| {
                 let settings = read::<S>(&given)?;

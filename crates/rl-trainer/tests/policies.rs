@@ -31,10 +31,10 @@ fn every_learner() -> Vec<(&'static str, &'static str)> {
 fn every_policy_trains_and_meets_its_first_budget() {
     let _alone = alone();
     let folder = tempfile::tempdir().unwrap();
-    // Of exits alone, whole blocks go, and in training nobody teaches them.
     let known = policies();
-    let known = known.iter().map(|entry| entry.name);
-    for name in known.filter(|name| !["dense", "early-exit"].contains(name)) {
+    let known = known.iter().filter(|entry| !entry.for_frozen);
+    let known = known.map(|entry| entry.name);
+    for name in known.filter(|name| *name != "dense") {
         let said = format!("policy={name}");
         let mut overrides = EXACT.to_vec();
         overrides.push(&said);
@@ -249,14 +249,15 @@ fn a_paused_training_with_a_budget_ends_where_an_unbroken_one_ends() {
 }
 
 #[test]
-fn early_answers_and_blocks_that_are_computed_anew_do_not_go_together() {
+fn a_training_refuses_what_is_taught_on_a_frozen_model_and_says_how() {
     let folder = tempfile::tempdir().unwrap();
-    let mut overrides = EXACT.to_vec();
-    overrides.extend(["policy=early-exit", "train.gradient_checkpointing=true"]);
-    let error = train(config(&overrides), &folder.path().join("run"), &options());
-    let message = error.unwrap_err().to_string();
-    assert!(
-        message.contains("train.gradient_checkpointing"),
-        "{message}"
-    );
+    for name in ["park", "apt-plus", "early-exit"] {
+        let said = format!("policy={name}");
+        let mut overrides = EXACT.to_vec();
+        overrides.push(&said);
+        let error = train(config(&overrides), &folder.path().join("run"), &options());
+        let message = error.unwrap_err().to_string();
+        let advice = format!("aptvit prune --model RUN --policy {name}");
+        assert!(message.contains(&advice), "{message}");
+    }
 }

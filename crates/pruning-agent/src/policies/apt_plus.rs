@@ -59,6 +59,7 @@ impl PolicySettings for AptPlusSettings {
             meaning: "how many times the price of FLOPs an early answer must be worth: above 1, fewer images are answered early",
         },
     ];
+    const FOR_FROZEN: bool = true;
     type Policy = Exiting;
 
     fn init(&self, model: &VitConfig, device: &Device) -> Result<Exiting, AgentError> {

@@ -22,6 +22,7 @@ impl PolicySettings for EarlyExitSettings {
         meaning: "the blocks (0-based) in which images may be answered, between attention and MLP; from a third on, but the \
                   last, where it is not said",
     }];
+    const FOR_FROZEN: bool = true;
     type Policy = Exiting;
 
     fn init(&self, model: &VitConfig, device: &Device) -> Result<Exiting, AgentError> {

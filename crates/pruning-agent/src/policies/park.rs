@@ -85,6 +85,7 @@ impl PolicySettings for ParkSettings {
                       are parked in their place",
         },
     ];
+    const FOR_FROZEN: bool = true;
     type Policy = Park;
 
     fn init(&self, model: &VitConfig, device: &Device) -> Result<Park, AgentError> {

@@ -147,6 +147,15 @@ impl Trainee {
 ///
 /// Where its settings make no sense.
 pub(crate) fn check_policy(config: &ExperimentConfig) -> Result<(), TrainerError> {
+    let entry = config.policy.policy.entry();
+    if entry.for_frozen {
+        let name = entry.name;
+        let expected = format!(
+            "must be a policy that a training can use: \"{name}\" is taught on a frozen model. Train with another, as with \"dense\" \
+             or \"pairs\", and then: aptvit prune --model RUN --policy {name}"
+        );
+        return Err(TrainerError::field("policy", format!("{name:?}"), expected));
+    }
     // How many classes there are does not matter to it.
     let sizes = config.model.resolve(2)?;
     let policy = config.policy.policy.init(&sizes, &Device::default())?;

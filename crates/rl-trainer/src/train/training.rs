@@ -30,6 +30,7 @@ pub fn train(
 ) -> Result<Outcome, TrainerError> {
     let mut config = config;
     config.model.complete()?;
+    // Before much is loaded.
     check_policy(&config)?;
     let splits = config.load_data(options.data.as_deref(), options.progress)?;
     train_on_splits(splits, config, out, options)
@@ -48,6 +49,7 @@ pub fn train_on_splits(
 ) -> Result<Outcome, TrainerError> {
     let mut config = config;
     config.model.complete()?;
+    check_policy(&config)?;
     let images = split_images(&config, splits)?;
     if options.progress == Progress::Bar {
         tell_splits(&images);
