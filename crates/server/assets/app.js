@@ -2,6 +2,7 @@
 
 import { draw, example } from "./patches.js";
 import { fill, percent, watch } from "./load.js";
+import * as memory from "./memory.js";
 
 const MOST_BYTES = 4 << 20;
 const MOST_SIDE = 2048;
@@ -30,7 +31,7 @@ class Side {
     Object.assign(this, {
       model: of("model"), share: of("share"), shareText: of("share-text"), fault: of("fault"), canvas: of("patches"),
       block: of("block"), blockText: of("block-text"), tokens: of("tokens"), classes: of("classes"),
-      figures: of("figures"),
+      figures: of("figures"), memory: of("memory"),
     });
     this.model.append(...models.map(({ name, policy }) => new Option(`${name} (${policy})`, name)));
     this.share.value = share;
@@ -41,6 +42,7 @@ class Side {
       this.atEnd = this.block.value === this.block.max;
       this.show();
     });
+    memory.listen(this.memory, (name) => this.remember(name));
     this.sayShare();
     find("sides").append(this.root);
   }
@@ -56,12 +58,24 @@ class Side {
     this.timer = setTimeout(() => this.run(), 80);
   }
 
+  /// The address of what the model does.
+  path(what, options) {
+    return `/v1/models/${encodeURIComponent(this.model.value)}/${what}?${new URLSearchParams(options)}`;
+  }
+
+  /// Adds the picture to the model's memory.
+  async remember(name) {
+    const { blob } = picture;
+    const path = this.path("memory", { class: name, source: "page" });
+    await ask(path, { method: "POST", headers: { "Content-Type": blob.type }, body: blob });
+    await Promise.all(sides.map((side) => side.run()));
+  }
+
   async run() {
     if (!picture) return;
     this.stop?.abort();
     this.stop = new AbortController();
-    const query = new URLSearchParams({ flops: this.share.value, top: 5, explain: true });
-    const path = `/v1/models/${encodeURIComponent(this.model.value)}/classify?${query}`;
+    const path = this.path("classify", { flops: this.share.value, top: 5, explain: true });
     const started = performance.now();
     try {
       const body = picture.blob;
@@ -108,6 +122,7 @@ class Side {
       item.append(bar, label, value);
       return item;
     }));
+    memory.show(this.memory, result.memory);
     const { time } = result;
     fill(this.figures, [
       ["FLOPs", `${(result.flops / 1e9).toFixed(2)} G, ${(100 * result.flops_share).toFixed(1)} % of dense`],

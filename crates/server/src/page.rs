@@ -6,7 +6,7 @@ use axum::response::IntoResponse;
 use axum::routing::get;
 
 /// Path, type and content.
-const FILES: [(&str, &str, &[u8]); 8] = [
+const FILES: [(&str, &str, &[u8]); 9] = [
     ("/", HTML, include_bytes!("../assets/index.html")),
     ("/docs", HTML, include_bytes!("../assets/docs.html")),
     (
@@ -21,6 +21,11 @@ const FILES: [(&str, &str, &[u8]); 8] = [
         include_bytes!("../assets/patches.js"),
     ),
     ("/assets/load.js", JS, include_bytes!("../assets/load.js")),
+    (
+        "/assets/memory.js",
+        JS,
+        include_bytes!("../assets/memory.js"),
+    ),
     ("/assets/docs.js", JS, include_bytes!("../assets/docs.js")),
     (
         "/assets/icon.svg",

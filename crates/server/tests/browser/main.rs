@@ -53,8 +53,8 @@ fn on_path(program: &str) -> Option<PathBuf> {
 }
 
 fn holds_what_it_says(browser: &Path) -> Result<(), Failed> {
-    let server = common::usual();
     let place = tempfile::tempdir()?;
+    let server = common::remembering(place.path());
     let file = place.path().join("dropped.jpg");
     std::fs::write(&file, picture(64, 48, ImageFormat::Jpeg))?;
     let url = format!("http://{}", server.address);

@@ -141,6 +141,17 @@ await claim("the load is shown", async () => {
   await page.waitForFunction(() => document.querySelectorAll("#load dd").length >= 6);
 });
 
+const panel = side(0).locator(".memory");
+if (await panel.isVisible()) {
+  await claim("a picture that is remembered is known, and by what", async () => {
+    await panel.locator("input").fill("snark");
+    await panel.getByRole("button", { name: "Remember" }).click();
+    await page.waitForFunction(() => document.querySelector(".side .neighbors li")?.textContent.includes("snark"));
+    assert.match((await shown(0)).classes[0], /snark/);
+    assert.match(await panel.locator(".looked").textContent(), /100 % of the answer/);
+  });
+}
+
 await page.emulateMedia({ colorScheme: "dark" });
 await page.waitForTimeout(300);
 await shot("dark");

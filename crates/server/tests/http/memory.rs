@@ -1,34 +1,10 @@
 //! A model that is served with a memory.
 
-use apt_memory::{About, FileStore, Judge, Recall, Store, Whitening};
-use apt_server::{Service, Settings};
+use apt_memory::{FileStore, Store};
 use burn::tensor::Device;
 use serde_json::Value;
 
-use crate::common::{
-    Running, start_service,
-    testing::{png, tiny_model},
-    usual,
-};
-
-/// The tiny model, with a memory that is empty and always believed.
-fn start(folder: &tempfile::TempDir) -> Running {
-    let (model, device) = (tiny_model(), Device::default());
-    let mut judge = Judge {
-        neighbors: 1,
-        ..Judge::default()
-    };
-    judge.trust[0] = 9.0;
-    let whitening = Whitening::none(model.description().model.hidden_size);
-    let about = About::new(&model, whitening, judge).unwrap();
-    let path = folder.path().join("m.safetensors");
-    let store = FileStore::create(&path, about, Vec::new(), &device).unwrap();
-    let recall = Recall::new(model.clone(), Box::new(store)).unwrap();
-    let memories = vec![("tiny".into(), recall)];
-    let models = vec![("tiny".into(), model)];
-    let service = Service::with_memories(models, memories, Settings::default()).unwrap();
-    start_service(service, None)
-}
+use crate::common::{Running, remembering, testing::png, usual};
 
 fn remember(server: &Running, options: &str, picture: &[u8]) -> (u16, Value) {
     let path = format!("/v1/models/tiny/memory{options}");
@@ -39,7 +15,7 @@ fn remember(server: &Running, options: &str, picture: &[u8]) -> (u16, Value) {
 #[test]
 fn a_picture_that_is_added_is_known_at_once_and_forgotten_when_it_is_removed() {
     let folder = tempfile::tempdir().unwrap();
-    let server = start(&folder);
+    let server = remembering(folder.path());
     let [picture, other] = [png(40, 40), png(90, 33)];
     let result =
         |picture: &[u8]| server.classify("?explain=true", picture).json()["results"][0].clone();
@@ -85,7 +61,7 @@ fn a_picture_that_is_added_is_known_at_once_and_forgotten_when_it_is_removed() {
 #[test]
 fn what_cannot_be_remembered_is_refused() {
     let folder = tempfile::tempdir().unwrap();
-    let server = start(&folder);
+    let server = remembering(folder.path());
     let picture = png(20, 20);
     for (options, picture, status) in [
         ("", &picture[..], 422),

@@ -6,12 +6,15 @@ pub mod testing;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use apt_inference::Model;
+use apt_memory::{About, FileStore, Judge, Recall, Whitening};
 use apt_server::{Server, Service, Settings, TlsFiles};
+use burn::tensor::Device;
 use serde_json::Value;
 use tokio::sync::oneshot;
 
@@ -74,6 +77,25 @@ pub fn start_service(service: Arc<Service>, tls: Option<TlsFiles>) -> Running {
 /// One with the usual settings.
 pub fn usual() -> Running {
     start(Settings::default())
+}
+
+/// One with a memory in this folder that is empty and always believed.
+pub fn remembering(folder: &Path) -> Running {
+    let model = testing::tiny_model();
+    let mut judge = Judge {
+        neighbors: 1,
+        ..Judge::default()
+    };
+    judge.trust[0] = 9.0;
+    let whitening = Whitening::none(model.description().model.hidden_size);
+    let about = About::new(&model, whitening, judge).unwrap();
+    let path = folder.join("m.safetensors");
+    let store = FileStore::create(&path, about, Vec::new(), &Device::default()).unwrap();
+    let recall = Recall::new(model.clone(), Box::new(store)).unwrap();
+    let models = vec![("tiny".into(), model)];
+    let memories = vec![("tiny".into(), recall)];
+    let service = Service::with_memories(models, memories, Settings::default()).unwrap();
+    start_service(service, None)
 }
 
 /// What came back.
