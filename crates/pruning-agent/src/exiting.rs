@@ -291,8 +291,8 @@ impl ExitingReducer<'_> {
                 let foreseen: Vec<Tensor<2>> = foreseen
                     .map(|(tokens, shift)| tokens.clone() + shift.clone())
                     .collect();
-                let certainty = certainty(heads.answer(&foreseen).0, heads);
-                let harm = read(agent.harm(tokens[0].clone(), certainty));
+                let certainty = certainty(heads.answer(&foreseen).0, &shifts[0], heads);
+                let harm = read(agent.harm(certainty));
                 let price = price * blocks_saved(policy.layers, observation.layer)
                     / (policy.layers * policy.tokens) as f64;
                 let ends = |slot: &usize| {

@@ -6,11 +6,7 @@ use burn::config::Config;
 use burn::module::Module;
 use burn::nn::{Initializer, Linear, LinearConfig};
 use burn::prelude::*;
-use burn::tensor::activation::gelu;
 
-/// Width of what it looks at of the CLS token, and within.
-const LOOKED_AT: usize = 8;
-const WIDTH: usize = 16;
 /// What an answer says of its own certainty.
 const FACTS: usize = 3;
 /// Added before a logarithm is taken.
@@ -30,26 +26,20 @@ impl ExitAgentConfig {
         let zeros = |layer: LinearConfig| layer.with_initializer(Initializer::Zeros).init(device);
         ExitAgent {
             lens: zeros(LinearConfig::new(hidden, hidden)),
-            look: LinearConfig::new(hidden, LOOKED_AT).init(device),
-            inner: LinearConfig::new(LOOKED_AT + FACTS, WIDTH).init(device),
-            output: zeros(LinearConfig::new(WIDTH, 1)),
+            judge: zeros(LinearConfig::new(FACTS, 1)),
         }
     }
 }
 
 /// For one block: a lens that turns the first tokens into what the last block would make of them (Belrose et al., "Eliciting
 /// Latent Predictions from Transformers with the Tuned Lens", 2023), and a judge that foresees how far the answer through
-/// the lens is from the one at the end, by how certain that answer is and by the CLS token.
+/// the lens is from the one at the end, by how certain that answer is. The judge is linear: some hundreds of images teach it no more.
 #[derive(Module, Debug)]
 pub struct ExitAgent {
     /// `[hidden, hidden]`, on standardised tokens; what it says is added to the token.
     pub lens: Linear,
-    /// `[hidden, 8]`
-    pub look: Linear,
-    /// `[8 + 3, 16]`
-    pub inner: Linear,
-    /// `[16, 1]`
-    pub output: Linear,
+    /// `[3, 1]`
+    pub judge: Linear,
 }
 
 impl ExitAgent {
@@ -63,20 +53,17 @@ impl ExitAgent {
         self.shift(tokens.clone()) + tokens
     }
 
-    /// The logarithm of how far, in the mean of images like this one, the answer is from the one at the end, in nats or as 1 - cosine, `[images, 1]`, given the CLS
-    /// tokens, `[images, hidden]`, and what [`certainty`] says of the answers.
-    pub fn harm(&self, cls: Tensor<2>, certainty: Tensor<2>) -> Tensor<2> {
-        let look = self.look.forward(standard(cls));
-        let inner = self.inner.forward(Tensor::cat(vec![look, certainty], 1));
-        self.output.forward(gelu(inner))
+    /// The logarithm of how far, in the mean of images like this one, the answer is from the one at the end, in nats or as
+    /// 1 - cosine, `[images, 1]`, given what [`certainty`] says of the answers.
+    pub fn harm(&self, certainty: Tensor<2>) -> Tensor<2> {
+        self.judge.forward(certainty)
     }
 
     /// What it computes for one image, the heads' answer included.
     pub fn flops(model: &VitConfig) -> FlopsCount {
         let (hidden, heads) = (model.hidden_size, model.num_heads_on_top());
         let lens = heads.max(1) * hidden * hidden;
-        let judge = hidden * LOOKED_AT + (LOOKED_AT + FACTS) * WIDTH + WIDTH;
-        2 * (lens + judge) as u64 + Heads::flops(model)
+        2 * (lens + FACTS) as u64 + Heads::flops(model)
     }
 }
 
@@ -87,17 +74,17 @@ fn standard(rows: Tensor<2>) -> Tensor<2> {
 }
 
 /// What answers, `[images, classes]`, say of their own certainty, `[images, 3]`: the logarithms of their entropy and of the
-/// probability of all classes but the first, and how far the first is above the second. Of features: zeros.
-pub fn certainty(answers: Tensor<2>, heads: &Heads<'_>) -> Tensor<2> {
+/// probability of all classes but the first, and how far the first is above the second. Features say nothing of that: of them
+/// it is the logarithm of how large a step the lens still takes, `[images, hidden]`, and zeros.
+pub fn certainty(answers: Tensor<2>, step: &Tensor<2>, heads: &Heads<'_>) -> Tensor<2> {
     let ([images, classes], device) = (answers.dims(), answers.device());
+    if !heads.classifies() {
+        let step = step.clone().square().mean_dim(1).sqrt();
+        let nothing = Tensor::zeros([images, FACTS - 1], &device);
+        return Tensor::cat(vec![(step + LEAST).log(), nothing], 1);
+    }
     let answers = read(answers);
-    let facts = answers.chunks_exact(classes.max(1)).flat_map(|logits| {
-        if heads.classifies() {
-            facts(logits)
-        } else {
-            [0.0; FACTS]
-        }
-    });
+    let facts = answers.chunks_exact(classes.max(1)).flat_map(facts);
     upload(facts.collect(), [images, FACTS], &device)
 }
 

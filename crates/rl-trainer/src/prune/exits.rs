@@ -82,7 +82,7 @@ pub fn learn_exits(
     let judge = |exits: &Exits, rows: &Tensor<1, Int>| {
         let of_exit = |(agent, lesson): (&ExitAgent, &Lesson)| {
             let of = |values: &Tensor<2>| values.clone().select(0, rows.clone()).autodiff();
-            let found = agent.harm(of(&lesson.cls), of(&lesson.certainty));
+            let found = agent.harm(of(&lesson.certainty));
             (of(&lesson.harm) * found.clone().neg().exp() + found).mean()
         };
         let losses = exits.agents.iter().zip(&lessons).map(of_exit);
@@ -134,7 +134,6 @@ struct Seen {
 
 /// What a judge is to say, and by what.
 struct Lesson {
-    cls: Tensor<2>,
     certainty: Tensor<2>,
     /// What an answer here adds to the divergence, `[rows, 1]`, in nats or as 1 - cosine.
     harm: Tensor<2>,
@@ -159,8 +158,7 @@ impl Seen {
             let added = added.map(|(early, late)| ((early - late) as f32).max(LEAST));
             let harm = upload(added.collect(), [self.images.len(), 1], frozen.device);
             Ok(Lesson {
-                cls: tokens[0].clone(),
-                certainty: certainty(found, &heads),
+                certainty: certainty(found, &agent.shift(tokens[0].clone()), &heads),
                 harm,
             })
         };
