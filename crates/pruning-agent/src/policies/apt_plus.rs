@@ -7,10 +7,6 @@ use crate::exiting::{Exiting, Exits};
 use crate::proportion::PROPORTION;
 use crate::{AgentError, Meaning, PolicySettings};
 
-/// A merge is priced by what it would do alone. Together merges move the answer much more: on DeiT-Tiny at half of the FLOPs a
-/// hundred times as much a FLOP as the price says. An early answer's harm is foreseen as it is.
-const DEARNESS: f64 = 0.01;
-
 /// Settings of merging pairs, parking and early answers at one price.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -34,7 +30,7 @@ impl Default for AptPlusSettings {
             width: None,
             park: true,
             proportion: PARKED,
-            dearness: DEARNESS,
+            dearness: 1.0,
         }
     }
 }
@@ -61,7 +57,7 @@ impl PolicySettings for AptPlusSettings {
         Meaning {
             key: "dearness",
             meaning: "how many times the price of FLOPs an early answer must be worth; the more, the fewer images are answered early. A \
-                      merge is priced by what it would do alone, an early answer by what it does: hence the small number",
+                      merge is priced by what it would do alone, an early answer by what it does: below 0.3 of the FLOPs, try 0.01",
         },
     ];
     const FOR_FROZEN: bool = true;
