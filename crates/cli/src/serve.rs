@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use apt_inference::{Model, OpenOptions};
-use apt_memory::Recall;
+use apt_memory::Held;
 use apt_pruning_agent::PolicyConfig;
 use apt_rl_trainer::sweep::DENSE;
 use apt_server::{
@@ -125,13 +125,10 @@ pub fn run(args: &Serve, global: &Global) -> Result<End> {
         key => key.ok().filter(|key| !key.is_empty()),
     };
     let is_open = key.is_none();
-    let memories = args.memory.iter().map(|(name, address)| {
-        let model = models.iter().find(|(model, _)| model == name);
-        let Some((_, model)) = model else {
-            bail!("--memory {name}: there is no model `{name}`");
-        };
-        Ok((name.clone(), remembering(name, model, address)?))
-    });
+    let memories = args
+        .memory
+        .iter()
+        .map(|(name, address)| Ok((name.clone(), memory(name, address)?)));
     let memories = memories.collect::<Result<Vec<_>>>()?;
     let service = Service::with_memories(models, memories, args.settings(key))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -142,14 +139,14 @@ pub fn run(args: &Serve, global: &Global) -> Result<End> {
     runtime.block_on(serve(args, global, is_open, service))
 }
 
-/// A model with its memory; where the database is away, it answers alone until it is there.
-fn remembering(name: &str, model: &Model, address: &str) -> Result<Recall> {
-    match Recall::open(model.clone(), address) {
+/// A model's memory; where its database is away, the model answers alone until it is there.
+fn memory(name: &str, address: &str) -> Result<Held> {
+    match apt_memory::open(address, &device::open()) {
         Err(error) if error.is_away() => {
             eprintln!("warning: --memory {name}: {error}; {name} answers alone until it is there");
-            Ok(Recall::later(model.clone(), address))
+            Ok(Held::later(address))
         }
-        opened => opened.with_context(|| format!("--memory {name}")),
+        opened => Ok(opened.with_context(|| format!("--memory {name}"))?.into()),
     }
 }
 

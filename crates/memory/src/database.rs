@@ -9,14 +9,12 @@ use postgres::error::SqlState;
 use postgres::{Client, Config, NoTls};
 
 use crate::MemoryError;
-use crate::error::AWAY;
+use crate::error::{AWAY, PAUSE};
 
 /// The memory that an address without `#name` means.
 const USUAL: &str = "default";
 /// The longest name, so that the table's, which has 23 characters more, is one that PostgreSQL does not cut.
 const LONGEST: usize = 40;
-/// A database that is away is asked again after so long.
-const PAUSE: Duration = Duration::from_secs(2);
 const CONNECT: Duration = Duration::from_secs(2);
 /// What takes longer than this has failed.
 const STATEMENT_MS: u32 = 5000;

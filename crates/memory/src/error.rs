@@ -1,4 +1,5 @@
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use apt_data::DataError;
 use apt_inference::InferenceError;
@@ -10,6 +11,8 @@ pub(crate) const IS_THERE: &str =
 
 /// What is said of a database that does not answer.
 pub(crate) const AWAY: &str = "the database is away";
+/// It is asked again after so long.
+pub(crate) const PAUSE: Duration = Duration::from_secs(2);
 
 /// What can go wrong between a memory and an answer.
 #[derive(Debug, thiserror::Error)]

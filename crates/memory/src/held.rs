@@ -1,62 +1,68 @@
-//! A model's memory, which is open, or will be as soon as its database answers.
+//! A memory that is open, or will be as soon as its database answers.
 
 use std::sync::{Mutex, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use apt_inference::Model;
 
 use crate::MemoryError;
-use crate::error::AWAY;
+use crate::error::{AWAY, PAUSE};
 use crate::opening::open;
 use crate::store::Store;
 
-/// A database that is away is asked again after so long.
-const PAUSE: Duration = Duration::from_secs(2);
+/// A memory that is open, or will be as soon as its database answers.
+pub struct Held(Kind);
 
-pub(crate) enum Held {
+enum Kind {
     Open(Box<dyn Store>),
     Later(Later),
 }
 
 /// A memory whose database was away when it was to be opened.
-pub(crate) struct Later {
+struct Later {
     address: String,
     store: OnceLock<Box<dyn Store>>,
     /// When it was last asked in vain.
     asked: Mutex<Instant>,
 }
 
+impl From<Box<dyn Store>> for Held {
+    fn from(store: Box<dyn Store>) -> Self {
+        Self(Kind::Open(store))
+    }
+}
+
 impl Held {
-    /// The memory at this address, which was just asked in vain.
+    /// The memory at this address, which was just asked in vain ([`MemoryError::is_away`]).
     pub fn later(address: &str) -> Self {
-        Self::Later(Later {
+        Self(Kind::Later(Later {
             address: address.to_string(),
             store: OnceLock::new(),
             asked: Mutex::new(Instant::now()),
-        })
+        }))
     }
 
     /// The memory, if it is open.
-    pub fn now(&self) -> Option<&dyn Store> {
-        match self {
-            Self::Open(store) => Some(&**store),
-            Self::Later(later) => later.store.get().map(|store| &**store),
+    pub(crate) fn now(&self) -> Option<&dyn Store> {
+        match &self.0 {
+            Kind::Open(store) => Some(&**store),
+            Kind::Later(later) => later.store.get().map(|store| &**store),
         }
     }
 
     /// The memory of this model; it is opened where it is not yet, and its database answers.
-    pub fn store(&self, model: &Model) -> Result<&dyn Store, MemoryError> {
-        match self {
-            Self::Open(store) => Ok(&**store),
-            Self::Later(later) => later.store(model),
+    pub(crate) fn store(&self, model: &Model) -> Result<&dyn Store, MemoryError> {
+        match &self.0 {
+            Kind::Open(store) => Ok(&**store),
+            Kind::Later(later) => later.store(model),
         }
     }
 
     /// As [`store`](Self::store), to change it.
-    pub fn store_mut(&mut self, model: &Model) -> Result<&mut dyn Store, MemoryError> {
-        match self {
-            Self::Open(store) => Ok(&mut **store),
-            Self::Later(later) => {
+    pub(crate) fn store_mut(&mut self, model: &Model) -> Result<&mut dyn Store, MemoryError> {
+        match &mut self.0 {
+            Kind::Open(store) => Ok(&mut **store),
+            Kind::Later(later) => {
                 later.store(model)?;
                 match later.store.get_mut() {
                     Some(store) => Ok(&mut **store),
@@ -77,7 +83,10 @@ impl Later {
         if asked.elapsed() < PAUSE {
             return Err(away());
         }
-        let opened = opened(&self.address, model);
+        let opened = open(&self.address, &model.device()).and_then(|store| {
+            store.about().check(model)?;
+            Ok(store)
+        });
         *asked = Instant::now();
         let store = opened?;
         Ok(&**self.store.get_or_init(|| store))
@@ -89,11 +98,4 @@ fn away() -> MemoryError {
         address: "the memory".into(),
         reason: AWAY.into(),
     }
-}
-
-/// The memory at an address, if it is this model's.
-pub(crate) fn opened(address: &str, model: &Model) -> Result<Box<dyn Store>, MemoryError> {
-    let store = open(address, &model.device())?;
-    store.about().check(model)?;
-    Ok(store)
 }

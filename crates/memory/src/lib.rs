@@ -24,6 +24,7 @@ pub use about::About;
 pub use entry::{Entry, Label, Neighbor, Which, picture_id};
 pub use error::MemoryError;
 pub use file_store::FileStore;
+pub use held::Held;
 pub use judge::Judge;
 pub use opening::{check_place, create, open};
 #[cfg(feature = "postgres")]

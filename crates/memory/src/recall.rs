@@ -7,7 +7,7 @@ use apt_inference::{Answer, ClassProbability, Model, NotFinite, probabilities, r
 use apt_vit_model::VitOutput;
 use serde::Serialize;
 
-use crate::held::{Held, opened};
+use crate::held::Held;
 use crate::store::Store;
 use crate::vote::{ClassCounts, Vote};
 use crate::{Judge, MemoryError, Neighbor, Remembered, Which};
@@ -52,26 +52,19 @@ impl Recall {
     ///
     /// Where the memory was built with another model.
     pub fn new(model: Model, store: Box<dyn Store>) -> Result<Self, MemoryError> {
-        store.about().check(&model)?;
-        let held = Held::Open(store);
-        Ok(Self { model, held })
+        Self::holding(model, store.into())
     }
 
-    /// Joins a model and the memory at a path, or in a database: `postgres://user@host/database#name`.
+    /// The same. Where the memory's database is away, the model answers alone, and says so, until it is there.
     ///
     /// # Errors
     ///
-    /// Where there is none, it cannot be read, or it was built with another model.
-    pub fn open(model: Model, address: &str) -> Result<Self, MemoryError> {
-        let held = Held::Open(opened(address, &model)?);
+    /// Where the memory is open, and was built with another model.
+    pub fn holding(model: Model, held: Held) -> Result<Self, MemoryError> {
+        if let Some(store) = held.now() {
+            store.about().check(&model)?;
+        }
         Ok(Self { model, held })
-    }
-
-    /// Joins a model and the memory at an address that was asked in vain just now: the model answers alone, and says so, until
-    /// the database is there.
-    pub fn later(model: Model, address: &str) -> Self {
-        let held = Held::later(address);
-        Self { model, held }
     }
 
     /// The model.

@@ -1,6 +1,7 @@
 use std::path::{Path, PathBuf};
 
 use apt_inference::InferenceError;
+use apt_memory::MemoryError;
 
 /// Why a server cannot start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -12,6 +13,14 @@ pub enum ServerError {
         name: String,
         /// Why.
         source: Box<InferenceError>,
+    },
+    /// A memory cannot be used.
+    #[error("the memory of `{name}`: {source}")]
+    Memory {
+        /// Its model's name.
+        name: String,
+        /// Why.
+        source: Box<MemoryError>,
     },
     /// There are no models, or their names cannot be used.
     #[error("models: {0}")]

@@ -6,7 +6,7 @@ use std::sync::{Arc, RwLock};
 use std::time::Instant;
 
 use apt_inference::Model;
-use apt_memory::Recall;
+use apt_memory::{Held, Recall};
 use axum::http::StatusCode;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
@@ -56,10 +56,10 @@ impl Service {
     ///
     /// # Errors
     ///
-    /// As [`new`](Self::new), and where a memory's name is not that of a model that is served.
+    /// As [`new`](Self::new), and where a memory was built with another model, or names none that is served.
     pub fn with_memories(
         models: Vec<(String, Model)>,
-        memories: Vec<(String, Recall)>,
+        memories: Vec<(String, Held)>,
         settings: Settings,
     ) -> Result<Arc<Self>, ServerError> {
         if models.is_empty() {
@@ -69,7 +69,7 @@ impl Service {
             return Err(ServerError::Origin(wrong.clone()));
         }
         let metrics = Metrics::new()?;
-        let memories = by_name(&models, memories)?;
+        let memories = join(&models, memories)?;
         let mut engines = BTreeMap::new();
         for (name, model) in models {
             if !is_name(&name) {
@@ -198,24 +198,32 @@ impl Service {
     }
 }
 
-/// The memories by the names of their models.
-fn by_name(
+/// The memories with their models, by their names.
+fn join(
     models: &[(String, Model)],
-    memories: Vec<(String, Recall)>,
+    memories: Vec<(String, Held)>,
 ) -> Result<BTreeMap<String, Arc<RwLock<Recall>>>, ServerError> {
-    let mut named = BTreeMap::new();
-    for (name, recall) in memories {
-        if !models.iter().any(|(model, _)| *model == name) {
+    let mut joined = BTreeMap::new();
+    for (name, held) in memories {
+        let model = models.iter().find(|(model, _)| *model == name);
+        let Some((_, model)) = model else {
             let reason = format!("the memory of `{name}`: there is no model of that name");
             return Err(ServerError::Models(reason));
-        }
-        if named.contains_key(&name) {
+        };
+        let recall =
+            Recall::holding(model.clone(), held).map_err(|source| ServerError::Memory {
+                name: name.clone(),
+                source: Box::new(source),
+            })?;
+        if joined
+            .insert(name.clone(), Arc::new(RwLock::new(recall)))
+            .is_some()
+        {
             let reason = format!("`{name}` has two memories");
             return Err(ServerError::Models(reason));
         }
-        named.insert(name, Arc::new(RwLock::new(recall)));
     }
-    Ok(named)
+    Ok(joined)
 }
 
 /// Is it an origin as browsers send it: scheme, host, perhaps a port?

@@ -11,7 +11,8 @@ mod server;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use apt_memory::{About, PostgresStore, Recall, Store, Which, Whitening};
+use apt_memory::{About, Held, PostgresStore, Recall, Store, Which, Whitening, open};
+use burn::tensor::Device;
 use common::{about, colored, credulous, entries, entry, remembered, tiny_model};
 use libtest_mimic::{Arguments, Failed, Trial};
 use server::{Programs, Server};
@@ -172,13 +173,13 @@ fn a_memory_whose_database_was_away_at_first_is_asked_when_it_is_there(server: &
     let [red, blue] = [[220, 30, 30], [20, 40, 200]];
     let entries = entries(&model, &[(red, "fire")]);
     let address = server.address("colours");
-    let missing = Recall::open(model.clone(), &address).map(|_| ());
+    let missing = open(&address, &Device::default()).map(|_| ());
     assert!(!missing.unwrap_err().is_away());
     PostgresStore::create(&address, about, &entries, false).unwrap();
     server.stop();
-    let away = Recall::open(model.clone(), &address).map(|_| ());
+    let away = open(&address, &Device::default()).map(|_| ());
     assert!(away.unwrap_err().is_away());
-    let mut recall = Recall::later(model.clone(), &address);
+    let mut recall = Recall::holding(model.clone(), Held::later(&address)).unwrap();
     let alone = recall.classify(&[colored(red)], 1).remove(0).unwrap();
     assert_eq!(alone.answer.classes, alone.lookup.alone);
     assert!(alone.lookup.failure.unwrap().contains("is away"));
@@ -196,7 +197,7 @@ fn a_memory_whose_database_was_away_at_first_is_asked_when_it_is_there(server: &
     recall.add(remembered(&model, &[(blue, "water")])).unwrap();
     assert_eq!(recall.store().unwrap().counts().unwrap()["water"], 1);
     // One that was built with another model is not believed.
-    let other = Recall::later(tiny_model(2), &address);
+    let other = Recall::holding(tiny_model(2), Held::later(&address)).unwrap();
     std::thread::sleep(Duration::from_millis(2100));
     let alone = other.classify(&[colored(red)], 1).remove(0).unwrap();
     assert!(alone.lookup.failure.unwrap().contains("another model"));

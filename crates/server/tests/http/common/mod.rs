@@ -12,7 +12,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use apt_inference::Model;
-use apt_memory::{About, FileStore, Judge, Recall, Whitening};
+use apt_memory::{About, FileStore, Judge, Store, Whitening};
 use apt_server::{Server, Service, Settings, TlsFiles};
 use burn::tensor::Device;
 use serde_json::Value;
@@ -91,9 +91,9 @@ pub fn remembering(folder: &Path) -> Running {
     let about = About::new(&model, whitening, judge).unwrap();
     let path = folder.join("m.safetensors");
     let store = FileStore::create(&path, about, Vec::new(), &Device::default()).unwrap();
-    let recall = Recall::new(model.clone(), Box::new(store)).unwrap();
+    let store: Box<dyn Store> = Box::new(store);
+    let memories = vec![("tiny".into(), store.into())];
     let models = vec![("tiny".into(), model)];
-    let memories = vec![("tiny".into(), recall)];
     let service = Service::with_memories(models, memories, Settings::default()).unwrap();
     start_service(service, None)
 }
