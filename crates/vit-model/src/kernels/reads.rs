@@ -20,13 +20,13 @@ pub(crate) struct Reads {
     pub epsilon: f64,
 }
 
-/// What [`Reads`] are made of.
+/// The tensors that a read takes.
 #[derive(Clone, Copy, Debug)]
 #[cfg_attr(not(feature = "flex"), allow(dead_code))] // the kernel alone reads it
 pub(crate) struct ReadInputs<'a> {
     /// `[rows, 3 * hidden]`, of the tokens that the block computes.
     pub qkv: &'a Tensor<2>,
-    /// Parked tokens, `[tokens, hidden]` each; they are counted through all of these.
+    /// Parked tokens, `[tokens, hidden]` each. A token's number counts through all groups.
     pub groups: &'a [Tensor<2>],
     /// What each group's tokens are multiplied by, and what is added then, `[groups, hidden]`.
     pub drift: [&'a Tensor<2>; 2],

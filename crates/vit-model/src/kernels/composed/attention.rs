@@ -7,8 +7,8 @@ use burn::tensor::{Shape, Slice};
 use super::super::{FusedOps, Spans};
 use super::uploads::{indices, upload};
 
-/// No weight is more than `e` to this times that of the highest score among the keys that count: a key
-/// of weight 0 may have any score.
+/// A key of weight 0 may have any score. So no key's exponential is more than `e` to this times the one of the highest score
+/// among the keys that count.
 const HIGHEST_EXPONENT: f32 = 30.0;
 
 /// A score this low leaves an attention weight of exactly zero in every float type.

@@ -21,12 +21,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use burn::backend::flex::{FlexDevice, FlexTensor};
 use burn::backend::ops::FloatTensorOps;
-use burn::backend::{Flex, FloatDType};
-use burn::tensor::{Distribution, Shape};
+use burn::backend::{DType, Flex, FloatDType};
+use burn::tensor::{Distribution, Shape, Tensor};
 
 use super::own::{Kernels, Mask, Then};
 use super::{FusedOps, RowSums, Spans};
 use crate::Precision;
+use crate::precision::cast;
 pub(super) use attention::weighed;
 #[cfg(target_arch = "x86_64")]
 pub(super) use math::vectorised;
@@ -210,6 +211,12 @@ impl Kernels<Flex> for FlexKernels {
         let statistics = Matrix::new(statistics);
         norm::backward(input, &vector(gamma), statistics, gradient, learns)
     }
+}
+
+/// The tensor's 32-bit floats, side by side. None where it is not Flex's.
+pub(super) fn floats<const D: usize>(tensor: Tensor<D>) -> Option<FlexTensor> {
+    let tensor = cast(tensor, DType::F32).try_into_primitive::<Flex>().ok()?;
+    Some(tensor.to_contiguous())
 }
 
 /// The values of a tensor of one dimension.

@@ -8,30 +8,34 @@ use super::buffer::{Buffer, with_scratch};
 use super::math::{LANES, exp_scores, max, sum_of, vectorised};
 use super::matrix::Matrix;
 use super::norm::normalise;
-use super::parallel;
+use super::{floats, parallel};
 use crate::kernels::reads::{ReadInputs, Reads};
 
 /// Work on one value of a parked token, in floating-point operations of a matrix product.
 const WORK: usize = 64;
 
-/// See [`read`](crate::kernels::read). None where a tensor is not Flex's.
+/// See [`read`](crate::kernels::read). None where the tensors are not Flex's, or not of 32-bit floats.
 pub(in crate::kernels) fn read(
     inputs: ReadInputs<'_>,
     reads: &Reads,
 ) -> Option<(Tensor<2>, Tensor<2>)> {
-    let groups: Option<Vec<FlexTensor>> = inputs.groups.iter().map(flex).collect();
+    if inputs.qkv.dtype() != DType::F32 {
+        return None;
+    }
+    let of = |tensor: &Tensor<2>| floats(tensor.clone());
+    let groups: Option<Vec<FlexTensor>> = inputs.groups.iter().map(of).collect();
     let groups = groups?;
     let groups: Vec<Matrix<'_>> = groups.iter().map(Matrix::new).collect();
     let [scale, shift] = inputs.drift;
-    let (qkv, scale, shift) = (flex(inputs.qkv)?, flex(scale)?, flex(shift)?);
-    let (norm, projections) = (flex(inputs.norm)?, flex(inputs.projections)?);
-    let (biases, bias) = (flex(inputs.biases)?, flex(inputs.bias)?);
+    let (qkv, scale, shift) = (of(inputs.qkv)?, of(scale)?, of(shift)?);
+    let (norm, projections) = (of(inputs.norm)?, of(inputs.projections)?);
+    let (biases, bias) = (of(inputs.biases)?, of(inputs.bias)?);
     let reader = Reader {
         qkv: Matrix::new(&qkv),
         tokens: tokens(&groups),
         drift: [&scale, &shift].map(Matrix::new),
         norm: Matrix::new(&norm).values,
-        projections: Matrix::new(&projections).values,
+        projections: Matrix::new(&projections),
         biases: Matrix::new(&biases).values,
         bias: Matrix::new(&bias).values,
         reads,
@@ -63,15 +67,6 @@ pub(in crate::kernels) fn read(
     ))
 }
 
-/// The tensor's 32-bit floats side by side.
-fn flex(tensor: &Tensor<2>) -> Option<FlexTensor> {
-    if tensor.dtype() != DType::F32 {
-        return None;
-    }
-    let tensor = tensor.clone().try_into_primitive::<Flex>().ok()?;
-    Some(tensor.to_contiguous())
-}
-
 /// Of each token, in their order: its group, and its values there.
 fn tokens<'a>(groups: &[Matrix<'a>]) -> Vec<(usize, &'a [f32])> {
     let groups = groups.iter().enumerate();
@@ -87,7 +82,7 @@ struct Reader<'a> {
     tokens: Vec<(usize, &'a [f32])>,
     drift: [Matrix<'a>; 2],
     norm: &'a [f32],
-    projections: &'a [f32],
+    projections: Matrix<'a>,
     biases: &'a [f32],
     bias: &'a [f32],
     reads: &'a Reads,
@@ -125,38 +120,32 @@ impl Reader<'_> {
                 let columns = head * width..(head + 1) * width;
                 let query = &cls[columns.clone()];
                 let projection = |part: usize| {
-                    let first = (part * hidden + columns.start) * hidden;
-                    &self.projections[first..first + width * hidden]
+                    self.projections
+                        .block(part * hidden + columns.start, width, 0, hidden)
                 };
                 let biases = |part: usize| &self.biases[part * hidden..][columns.clone()];
-                let always = sum_of([query, biases(0)], |[query, bias]| query * bias);
-                combine(sought, query, projection(0), hidden);
+                let [keys, values] =
+                    [keys, values].map(|rows| rows.block(0, rows.rows, columns.start, width));
                 own_scores.fill(f32::NEG_INFINITY);
-                score(
-                    own_scores,
-                    query,
-                    keys.block(0, rows.len(), columns.start, width),
-                    scale,
-                    0.0,
-                );
-                add(own_scores, bias_of_rows);
+                score(own_scores, query, keys, scale, 0.0);
+                add(own_scores, bias_of_rows.iter().copied());
+                let always = sum_of([query, biases(0)], |[query, bias]| query * bias);
+                let always = scale * always + self.bias[head];
+                combine(sought, query, projection(0));
                 scores.fill(f32::NEG_INFINITY);
-                let rows_of = Matrix::of_rows(tokens, hidden, hidden);
                 score(
                     scores,
                     sought,
-                    rows_of,
+                    Matrix::of_rows(tokens, hidden, hidden),
                     scale,
-                    scale * always + self.bias[head],
+                    always,
                 );
-                for (score, &token) in scores.iter_mut().zip(parked) {
-                    *score += self.reads.bias_of_parked[token];
-                }
+                let of_parked = parked.iter().map(|&token| self.reads.bias_of_parked[token]);
+                add(scores, of_parked);
                 let mut share = 0.0;
                 weigh(own_scores, scores, &mut share);
-                let values = values.block(0, rows.len(), columns.start, width);
-                combine_rows(own, own_scores, values);
-                combine(sought, &scores[..parked.len()], tokens, hidden);
+                combine(own, own_scores, values);
+                combine(sought, scores, Matrix::of_rows(tokens, hidden, hidden));
                 let output = &mut output[columns.clone()];
                 change(output, sought, projection(1), biases(1), own, share);
                 for (sum, weight) in attention.iter_mut().zip(&*scores) {
@@ -197,20 +186,8 @@ vectorised! {
 }
 
 vectorised! {
-    /// The sum of rows of so many values that stand side by side, each times its weight.
-    fn combine(target: &mut [f32], weights: &[f32], rows: &[f32], columns: usize) {
-        target.fill(0.0);
-        for (row, &weight) in rows.chunks_exact(columns).zip(weights) {
-            for (sum, value) in target.iter_mut().zip(row) {
-                *sum = value.mul_add(weight, *sum);
-            }
-        }
-    }
-}
-
-vectorised! {
-    /// As [`combine`], of rows that stand apart.
-    fn combine_rows(target: &mut [f32], weights: &[f32], rows: Matrix<'_>) {
+    /// The sum of rows, each times its weight.
+    fn combine(target: &mut [f32], weights: &[f32], rows: Matrix<'_>) {
         target.fill(0.0);
         for (row, &weight) in rows.values.chunks(rows.row_stride).zip(weights).take(rows.rows) {
             for (sum, value) in target.iter_mut().zip(row) {
@@ -231,11 +208,9 @@ vectorised! {
     }
 }
 
-fn add(scores: &mut [f32], bias: &[f32]) {
-    scores
-        .iter_mut()
-        .zip(bias)
-        .for_each(|(score, bias)| *score += bias);
+fn add(scores: &mut [f32], bias: impl Iterator<Item = f32>) {
+    let scores = scores.iter_mut().zip(bias);
+    scores.for_each(|(score, bias)| *score += bias);
 }
 
 vectorised! {
@@ -262,13 +237,14 @@ vectorised! {
     fn change(
         output: &mut [f32],
         read: &[f32],
-        projection: &[f32],
+        projection: Matrix<'_>,
         biases: &[f32],
         own: &[f32],
         share: f32,
     ) {
-        let rows = projection.chunks_exact(read.len());
+        let rows = projection.values.chunks(projection.row_stride);
         for (((output, row), bias), own) in output.iter_mut().zip(rows).zip(biases).zip(own) {
+            let row = &row[..read.len()];
             let value = sum_of([read, row], |[read, weight]| read * weight) + bias;
             *output = share * (value - own);
         }

@@ -12,8 +12,9 @@ use super::layout::{Kind, LINE, Left, Rows, TILE};
 use super::memory::{Memory, with_memory};
 use super::pack::Packed;
 use super::product::{Epilogue, Product, Scales, multiply};
-use super::tensors::{floats, tensor};
+use super::tensors::tensor;
 use crate::Precision;
+use crate::kernels::flex::floats;
 use crate::kernels::flex::parallel;
 
 /// The rows of a left factor that stay in the level 2 cache while all panels pass by, in bytes.

@@ -6,13 +6,6 @@ use burn::prelude::*;
 use burn::tensor::{Shape, bf16};
 
 use super::keys;
-use crate::precision::cast;
-
-/// The tensor's 32-bit floats, side by side. None where it is not Flex's.
-pub(super) fn floats<const D: usize>(tensor: Tensor<D>) -> Option<FlexTensor> {
-    let tensor = cast(tensor, DType::F32).try_into_primitive::<Flex>().ok()?;
-    Some(tensor.to_contiguous())
-}
 
 /// A tensor of these values.
 pub(super) fn tensor(values: Vec<f32>, shape: [usize; 2]) -> Tensor<2> {

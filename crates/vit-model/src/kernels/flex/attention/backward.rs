@@ -112,8 +112,8 @@ pub(in crate::kernels::flex) fn backward(
     unsafe { result.filled() }
 }
 
-/// The gradients of `qkv`, if `of_qkv`, and of the key mask, `[rows]`. The forward pass was that of the
-/// [`weighed`] spans; these are without the mask.
+/// The gradient of the key mask, `[rows]`, and where `of_qkv` says so, that of `qkv`. `spans` are without the mask; the forward
+/// pass took them [`weighed`](super::weighed) by it.
 pub(in crate::kernels::flex) fn masked_backward(
     qkv: Matrix<'_>,
     key_mask: &[f32],
