@@ -47,7 +47,7 @@ fn prune(run: &Path, data: &Path, out: &Path, more: &[&str]) -> Value {
 fn a_run_is_pruned_without_labels_and_the_folder_answers_like_others() {
     let root = tempfile::tempdir().unwrap();
     let (run, data) = run_and_pictures(root.path());
-    for policy in ["allocate", "pairs"] {
+    for policy in ["allocate", "pairs", "park", "apt-plus"] {
         let out = root.path().join(policy);
         pruned_folder_answers(&run, &data, &out, policy);
     }
@@ -93,6 +93,33 @@ fn pruned_folder_answers(run: &Path, data: &Path, out: &Path, policy: &str) {
         text(&picture),
     ]);
     assert!(other.contains("0.7, 0.6"), "{other}");
+}
+
+/// Of those that a training teaches, `weights.rs` says so.
+#[test]
+fn what_is_taught_on_a_frozen_model_alone_is_exported_and_answers_the_same() {
+    let root = tempfile::tempdir().unwrap();
+    let (run, data) = run_and_pictures(root.path());
+    let picture = data.join("03.png");
+    for entry in apt_pruning_agent::policies() {
+        if !entry.for_frozen {
+            continue;
+        }
+        let name = entry.name;
+        let out = root.path().join(name);
+        prune(&run, &data, &out, &["--policy", name]);
+        let exported = root.path().join(format!("{name}-exported"));
+        let export = ["export", "--run", text(&out), "--out", text(&exported)];
+        stdout(&aptvit(&export));
+        let infer = |path: &Path| -> Value {
+            let infer = ["infer", "--run", text(path), text(&picture), "--json"];
+            serde_json::from_str(&stdout(&aptvit(&infer))).unwrap()
+        };
+        let answer = infer(&out);
+        assert_eq!(answer, infer(&exported), "{name}");
+        let layers = answer[0]["tokens_per_layer"].as_array().unwrap();
+        assert!(!layers.is_empty(), "{name}");
+    }
 }
 
 #[test]

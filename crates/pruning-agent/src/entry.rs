@@ -23,7 +23,7 @@ pub trait PolicySettings:
     const MEANINGS: &'static [Meaning] = &[];
     /// The algorithms by which it can learn, the best one first. None where it has nothing to learn.
     const ALGORITHMS: &'static [&'static str] = &[];
-    /// Is it taught on a frozen model alone, and makes no sense before?
+    /// Is it taught on a frozen model alone? A training refuses it.
     const FOR_FROZEN: bool = false;
     /// Has it to be told a share of the FLOPs?
     const BUDGET: BudgetUse = BudgetUse::Needed;

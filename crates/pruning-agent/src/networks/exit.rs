@@ -33,7 +33,8 @@ impl ExitAgentConfig {
 
 /// For one block: a lens that turns the first tokens into what the last block would make of them (Belrose et al., "Eliciting
 /// Latent Predictions from Transformers with the Tuned Lens", 2023), and a judge that foresees how far the answer through
-/// the lens is from the one at the end, by how certain that answer is. The judge is linear: some hundreds of images teach it no more.
+/// the lens is from the one at the end, by how certain that answer is. The judge is linear: one with a layer in between, taught by
+/// some hundreds of images, took images for settled that were not.
 #[derive(Module, Debug)]
 pub struct ExitAgent {
     /// `[hidden, hidden]`, on standardised tokens; what it says is added to the token.
@@ -74,8 +75,8 @@ fn standard(rows: Tensor<2>) -> Tensor<2> {
 }
 
 /// What answers, `[images, classes]`, say of their own certainty, `[images, 3]`: the logarithms of their entropy and of the
-/// probability of all classes but the first, and how far the first is above the second. Features say nothing of that: of them
-/// it is the logarithm of how large a step the lens still takes, `[images, hidden]`, and zeros.
+/// probability of all classes but the first, and how far the first is above the second. Of features: the logarithm of the size of
+/// the lens's step, `[images, hidden]`, and zeros.
 pub fn certainty(answers: Tensor<2>, step: &Tensor<2>, heads: &Heads<'_>) -> Tensor<2> {
     let ([images, classes], device) = (answers.dims(), answers.device());
     if !heads.classifies() {

@@ -28,12 +28,9 @@ pub fn train(
     out: &Path,
     options: &TrainOptions,
 ) -> Result<Outcome, TrainerError> {
-    let mut config = config;
-    config.model.complete()?;
-    // Before much is loaded.
-    check_policy(&config)?;
+    let config = checked(config)?;
     let splits = config.load_data(options.data.as_deref(), options.progress)?;
-    train_on_splits(splits, config, out, options)
+    train_checked(splits, config, out, options)
 }
 
 /// The same on images that are loaded already.
@@ -47,9 +44,22 @@ pub fn train_on_splits(
     out: &Path,
     options: &TrainOptions,
 ) -> Result<Outcome, TrainerError> {
-    let mut config = config;
+    train_checked(splits, checked(config)?, out, options)
+}
+
+/// The config, complete, and with a policy that fits the model.
+fn checked(mut config: ExperimentConfig) -> Result<ExperimentConfig, TrainerError> {
     config.model.complete()?;
     check_policy(&config)?;
+    Ok(config)
+}
+
+fn train_checked(
+    splits: Splits,
+    config: ExperimentConfig,
+    out: &Path,
+    options: &TrainOptions,
+) -> Result<Outcome, TrainerError> {
     let images = split_images(&config, splits)?;
     if options.progress == Progress::Bar {
         tell_splits(&images);

@@ -13,6 +13,23 @@ use super::evaluation;
 
 /// A model of six blocks, with a policy.
 pub fn untaught(policy: &PolicyConfig, seed: u64, device: &Device) -> PruningVit {
+    let mut model = without_head_if(false, policy, seed, device);
+    let loud = Distribution::Normal(0.0, 1.0);
+    model.vit = model.vit.map_head(|weight| weight.random_like(loud));
+    model
+}
+
+/// The same without a head: it answers with its features.
+pub fn headless(policy: &PolicyConfig, seed: u64, device: &Device) -> PruningVit {
+    without_head_if(true, policy, seed, device)
+}
+
+fn without_head_if(
+    headless: bool,
+    policy: &PolicyConfig,
+    seed: u64,
+    device: &Device,
+) -> PruningVit {
     let config = VitConfig {
         image_size: ImageSize::square(32),
         patch_size: 4,
@@ -20,15 +37,12 @@ pub fn untaught(policy: &PolicyConfig, seed: u64, device: &Device) -> PruningVit
         num_layers: 6,
         num_heads: 2,
         mlp_dim: 48,
-        num_classes: 5,
+        num_classes: if headless { 0 } else { 5 },
         dropout: 0.0,
         ..VitPreset::Tiny32.config()
     };
     device.seed(seed);
-    let mut model = PruningVit::init(&config, policy, device).unwrap();
-    let loud = Distribution::Normal(0.0, 1.0);
-    model.vit = model.vit.map_head(|weight| weight.random_like(loud));
-    model
+    PruningVit::init(&config, policy, device).unwrap()
 }
 
 /// So many images to learn from, and 96 others.
@@ -75,6 +89,6 @@ pub fn moved(
     ];
     let found = evaluate_each(model, &splits.test, &runs, &evaluation(), device, |_| ());
     let found = &found.unwrap()[1];
-    let kl = found.fidelity.as_ref().unwrap().kl().unwrap();
-    (kl, found.flops_share)
+    let divergence = found.fidelity.as_ref().unwrap().divergence().unwrap();
+    (divergence, found.flops_share)
 }

@@ -9,6 +9,7 @@ mod common;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
+use common::Running;
 use common::testing::picture;
 use image::ImageFormat;
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -54,8 +55,14 @@ fn on_path(program: &str) -> Option<PathBuf> {
 
 fn holds_what_it_says(browser: &Path) -> Result<(), Failed> {
     let place = tempfile::tempdir()?;
-    let server = common::remembering(place.path());
-    let file = place.path().join("dropped.jpg");
+    for server in [common::usual(), common::remembering(place.path())] {
+        page_holds(browser, &server, place.path())?;
+    }
+    Ok(())
+}
+
+fn page_holds(browser: &Path, server: &Running, place: &Path) -> Result<(), Failed> {
+    let file = place.join("dropped.jpg");
     std::fs::write(&file, picture(64, 48, ImageFormat::Jpeg))?;
     let url = format!("http://{}", server.address);
     let output = Command::new("node")
