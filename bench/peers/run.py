@@ -48,6 +48,7 @@ def main():
     binaries = build(families, args)
     with tempfile.TemporaryDirectory() as folder:
         folder = args.onnx or folder
+        os.makedirs(folder, exist_ok=True)
         cells = [(model, batch) for model in args.models for batch in args.batches]
         if families & {"onnxruntime", "openvino"}:
             kinds = {"int8": "dynamic", "static": "static"}

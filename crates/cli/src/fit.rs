@@ -7,6 +7,7 @@ use apt_data::{DataSource, ImageDataset, Progress};
 use apt_inference::{Budget, Model};
 use apt_pruning_agent::Budgeting;
 use apt_rl_trainer::{EvaluationSettings, calibrate};
+use burn::module::Module;
 
 use crate::device;
 use crate::progress_bar::SearchBar;
@@ -40,10 +41,23 @@ pub fn fit(model: &mut Model, images: &ImageDataset, share: f64) -> Result<()> {
     Ok(())
 }
 
+/// Says so where the policy has weights, which have learned nothing yet.
+pub fn warn_untaught(model: &Model) {
+    if model.pruning().policy.num_params() > 0 {
+        tracing::warn!(
+            "the policy {} has learned nothing of this model: what it removes is left to chance; teach it first, with \
+             `aptvit prune` (without labels) or `aptvit train`",
+            model.description().policy.name()
+        );
+    }
+}
+
 /// Says so where the policy was to be fitted, and was not.
 pub fn warn_unfitted(model: &Model, share: f64) {
     let is_fitted = model.budgets().find(share, model.checkpoint()).is_some();
-    if model.pruning().policy.budgeting() != Budgeting::Counts && !is_fitted {
+    let policy = &model.pruning().policy;
+    let has_to_be = policy.budgeting() != Budgeting::Counts && policy.num_params() == 0;
+    if has_to_be && !is_fitted {
         tracing::warn!(
             "the policy {} is not fitted to this model: as many patches stay in every image as the budget allows; \
              --fit-on IMAGES fits it, without labels",

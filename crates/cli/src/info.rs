@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use apt_data::Normalization;
+use apt_inference::Preprocessing;
 use apt_pruning_agent::{AptSettings, Policy, PolicySettings};
 use apt_rl_trainer::RunFolder;
 use apt_vit_model::{
@@ -229,6 +231,22 @@ impl Pruned {
     }
 }
 
+/// How a model gets its pictures.
+fn sizing(pictures: &Preprocessing) -> String {
+    let part = match pictures.transform.crop {
+        Some(share) => format!("the centre, {}", percent(f64::from(share))),
+        None => "whole".to_string(),
+    };
+    let how = if pictures.transform.bicubic {
+        "bicubic"
+    } else {
+        "bilinear"
+    };
+    let three = |values: [f32; 3]| values.map(|value| value.to_string()).join(", ");
+    let Normalization { mean, std } = pictures.normalization;
+    format!("{part}, {how}; less {}, over {}", three(mean), three(std))
+}
+
 /// What a weights file is, and what of it a training would use.
 fn weights(path: &Path, args: &Info, global: &Global) -> Result<End> {
     let mut checkpoint = Checkpoint::open(path)?;
@@ -241,6 +259,7 @@ fn weights(path: &Path, args: &Info, global: &Global) -> Result<End> {
     let vit = info.config.init(&Device::default())?;
     let refused = checkpoint.load(vit, &info.config, head, None).err();
     let refused = refused.map(|error| error.to_string());
+    let pictures = Preprocessing::beside(path, info.naming)?;
     let pruned = (!args.keep.is_empty()).then(|| Pruned::new(&info.config, args));
     let pruned = pruned.transpose()?;
     if global.json {
@@ -251,6 +270,8 @@ fn weights(path: &Path, args: &Info, global: &Global) -> Result<End> {
             json["flops"] = json!(pruned.flops);
             json["flops_share"] = json!(pruned.share);
         }
+        json["normalization"] = json!(pictures.normalization);
+        json["transform"] = json!(pictures.transform);
         json["fits"] = json!(refused.is_none());
         json["refused"] = json!(refused);
         println!("{json}");
@@ -300,15 +321,8 @@ fn weights(path: &Path, args: &Info, global: &Global) -> Result<End> {
             .collect();
         row("convolutions first", stages.join(", "));
     }
-    row(
-        "LayerScale",
-        if config.layer_scale.is_some() {
-            "yes"
-        } else {
-            "no"
-        }
-        .to_string(),
-    );
+    let yes_or_no = |yes: bool| if yes { "yes" } else { "no" }.to_string();
+    row("LayerScale", yes_or_no(config.layer_scale.is_some()));
     row(
         "epsilon of the norms",
         format!("{:e}", config.layer_norm_eps),
@@ -318,6 +332,7 @@ fn weights(path: &Path, args: &Info, global: &Global) -> Result<End> {
         info.classes
             .map_or("no head".into(), |classes| classes.to_string()),
     );
+    row("pictures", sizing(&pictures));
     row("FLOPs, dense", count(vit_flops(config, &[], 0) as f64));
     for [name, value] in pruned.iter().flat_map(|pruned| pruned.rows(args)) {
         row(&name, value);
@@ -325,10 +340,7 @@ fn weights(path: &Path, args: &Info, global: &Global) -> Result<End> {
     if !info.left_out.is_empty() {
         row("left out", info.left_out.join(", "));
     }
-    row(
-        "fits",
-        if refused.is_none() { "yes" } else { "no" }.to_string(),
-    );
+    row("fits", yes_or_no(refused.is_none()));
     println!("{rows}");
     if let Some(reason) = refused {
         println!("{reason}");

@@ -76,6 +76,7 @@ impl ModelArgs {
                 }
                 _ => model = model.with_policy(policy)?,
             }
+            fit::warn_untaught(&model);
         }
         match (self.threshold, self.flops) {
             (Some(threshold), _) => {

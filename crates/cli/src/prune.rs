@@ -9,7 +9,7 @@ use apt_data::{DataSource, PatchCorruption, Progress};
 use apt_inference::Export;
 use apt_report::Pruning;
 use apt_rl_trainer::prune::{AUTO, PruneOptions, PruneProgress, PruneReport, prune};
-use apt_rl_trainer::{StopRequest, duration, locate_weights};
+use apt_rl_trainer::{StopRequest, duration, locate_weights, policy_settings};
 use clap::Parser;
 use serde_json::json;
 
@@ -25,6 +25,7 @@ Examples:
   aptvit prune --model deit.safetensors --data photos/ --flops 0.5 --out half
   aptvit prune --model runs/mine --data pets.tgz --flops 0.7,0.5 --policy allocate --out pruned
   aptvit prune --model deit.safetensors --data photos/ --policy filter --corrupt noise:0.25 --flops 0.8 --out clean
+  aptvit prune --model deit.safetensors --data photos/ --policy park --set policy.recall=2 --flops 0.5 --out parked
   aptvit infer --run half cat.jpg
   aptvit eval --run half --flops 0.5 --data imagenet/val
 
@@ -49,6 +50,9 @@ pub struct Prune {
     /// The policy: `aptvit info --policies` lists them; `auto` takes the best on held-out images
     #[arg(long, value_name = "NAME", default_value = AUTO)]
     pub policy: String,
+    /// Override a setting of the policy, as in policy.dearness=0.01; repeatable
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
     /// Look at so many images, at most
     #[arg(long, value_name = "N", default_value = "1000", value_parser = at_least_one)]
     pub images: usize,
@@ -88,6 +92,7 @@ pub fn run(args: &Prune, global: &Global) -> Result<End> {
     signals::watch(stop.clone()).context("cannot watch for Ctrl-C")?;
     let options = PruneOptions {
         policy: args.policy.clone(),
+        settings: policy_settings(&args.set)?,
         targets: args.flops.clone(),
         images: args.images,
         corruption: args.corrupt,

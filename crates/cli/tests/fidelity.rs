@@ -121,6 +121,17 @@ fn thresholds_and_schedules_are_fitted_on_pictures_without_labels() {
         assert!((share - 0.8).abs() < miss, "{policy}: {share}");
         assert!(found[key].is_array(), "{policy}: {found}");
     }
+    let untaught = [
+        "--policy",
+        "early-exit",
+        "--flops",
+        "0.5",
+        "--fit-on",
+        text(&learn),
+    ];
+    let of_model = ["eval", "--model", text(&model), "--data", text(&data)];
+    let warned = stderr(&aptvit(&[&of_model[..], &untaught].concat()));
+    assert!(warned.contains("has learned nothing"), "{warned}");
     let output = aptvit(&[
         "eval",
         "--model",

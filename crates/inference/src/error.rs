@@ -71,8 +71,8 @@ pub enum InferenceError {
     },
     /// A budget for which an exported policy was not calibrated.
     #[error(
-        "{share} of the FLOPs: this exported policy was calibrated for {}; calibrate the run that it came from for \
-         {share}, and export it again",
+        "{share} of the FLOPs: the policy of this folder was calibrated for {}; make the folder again for {share} too, as \
+         it was made: by `aptvit prune --flops`, or by `aptvit calibrate` and `aptvit export`",
         if known.is_empty() { "none" } else { known.as_str() }
     )]
     NotExported {

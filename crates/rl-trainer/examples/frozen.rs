@@ -6,27 +6,33 @@
 //!
 //! `cargo run --release -p apt-rl-trainer --example frozen -- WEIGHTS LEARN TEST[,TEST...] SHARES IMAGES TESTED SEEDS POLICY ...`,
 //! a policy being a name, a table such as `{ name = "pairs", width = 8 }`, or a folder that `aptvit prune` wrote for the same
-//! shares. `NAME@SHARES` asks a policy for other shares, such as those that another one really computed. WEIGHTS may be a run.
-//! LEARN and TEST are folders, archives, or an experiment's TOML file, whose images are meant. Where TEST is `-`, it is further
-//! images of LEARN.
+//! shares. `NAME@SHARES` asks a policy for other shares, such as those that another one really computed. `dense` removes nothing,
+//! and a run without a policy is that model, dense. WEIGHTS may be a run.
+//! LEARN and TEST are folders, archives, or an experiment's TOML file, whose images are meant. `PATH+noise:0.25` replaces a
+//! quarter of each image's patches. Where TEST is `-`, it is further images of LEARN.
 
 mod comparison;
+#[path = "comparison/found.rs"]
+mod found;
+#[path = "comparison/images.rs"]
+mod images;
 #[path = "comparison/patches.rs"]
 mod patches;
 
-use std::fmt;
 use std::path::Path;
 use std::time::Instant;
 
-use apt_data::{DataSource, ImageDataset, Progress};
+use apt_data::ImageDataset;
 use apt_inference::{Choice, Export, PruningVit};
 use apt_pruning_agent::{PolicyConfig, Selection};
 use apt_rl_trainer::prune::{AgentSettings, FrozenModel, learn_on_frozen};
-use apt_rl_trainer::{EvaluationSettings, ExperimentConfig, calibrate, evaluate_each};
+use apt_rl_trainer::{EvaluationSettings, calibrate, evaluate_each};
 use apt_vit_model::ExecutionMode;
 use burn::prelude::*;
 
-use comparison::{Outcome, interval, means, outcome_of, shuffled};
+use comparison::{outcome_of, shuffled};
+use found::{Found, difference, mean};
+use images::{to_learn, to_measure};
 use patches::cosines_of_patches;
 
 type Failure = Box<dyn std::error::Error>;
@@ -67,13 +73,14 @@ fn main() -> Result<(), Failure> {
     let device = Device::default();
     let (model, opened) = Export::open(Path::new(weights), Choice::default(), &device)?;
     let description = opened.description;
-    let all = shuffled(&to_learn(Path::new(learn))?);
+    let grid = model.config().grid();
+    let all = shuffled(&to_learn(learn, grid)?);
     let rest: Vec<usize> = (images..all.len()).collect();
     let test = |name: &str| -> Result<(String, ImageDataset), Failure> {
         let images = if name == "-" {
             all.subset(&rest)
         } else {
-            shuffled(&to_measure(Path::new(name))?)
+            shuffled(&to_measure(name, grid)?)
         };
         // Labels that are not the model's say nothing of it.
         let images = if images.class_names() == description.class_names {
@@ -140,30 +147,6 @@ fn shares(said: &str) -> Result<Vec<f64>, Failure> {
     Ok(said.split(',').map(str::parse).collect::<Result<_, _>>()?)
 }
 
-fn is_config(path: &Path) -> bool {
-    path.extension()
-        .is_some_and(|extension| extension == "toml")
-}
-
-fn to_learn(path: &Path) -> Result<ImageDataset, Failure> {
-    if is_config(path) {
-        let config = ExperimentConfig::load(path, &[])?;
-        let images = config.load_data(None, Progress::Hidden)?.train;
-        return Ok(config.corrupted(images)?.without_labels());
-    }
-    Ok(DataSource::load_to_learn(path, Progress::Hidden)?)
-}
-
-fn to_measure(path: &Path) -> Result<ImageDataset, Failure> {
-    if is_config(path) {
-        let config = ExperimentConfig::load(path, &[])?;
-        let images = config.load_data(None, Progress::Hidden)?.test;
-        return Ok(config.corrupted(images)?);
-    }
-    let (images, _) = DataSource::load_to_measure(path, Default::default(), Progress::Hidden)?;
-    Ok(images)
-}
-
 fn parsed(said: &str) -> Result<PolicyConfig, Failure> {
     if !said.starts_with('{') {
         return Ok(PolicyConfig::named(said)?);
@@ -175,20 +158,6 @@ fn parsed(said: &str) -> Result<PolicyConfig, Failure> {
 
 /// A policy's name, and per test and budget what it did.
 type Baseline = (String, Vec<Vec<Found>>);
-
-/// What a policy did at one budget to the images of one test.
-#[derive(Clone)]
-struct Found {
-    share: f64,
-    outcome: Outcome,
-    accuracy: Option<f64>,
-    /// Foreground patches that are still there at the end, as a share, where the truth is known.
-    foreground: Option<f64>,
-    /// Recall and precision of corrupted patches, where there are such.
-    corrupted: [Option<f64>; 2],
-    /// Mean cosine of every patch's token to the dense model's.
-    patches: f64,
-}
 
 impl Experiment {
     /// Per test and budget what the policy did; learned with the seed, if there is one.
@@ -218,6 +187,9 @@ impl Experiment {
         };
         let model = &self.model;
         let model = PruningVit::new(model.vit.clone(), policy, model.config().clone()).prepack();
+        if config.name() == "dense" {
+            return self.on_tests(&model, &vec![Selection::All; targets.len()]);
+        }
         let budgets = targets.iter().map(|&target| {
             let (settings, device) = (&self.settings, &self.device);
             calibrate(&model, &self.held_out, target, settings, device, |_| ())
@@ -227,9 +199,13 @@ impl Experiment {
         self.on_tests(&model, &budgets)
     }
 
-    /// What a pruned model does, with the prices that it was written with.
+    /// What a pruned model does, with the prices that it was written with; or another dense one.
     fn of_folder(&self, folder: &Path) -> Result<Vec<Vec<Found>>, Failure> {
         let (model, opened) = Export::open(folder, Choice::default(), &self.device)?;
+        if opened.budgets.0.is_empty() {
+            let everything = vec![Selection::All; self.targets.len()];
+            return self.on_tests(&model.prepack(), &everything);
+        }
         let budgets = self.targets.iter().map(|&target| {
             let found = opened.budgets.find(target, &opened.checkpoint);
             let found =
@@ -280,7 +256,7 @@ impl Experiment {
                 patches,
                 share: found.flops_share,
                 outcome: outcome_of(&found.fidelity?),
-                accuracy: found.accuracy,
+                correct: found.correct.into_iter().map(f64::from).collect(),
                 foreground: found.layers.last().and_then(|last| last.foreground_kept),
                 corrupted: found.layers.last().map_or([None; 2], |last| {
                     [last.corrupted_recall, last.corrupted_precision]
@@ -320,67 +296,5 @@ impl Experiment {
             }
         }
         Ok(())
-    }
-}
-
-impl fmt::Display for Found {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [kl, equal] = means(&self.outcome);
-        write!(f, "share {:.4}\tKL {kl:.4}\tequal {equal:.4}", self.share)?;
-        write!(f, "\tpatches {:.3}", self.patches)?;
-        if let Some(accuracy) = self.accuracy {
-            write!(f, "\taccuracy {accuracy:.4}")?;
-        }
-        if let Some(kept) = self.foreground {
-            write!(f, "\tforeground {kept:.3}")?;
-        }
-        if let [Some(recall), Some(precision)] = self.corrupted {
-            write!(f, "\trecall {recall:.3}\tprecision {precision:.3}")?;
-        }
-        Ok(())
-    }
-}
-
-/// The ratio of divergences, and where the differences lie.
-fn difference(ours: &Found, theirs: &Found) -> String {
-    let ratio = means(&ours.outcome)[0] / means(&theirs.outcome)[0];
-    let [low, high] = interval(&ours.outcome, &theirs.outcome);
-    format!(
-        "KL {ratio:.2} [{:+.4}, {:+.4}]\tequal [{:+.4}, {:+.4}]",
-        low[0], high[0], low[1], high[1]
-    )
-}
-
-/// Per test and budget, the means over seeds, image by image.
-fn mean(of_seeds: &[Vec<Vec<Found>>]) -> Vec<Vec<Found>> {
-    let first = &of_seeds[0];
-    let of_test = |test: usize| {
-        let of_budget = |budget: usize| {
-            let seeds: Vec<&Found> = of_seeds.iter().map(|found| &found[test][budget]).collect();
-            mean_of(&seeds)
-        };
-        (0..first[test].len()).map(of_budget).collect()
-    };
-    (0..first.len()).map(of_test).collect()
-}
-
-fn mean_of(seeds: &[&Found]) -> Found {
-    let count = seeds.len() as f64;
-    let of = |value: &dyn Fn(&Found) -> Option<f64>| {
-        let values: Option<f64> = seeds.iter().map(|found| value(found)).sum();
-        values.map(|sum| sum / count)
-    };
-    let outcome = (0..seeds[0].outcome.len()).map(|image| {
-        let values = seeds.iter().map(|found| found.outcome[image]);
-        let sum = values.fold((0.0, 0.0), |sum, value| (sum.0 + value.0, sum.1 + value.1));
-        (sum.0 / count, sum.1 / count)
-    });
-    Found {
-        share: seeds.iter().map(|found| found.share).sum::<f64>() / count,
-        outcome: outcome.collect(),
-        patches: of(&|found| Some(found.patches)).unwrap_or_default(),
-        accuracy: of(&|found| found.accuracy),
-        foreground: of(&|found| found.foreground),
-        corrupted: [0, 1].map(|place| of(&|found| found.corrupted[place])),
     }
 }

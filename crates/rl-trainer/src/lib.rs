@@ -13,7 +13,7 @@ mod train;
 
 pub use config::{
     Decay, ExperimentConfig, Freeze, FrozenPart, InputConfig, ModelConfig, OptimizerConfig,
-    OptimizerKind, PolicySection, ScheduleConfig, TrainConfig,
+    OptimizerKind, PolicySection, ScheduleConfig, TrainConfig, policy_settings,
 };
 pub use error::TrainerError;
 pub use evaluate::{

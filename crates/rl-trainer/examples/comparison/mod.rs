@@ -31,30 +31,27 @@ pub fn means(outcome: &Outcome) -> [f64; 2] {
     [sum(|image| image.0) / count, sum(|image| image.1) / count]
 }
 
-/// Where 95 of 100 differences of the means lie when images are drawn again, with replacement.
+/// Where 95 of 100 differences of the means lie when images are drawn again, with replacement: low, then high, of both.
 pub fn interval(ours: &Outcome, theirs: &Outcome) -> [[f64; 2]; 2] {
+    let of = |part: fn(&(f64, f64)) -> f64| {
+        let parts = |outcome: &Outcome| -> Vec<f64> { outcome.iter().map(part).collect() };
+        interval_of(&parts(ours), &parts(theirs))
+    };
+    let [kl, equal] = [of(|image| image.0), of(|image| image.1)];
+    [0, 1].map(|end| [kl[end], equal[end]])
+}
+
+/// The same of one value for each image.
+pub fn interval_of(ours: &[f64], theirs: &[f64]) -> [f64; 2] {
     const DRAWS: usize = 2000;
     let mut rng = ChaCha8Rng::seed_from_u64(0);
     let count = ours.len().min(theirs.len());
-    let mut draws: [Vec<f64>; 2] = [Vec::new(), Vec::new()];
-    for _ in 0..DRAWS {
-        let mut sums = [0.0; 2];
-        for _ in 0..count {
-            let image = rng.random_range(0..count);
-            let ((kl, equal), (other, also)) = (ours[image], theirs[image]);
-            sums[0] += kl - other;
-            sums[1] += equal - also;
-        }
-        for (draws, sum) in draws.iter_mut().zip(sums) {
-            draws.push(sum / count as f64);
-        }
-    }
-    draws
-        .iter_mut()
-        .for_each(|draws| draws.sort_by(f64::total_cmp));
-    let at = |share: f64| {
-        let place = (DRAWS as f64 * share) as usize;
-        [draws[0][place], draws[1][place]]
+    let mut drawn = || {
+        let images = (0..count).map(|_| rng.random_range(0..count));
+        let differences = images.map(|image| ours[image] - theirs[image]);
+        differences.sum::<f64>() / count as f64
     };
-    [at(0.025), at(0.975)]
+    let mut means: Vec<f64> = (0..DRAWS).map(|_| drawn()).collect();
+    means.sort_by(f64::total_cmp);
+    [0.025, 0.975].map(|share| means[(DRAWS as f64 * share) as usize])
 }

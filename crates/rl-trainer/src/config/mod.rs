@@ -21,6 +21,7 @@ use crate::TrainerError;
 
 pub use self::model::ModelConfig;
 pub use self::optimizer::{Decay, OptimizerConfig, OptimizerKind, ScheduleConfig};
+pub use self::parse::policy_settings;
 pub use self::policy::PolicySection;
 pub use self::train::{Freeze, FrozenPart, TrainConfig};
 

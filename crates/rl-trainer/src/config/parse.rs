@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use apt_data::{DataSource, read_text};
+use serde_json::Map;
 use toml::{Table, Value};
 
 use super::ExperimentConfig;
@@ -84,6 +85,37 @@ impl ExperimentConfig {
             reason: error.to_string(),
         })
     }
+}
+
+/// The settings in `policy.key=value` overrides, for a policy that is named elsewhere.
+///
+/// # Errors
+///
+/// Names the first override that is of another form, or of something else.
+pub fn policy_settings(
+    overrides: &[String],
+) -> Result<Map<String, serde_json::Value>, TrainerError> {
+    let mut table = Table::new();
+    for entry in overrides {
+        let refuse = |reason: String| TrainerError::Config {
+            origin: format!("--set {}", shortened(entry)),
+            reason,
+        };
+        let (key, _) = entry.split_once('=').unwrap_or_default();
+        if key.trim() == "policy.name" || !key.trim().starts_with("policy.") {
+            return Err(refuse(
+                "expected a setting of the policy, as in policy.width=8".into(),
+            ));
+        }
+        set(&mut table, entry).map_err(refuse)?;
+    }
+    let settings = table.remove("policy").unwrap_or(Value::Table(Table::new()));
+    settings
+        .try_into()
+        .map_err(|error: toml::de::Error| TrainerError::Config {
+            origin: "--set".into(),
+            reason: error.message().to_string(),
+        })
 }
 
 /// Puts `a.b.c=value` into the table; a value that is not TOML is taken as a string.

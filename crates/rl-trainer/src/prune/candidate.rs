@@ -6,7 +6,7 @@ use apt_pruning_agent::{
     PairsSettings, ParkSettings, PolicyConfig, PolicySettings, RandomAllocationSettings,
     RegressionSettings,
 };
-use serde_json::Map;
+use serde_json::{Map, Value};
 
 /// A policy that is fitted to the budgets.
 pub(crate) struct Candidate {
@@ -30,13 +30,16 @@ pub(crate) fn is_taught(name: &str) -> bool {
     .contains(&name)
 }
 
-/// The policy of a name, for a model of this width that is frozen.
+/// The policy of a name with some settings, for a model of this width that is frozen.
 ///
 /// # Errors
 ///
-/// Where there is no such policy.
-pub(crate) fn config_for(name: &str, hidden_size: usize) -> Result<PolicyConfig, AgentError> {
-    let mut settings = Map::new();
+/// Where there is no such policy, or it has no such setting.
+pub(crate) fn config_for(
+    name: &str,
+    mut settings: Map<String, Value>,
+    hidden_size: usize,
+) -> Result<PolicyConfig, AgentError> {
     let merging = [
         PairsSettings::NAME,
         ParkSettings::NAME,
@@ -45,7 +48,7 @@ pub(crate) fn config_for(name: &str, hidden_size: usize) -> Result<PolicyConfig,
     if merging.contains(&name) {
         // With some hundreds of images, agents four times as wide were no better, and their FLOPs count.
         let width = (hidden_size / 24).max(4);
-        settings.insert("width".into(), width.into());
+        settings.entry("width").or_insert(width.into());
     }
     PolicyConfig::with_settings(name, settings)
 }

@@ -89,7 +89,7 @@ pub fn prune(
     let held_out = images.subset(&rest);
     let choosing = options.policy == AUTO;
     for name in others {
-        let config = config_for(name, model.config().hidden_size)?;
+        let config = config_for(name, options.settings.clone(), model.config().hidden_size)?;
         let policy = if learns_on_frozen(&config) {
             let from: Vec<usize> = (0..images.len())
                 .filter(|image| !is_held_out(*image))

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use apt_data::{ImageDataset, PatchCorruption};
 use apt_pruning_agent::PolicyConfig;
+use serde_json::{Map, Value};
 
 use super::candidate::{learns_on_frozen, restores};
 use crate::{StopRequest, TrainerError};
@@ -21,6 +22,8 @@ pub(crate) const FEWEST: usize = 40;
 pub struct PruneOptions {
     /// The policy's name, or [`AUTO`].
     pub policy: String,
+    /// Settings of that policy; others have the defaults for a frozen model. None of [`AUTO`].
+    pub settings: Map<String, Value>,
     /// Shares of the dense model's FLOPs, the policy's own included.
     pub targets: Vec<f64>,
     /// Images that are looked at, at most.
@@ -59,8 +62,14 @@ pub(crate) fn check(
             "the policy dense removes nothing; choose another".into(),
         ));
     }
+    if options.policy == AUTO && !options.settings.is_empty() {
+        let reason = format!(
+            "{AUTO} chooses among policies with their defaults; name one to give it settings"
+        );
+        return Err(TrainerError::Pruning(reason));
+    }
     if options.policy != AUTO {
-        let policy = PolicyConfig::named(&options.policy)?;
+        let policy = PolicyConfig::with_settings(&options.policy, options.settings.clone())?;
         if restores(&policy) && options.corruption.is_none() {
             let reason = format!(
                 "the policy {} learns from images with patches that do not belong there; corrupt them, as in --corrupt \

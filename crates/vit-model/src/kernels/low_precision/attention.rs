@@ -1,4 +1,4 @@
-//! Attention of one head of one sequence, in bfloat16 with 32-bit sums: for the matrix extension.
+//! Attention of one head of one sequence, in bfloat16 with 32-bit sums.
 
 use std::arch::x86_64::*;
 use std::cell::RefCell;
@@ -12,6 +12,8 @@ use super::product::{Epilogue, Place, Product, Scales, multiply};
 /// What all heads of all sequences share.
 #[derive(Clone, Copy)]
 pub(super) struct Heads<'a> {
+    /// What multiplies bfloat16.
+    pub set: Instructions,
     /// Queries, keys and values, `[rows, 3 * hidden]`, bfloat16; the sixteen rows after the last may be read.
     pub qkv: *const u16,
     /// `[rows, hidden]`, bfloat16.
@@ -47,7 +49,7 @@ thread_local! {
 ///
 /// # Safety
 ///
-/// The matrix extension is there; the rows are, and nobody else uses the head's output.
+/// The instructions are there; the rows are, and nobody else uses the head's output.
 pub(super) unsafe fn attend(heads: &Heads<'_>, start: usize, tokens: usize, head: usize) {
     SCRATCH.with_borrow_mut(|scratch| {
         // SAFETY: the caller's promise.
@@ -97,6 +99,7 @@ unsafe fn attend_with(
             left: Left::plain(query.cast(), rows, width_lines, 6 * hidden),
             panels: scratch.keys.start(),
             bias: std::ptr::null(),
+            shifts: std::ptr::null(),
             scales: Scales::Sums,
         };
         let target = Floats {
@@ -104,7 +107,7 @@ unsafe fn attend_with(
             stride: padded,
             columns: padded,
         };
-        multiply_all(&product, key_panels, &target);
+        multiply_all(heads.set, &product, key_panels, &target);
         let scale = (width as f32).sqrt().recip() * std::f32::consts::LOG2_E;
         softmax(scratch, rows, padded, scale);
         let product = Product {
@@ -112,6 +115,7 @@ unsafe fn attend_with(
             left: Left::tiled(scratch.weights.start(), rows, key_panels),
             panels: scratch.values.start(),
             bias: std::ptr::null(),
+            shifts: std::ptr::null(),
             scales: Scales::Sums,
         };
         let target = Shared {
@@ -120,21 +124,19 @@ unsafe fn attend_with(
             columns: width,
             shares: scratch.shares.as_ptr(),
         };
-        multiply_all(&product, width_panels, &target);
+        multiply_all(heads.set, &product, width_panels, &target);
     }
 }
 
-unsafe fn multiply_all(product: &Product, panels: usize, epilogue: &impl Epilogue) {
+unsafe fn multiply_all(
+    set: Instructions,
+    product: &Product,
+    panels: usize,
+    epilogue: &impl Epilogue,
+) {
+    let tiles = product.left.rows.tiles;
     // SAFETY: the caller's promise.
-    unsafe {
-        multiply(
-            Instructions::Amx,
-            product,
-            0..panels,
-            0..product.left.rows.tiles,
-            epilogue,
-        )
-    }
+    unsafe { multiply(set, product, 0..panels, 0..tiles, epilogue) }
 }
 
 /// Keys as the right factor: sixteen by sixteen pairs of values, columns as rows.

@@ -4,7 +4,7 @@
 
 use std::arch::x86_64::*;
 
-use super::layout::{Kind, LINE, Left, PANEL, TALLEST, TILE};
+use super::layout::{Kind, LINE, Left, PANEL, Panel, TALLEST, TILE};
 
 /// Rows that are multiplied at once: their sums, a panel's line and one value stay in registers.
 const ROWS: usize = 8;
@@ -20,7 +20,7 @@ pub(super) unsafe fn block(
     left: &Left,
     first: usize,
     tiles: usize,
-    panel: *const u8,
+    panel: Panel,
     sums: *mut u32,
     between: impl FnMut(usize),
 ) {
@@ -54,13 +54,13 @@ unsafe fn rows_by<const R: usize>(
     kind: Kind,
     left: &Left,
     a: *const u8,
-    panel: *const u8,
+    panel: Panel,
     sums: *mut u32,
 ) {
     // SAFETY: the caller's promise.
     unsafe {
         match kind {
-            Kind::Bf16 => floats::<R>(left, a, panel, sums.cast()),
+            Kind::Bf16 => floats::<R>(left, a, panel.start, sums.cast()),
             Kind::Int8 => integers::<R>(left, a, panel, sums.cast()),
         }
     }
@@ -104,30 +104,30 @@ unsafe fn floats<const R: usize>(left: &Left, a: *const u8, panel: *const u8, ta
     }
 }
 
-/// The instruction takes its first factor without a sign: 128 is added to the values, and what that adds to each sum is
-/// taken away: 128 times the sum of the column's weights, which the instruction itself adds up.
+/// The instruction takes its first factor without a sign. So the rows were written with 128 added
+/// ([`Instructions::flipped_bits`]), and each sum starts from what takes that away again: -128 times the sum of the
+/// column's weights.
+///
+/// [`Instructions::flipped_bits`]: super::cpu::Instructions::flipped_bits
 #[inline(always)]
-unsafe fn integers<const R: usize>(left: &Left, a: *const u8, panel: *const u8, target: *mut i32) {
+unsafe fn integers<const R: usize>(left: &Left, a: *const u8, panel: Panel, target: *mut i32) {
     // SAFETY: the caller's promise.
     unsafe {
-        let shift = _mm512_set1_epi8(-128);
-        let mut sums = [[_mm512_setzero_si512(); 2]; R];
-        let mut shifts = [_mm512_setzero_si512(); 2];
+        let shifts =
+            [0, TALLEST].map(|half| _mm512_loadu_si512(panel.shifts.wrapping_add(half).cast()));
+        let mut sums = [shifts; R];
         for line in 0..left.lines {
             let a = a.wrapping_add(line * left.line_stride);
-            let b = panel.wrapping_add(line * 2 * TILE);
+            let b = panel.start.wrapping_add(line * 2 * TILE);
             for four in 0..TALLEST {
                 let b = b.wrapping_add(four * LINE);
                 let weights = [0, TILE].map(|half| _mm512_loadu_si512(b.wrapping_add(half).cast()));
-                for half in 0..2 {
-                    shifts[half] = _mm512_dpbusd_epi32(shifts[half], shift, weights[half]);
-                }
                 for row in 0..R {
                     let value = a
                         .wrapping_add(row * left.row_stride + 4 * four)
                         .cast::<i32>()
                         .read_unaligned();
-                    let value = _mm512_set1_epi32(value ^ 0x8080_8080_u32 as i32);
+                    let value = _mm512_set1_epi32(value);
                     for half in 0..2 {
                         sums[row][half] =
                             _mm512_dpbusd_epi32(sums[row][half], value, weights[half]);
@@ -137,8 +137,8 @@ unsafe fn integers<const R: usize>(left: &Left, a: *const u8, panel: *const u8, 
         }
         for row in 0..R {
             for half in 0..2 {
-                let sum = _mm512_sub_epi32(sums[row][half], shifts[half]);
-                _mm512_storeu_si512(target.wrapping_add(row * PANEL + half * 16).cast(), sum);
+                let target = target.wrapping_add(row * PANEL + half * 16);
+                _mm512_storeu_si512(target.cast(), sums[row][half]);
             }
         }
     }

@@ -24,8 +24,8 @@ use crate::{Block, Precision};
 /// Rows after the last one that attention may read.
 const BEYOND: usize = 16;
 
-/// A block for inference, its products in bfloat16 or in integers, attention in bfloat16 where the CPU has the matrix
-/// extension and in 32-bit floats elsewhere.
+/// A block for inference, its products in bfloat16 or in integers, attention in bfloat16 where the CPU multiplies that and
+/// in 32-bit floats elsewhere.
 #[derive(Clone, Debug)]
 pub(crate) struct ShortBlock(Arc<Parts>);
 
@@ -111,9 +111,12 @@ impl ShortBlock {
             Some(mask) => Cow::Owned(Arc::new(weighed(spans, &read(mask.clone())))),
             None => Cow::Borrowed(spans),
         };
-        Some(with_memory(|memory| match parts.qkv.set {
-            Instructions::Amx => parts.attend_short(tokens, &spans, memory),
-            _ => parts.attend_long(tokens, &spans, memory),
+        Some(with_memory(|memory| {
+            if parts.qkv.set.has_bf16() {
+                parts.attend_short(tokens, &spans, memory)
+            } else {
+                parts.attend_long(tokens, &spans, memory)
+            }
         }))
     }
 
@@ -161,6 +164,7 @@ impl Parts {
         }
         memory.rows.resize((rows + BEYOND) * hidden, 0);
         let heads = Heads {
+            set: self.qkv.set,
             qkv: qkv.as_ptr().cast(),
             output: memory.rows.as_mut_ptr(),
             hidden,
@@ -171,7 +175,7 @@ impl Parts {
         let work: usize = sequences.iter().map(|span| span.1 * span.1 * hidden).sum();
         parallel(sequences.len() * self.num_heads, 2 * work, |task| {
             let (start, tokens) = sequences[task / self.num_heads];
-            // SAFETY: the matrix extension is there, and no other task has this head of these rows.
+            // SAFETY: the instructions are there, and no other task has this head of these rows.
             unsafe { attention::attend(&heads, start, tokens, task % self.num_heads) };
         });
         let source = Source::Bf16(memory.rows.as_ptr());

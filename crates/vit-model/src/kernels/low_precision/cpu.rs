@@ -92,6 +92,11 @@ impl Instructions {
         if self == Self::Avx2 { 1 } else { 8 }
     }
 
+    /// Which bits of a left factor's integers are flipped: AVX512-VNNI multiplies values without a sign, so they get 128 more.
+    pub(super) fn flipped_bits(self) -> u8 {
+        if self == Self::Avx512 { 0x80 } else { 0 }
+    }
+
     /// Does it multiply whole tiles?
     pub fn has_tiles(self) -> bool {
         self == Self::Amx

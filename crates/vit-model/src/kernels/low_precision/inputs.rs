@@ -53,20 +53,35 @@ pub(super) unsafe fn write(
     tiles: Tiles,
 ) {
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma")]
-    unsafe fn wide(source: Source<'_>, columns: usize, rows: std::ops::Range<usize>, tiles: Tiles) {
+    unsafe fn wide(
+        source: Source<'_>,
+        columns: usize,
+        rows: std::ops::Range<usize>,
+        tiles: Tiles,
+        flipped: u8,
+    ) {
         // SAFETY: the caller's promise.
-        unsafe { write_by::<Wide>(source, columns, rows, tiles) }
+        unsafe { write_by::<Wide>(source, columns, rows, tiles, flipped) }
     }
     #[target_feature(enable = "avx2,fma")]
-    unsafe fn pair(source: Source<'_>, columns: usize, rows: std::ops::Range<usize>, tiles: Tiles) {
+    unsafe fn pair(
+        source: Source<'_>,
+        columns: usize,
+        rows: std::ops::Range<usize>,
+        tiles: Tiles,
+        flipped: u8,
+    ) {
         // SAFETY: the caller's promise.
-        unsafe { write_by::<Pair>(source, columns, rows, tiles) }
+        unsafe { write_by::<Pair>(source, columns, rows, tiles, flipped) }
     }
+    let flipped = set.flipped_bits();
     // SAFETY: the caller's promise.
     unsafe {
         match set {
-            Instructions::Amx | Instructions::Avx512 => wide(source, columns, rows, tiles),
-            Instructions::AvxVnni | Instructions::Avx2 => pair(source, columns, rows, tiles),
+            Instructions::Amx | Instructions::Avx512 => wide(source, columns, rows, tiles, flipped),
+            Instructions::AvxVnni | Instructions::Avx2 => {
+                pair(source, columns, rows, tiles, flipped)
+            }
         }
     }
 }
@@ -77,6 +92,7 @@ unsafe fn write_by<L: Lanes>(
     columns: usize,
     rows: std::ops::Range<usize>,
     tiles: Tiles,
+    flipped: u8,
 ) {
     let vectors = columns / LANES;
     let (mut tile, mut within) = tiles.rows.place(rows.start);
@@ -102,7 +118,7 @@ unsafe fn write_by<L: Lanes>(
                     let variance = squares[0].add(squares[1]).sum() / columns as f32;
                     let scale = L::splat((variance + norm.epsilon).sqrt().recip());
                     let (gamma, beta) = (norm.gamma.as_ptr(), norm.beta.as_ptr());
-                    write_row(tiles, row, target, vectors, |vector| {
+                    write_row(tiles, row, target, flipped, vectors, |vector| {
                         let gamma = L::load(gamma.wrapping_add(vector * LANES)).mul(scale);
                         read(vector)
                             .sub(mean)
@@ -111,13 +127,13 @@ unsafe fn write_by<L: Lanes>(
                 }
                 Source::Floats(start) => {
                     let start = start.wrapping_add(row * columns);
-                    write_row(tiles, row, target, vectors, |vector| {
+                    write_row(tiles, row, target, flipped, vectors, |vector| {
                         L::load(start.wrapping_add(vector * LANES))
                     });
                 }
                 Source::Bf16(start) => {
                     let start = start.wrapping_add(row * columns);
-                    write_row(tiles, row, target, vectors, |vector| {
+                    write_row(tiles, row, target, flipped, vectors, |vector| {
                         L::load_bf16(start.wrapping_add(vector * LANES))
                     });
                 }
@@ -136,6 +152,7 @@ unsafe fn write_row<L: Lanes>(
     tiles: Tiles,
     row: usize,
     target: *mut u8,
+    flipped: u8,
     vectors: usize,
     value: impl Fn(usize) -> L,
 ) {
@@ -166,7 +183,7 @@ unsafe fn write_row<L: Lanes>(
                     let at = vector / 4 * TILE + vector % 4 * (LINE / 4);
                     value(vector)
                         .mul(steps)
-                        .store_i8(target.wrapping_add(at).cast());
+                        .store_i8(target.wrapping_add(at), flipped);
                 }
             }
         }

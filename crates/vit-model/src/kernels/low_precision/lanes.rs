@@ -22,8 +22,8 @@ pub(super) trait Lanes: Copy {
     unsafe fn load_bf16(start: *const u16) -> Self;
     /// As bfloat16, rounded to the nearest, ties to even.
     unsafe fn store_bf16(self, start: *mut u16);
-    /// As 8-bit integers, rounded to the nearest, ties to even; the values fit.
-    unsafe fn store_i8(self, start: *mut i8);
+    /// As 8-bit integers, rounded to the nearest, ties to even; the values fit. Bits of `flipped` are flipped.
+    unsafe fn store_i8(self, start: *mut u8, flipped: u8);
     unsafe fn add(self, other: Self) -> Self;
     unsafe fn sub(self, other: Self) -> Self;
     unsafe fn mul(self, other: Self) -> Self;
@@ -77,9 +77,10 @@ impl Lanes for Wide {
         }
     }
     #[inline(always)]
-    unsafe fn store_i8(self, start: *mut i8) {
+    unsafe fn store_i8(self, start: *mut u8, flipped: u8) {
         unsafe {
             let bytes = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(self.0));
+            let bytes = _mm_xor_si128(bytes, _mm_set1_epi8(flipped as i8));
             _mm_storeu_si128(start.cast(), bytes)
         }
     }
@@ -194,7 +195,7 @@ impl Lanes for Pair {
         }
     }
     #[inline(always)]
-    unsafe fn store_i8(self, start: *mut i8) {
+    unsafe fn store_i8(self, start: *mut u8, flipped: u8) {
         unsafe {
             let ints = self.0.map(|v| _mm256_cvtps_epi32(v));
             let short =
@@ -203,6 +204,7 @@ impl Lanes for Pair {
                 _mm256_castsi256_si128(short),
                 _mm256_extracti128_si256::<1>(short),
             );
+            let bytes = _mm_xor_si128(bytes, _mm_set1_epi8(flipped as i8));
             _mm_storeu_si128(start.cast(), bytes)
         }
     }

@@ -89,6 +89,7 @@ impl Layer {
             left,
             panels: packed.panels(),
             bias: packed.bias(),
+            shifts: packed.shifts(),
             scales: match packed.kind {
                 Kind::Bf16 => Scales::Floats,
                 Kind::Int8 => Scales::Integers {

@@ -93,6 +93,14 @@ impl Lines {
     }
 }
 
+/// A panel of the right factor.
+#[derive(Clone, Copy)]
+pub(super) struct Panel {
+    pub start: *const u8,
+    /// What the sums of its columns start from, where 128 was added to the integers of the left factor.
+    pub shifts: *const i32,
+}
+
 /// The left factor, wherever it lies.
 #[derive(Clone, Copy)]
 pub(super) struct Left {

@@ -11,6 +11,9 @@ pub(super) struct Packed {
     bias: Vec<f32>,
     /// What each column's integers are multiplied by; empty for floats.
     scales: Vec<f32>,
+    /// What each column's sum starts from, where 128 is added to the values that its integers are multiplied by; empty for
+    /// floats.
+    shifts: Vec<i32>,
 }
 
 impl std::fmt::Debug for Packed {
@@ -33,13 +36,12 @@ impl Packed {
         let mut bias = bias.to_vec();
         bias.resize(panels * PANEL, 0.0);
         let mut memory = Lines::zeroed(panels * lines * 2 * TILE);
-        let mut scales = vec![
-            0.0_f32;
-            match kind {
-                Kind::Bf16 => 0,
-                Kind::Int8 => panels * PANEL,
-            }
-        ];
+        let integers = match kind {
+            Kind::Bf16 => 0,
+            Kind::Int8 => panels * PANEL,
+        };
+        let mut scales = vec![0.0_f32; integers];
+        let mut shifts = vec![0; integers];
         if kind == Kind::Int8 {
             for row in weight.chunks_exact(columns) {
                 for (scale, value) in scales.iter_mut().zip(row) {
@@ -74,7 +76,9 @@ impl Packed {
                         } else {
                             0.0
                         };
-                        target[at] = step.clamp(-127.0, 127.0) as i8 as u8;
+                        let step = step.clamp(-127.0, 127.0) as i8;
+                        target[at] = step as u8;
+                        shifts[column] -= 128 * i32::from(step);
                     }
                 }
             }
@@ -86,6 +90,7 @@ impl Packed {
             panels: memory,
             bias,
             scales,
+            shifts,
         }
     }
 
@@ -103,6 +108,9 @@ impl Packed {
     }
     pub fn scales(&self) -> *const f32 {
         self.scales.as_ptr()
+    }
+    pub fn shifts(&self) -> *const i32 {
+        self.shifts.as_ptr()
     }
 }
 

@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use super::cpu::Instructions;
 use super::lanes::{LANES, Lanes, Pair, Wide};
-use super::layout::{Kind, LINE, Left, PANEL, TALLEST, TILE};
+use super::layout::{Kind, LINE, Left, PANEL, Panel, TALLEST, TILE};
 use super::{amx, avx2, avx512};
 
 /// Tiles of the left factor that are multiplied at once, at most.
@@ -56,6 +56,8 @@ pub(super) struct Product {
     pub panels: *const u8,
     /// Added to each row, as many as the panels have columns.
     pub bias: *const f32,
+    /// What the sums of integers start from, where the left factor's bits are flipped ([`Instructions::flipped_bits`]).
+    pub shifts: *const i32,
     pub scales: Scales,
 }
 
@@ -63,6 +65,15 @@ pub(super) struct Product {
 unsafe impl Sync for Product {}
 
 impl Product {
+    /// A panel of the right factor.
+    #[inline(always)]
+    fn panel(&self, index: usize) -> Panel {
+        Panel {
+            start: self.panels.wrapping_add(index * self.left.lines * 2 * TILE),
+            shifts: self.shifts.wrapping_add(index * PANEL),
+        }
+    }
+
     /// The values of sixteen sums, of a row from a column on.
     #[inline(always)]
     unsafe fn value<L: Lanes>(&self, sums: *const u32, row: usize, column: usize) -> L {
@@ -88,7 +99,7 @@ trait Block {
         product: &Product,
         first: usize,
         tiles: usize,
-        panel: *const u8,
+        panel: Panel,
         sums: *mut u32,
         between: impl FnMut(usize),
     );
@@ -102,12 +113,12 @@ impl Block for Amx {
         p: &Product,
         first: usize,
         tiles: usize,
-        panel: *const u8,
+        panel: Panel,
         sums: *mut u32,
         between: impl FnMut(usize),
     ) {
         // SAFETY: the caller's promise.
-        unsafe { amx::block(p.kind, &p.left, first, tiles, panel, sums, between) }
+        unsafe { amx::block(p.kind, &p.left, first, tiles, panel.start, sums, between) }
     }
 }
 struct Avx512;
@@ -118,7 +129,7 @@ impl Block for Avx512 {
         p: &Product,
         first: usize,
         tiles: usize,
-        panel: *const u8,
+        panel: Panel,
         sums: *mut u32,
         between: impl FnMut(usize),
     ) {
@@ -134,12 +145,12 @@ impl<const VNNI: bool> Block for Avx2<VNNI> {
         p: &Product,
         first: usize,
         tiles: usize,
-        panel: *const u8,
+        panel: Panel,
         sums: *mut u32,
         between: impl FnMut(usize),
     ) {
         // SAFETY: the caller's promise.
-        unsafe { avx2::block::<VNNI>(&p.left, first, tiles, panel, sums, between) }
+        unsafe { avx2::block::<VNNI>(&p.left, first, tiles, panel.start, sums, between) }
     }
 }
 
@@ -200,7 +211,6 @@ unsafe fn sweep<B: Block, E: Epilogue>(
     epilogue: &E,
 ) {
     let left = &product.left;
-    let panel_size = left.lines * 2 * TILE;
     let mut memory = [const { MaybeUninit::<Sums>::uninit() }; 2];
     let memory: [*mut u32; 2] = memory.each_mut().map(|sums| sums.as_mut_ptr().cast());
     let mut turn = 0;
@@ -214,9 +224,8 @@ unsafe fn sweep<B: Block, E: Epilogue>(
     let blocks = (tiles.len() / 2).max(1);
     let ahead = (2 * TILE / LINE).div_ceil(blocks);
     for panel in panels {
-        let start = product.panels.wrapping_add(panel * panel_size);
         let mut first = tiles.start;
-        let mut next = start.wrapping_add(panel_size);
+        let mut next = product.panel(panel + 1).start;
         while first < tiles.end {
             let count = next_tiles(tiles.end - first);
             let sums = memory[turn];
@@ -224,7 +233,7 @@ unsafe fn sweep<B: Block, E: Epilogue>(
             let mut done = 0;
             // SAFETY: the caller's promise.
             unsafe {
-                B::block(product, first, count, start, sums, |line| {
+                B::block(product, first, count, product.panel(panel), sums, |line| {
                     for _ in 0..ahead {
                         _mm_prefetch::<_MM_HINT_T1>(next.cast());
                         next = next.wrapping_add(LINE);

@@ -105,6 +105,7 @@ impl Rounded {
                     left: Left::tiled(memory.input.start(), tiles, lines),
                     panels: factors.right.start(),
                     bias: bias.as_ref().map_or(ptr::null(), |bias| bias.as_ptr()),
+                    shifts: ptr::null(),
                     scales: match bias {
                         Some(_) => Scales::Floats,
                         None => Scales::Sums,
@@ -157,6 +158,7 @@ impl Rounded {
                 left: Left::tiled(factors.left.start(), tiles, lines),
                 panels: factors.right.start(),
                 bias: ptr::null(),
+                shifts: ptr::null(),
                 scales: Scales::Sums,
             };
             let work = 2 * rows * depth * columns / FASTER;

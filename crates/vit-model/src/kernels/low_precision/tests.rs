@@ -83,6 +83,7 @@ impl Factors {
             left: Left::tiled(self.left.start(), self.rows, self.packed.lines()),
             panels: self.packed.panels(),
             bias: self.packed.bias(),
+            shifts: self.packed.shifts(),
             scales,
         };
         // SAFETY: the instructions are there, and the epilogue has room for the rows and columns.
@@ -189,10 +190,6 @@ proptest! {
         sixteens in 1..6_usize,
         seed: u64,
     ) {
-        if !Instructions::Amx.is_there() {
-            eprintln!("skipped: this CPU has no AMX");
-            return Ok(());
-        }
         let width = 16 * sixteens;
         let hidden = heads * width;
         // Two sequences; the second is looked at.
@@ -205,10 +202,11 @@ proptest! {
             bias[rows - 1] = f32::NEG_INFINITY;
         }
         let mut output = vec![0; rows * hidden];
-        let shared = Heads { qkv: qkv.as_ptr(), output: output.as_mut_ptr(), hidden, width, bias: Some(&bias) };
         let value = |bits: u16| f64::from(f32::from_bits(u32::from(bits) << 16));
-        for head in 0..heads {
-            // SAFETY: the extension and the rows are there.
+        let sets = sets().into_iter().filter(|set| set.has_bf16());
+        for (set, head) in sets.flat_map(|set| (0..heads).map(move |head| (set, head))) {
+            let shared = Heads { set, qkv: qkv.as_ptr(), output: output.as_mut_ptr(), hidden, width, bias: Some(&bias) };
+            // SAFETY: the instructions and the rows are there.
             unsafe { attend(&shared, start, tokens, head) };
             let at = |part: usize, row: usize, column: usize| {
                 value(qkv[(start + row) * 3 * hidden + part * hidden + head * width + column])
@@ -223,7 +221,7 @@ proptest! {
                     let terms = weights.iter().enumerate().map(|(key, weight)| weight / sum * at(2, key, column));
                     let expected: f64 = terms.sum();
                     let found = value(output[(start + query) * hidden + head * width + column]);
-                    prop_assert!((found - expected).abs() < 0.02, "{found} {expected}");
+                    prop_assert!((found - expected).abs() < 0.02, "{}: {found} {expected}", set.name());
                 }
             }
         }
