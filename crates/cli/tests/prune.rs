@@ -245,3 +245,37 @@ fn what_cannot_be_pruned_is_refused_before_anything_is_learned() {
     let full = refused(&run, &data, "0.6", "allocate");
     assert!(full.contains("name another folder"), "{full}");
 }
+
+#[test]
+fn a_setting_of_the_policy_can_be_said_and_a_wrong_one_is_refused() {
+    let root = tempfile::tempdir().unwrap();
+    let (run, data) = run_and_pictures(root.path());
+    let out = root.path().join("parked");
+    let said = ["--policy", "park", "--set", "policy.recall=2"];
+    prune(&run, &data, &out, &said);
+    let described = std::fs::read_to_string(out.join("aptvit.json")).unwrap();
+    let described: Value = serde_json::from_str(&described).unwrap();
+    assert_eq!(described["policy"]["recall"], 2, "{described}");
+    let refused = |policy: &str, setting: &str| {
+        let (run, data, out) = (text(&run), text(&data), root.path().join("none"));
+        let asked = [
+            "prune", "--model", run, "--data", data, "--flops", "0.6", "--out",
+        ];
+        refusal(
+            &[
+                &asked[..],
+                &[text(&out), "--policy", policy, "--set", setting],
+            ]
+            .concat(),
+        )
+    };
+    for (policy, setting, expected) in [
+        ("park", "policy.nosuch=1", "recall"),
+        ("park", "train.steps=1", "policy.width=8"),
+        ("park", "policy.name=tome", "policy.width=8"),
+        ("auto", "policy.recall=2", "name one"),
+    ] {
+        let error = refused(policy, setting);
+        assert!(error.contains(expected), "{setting}: {error}");
+    }
+}

@@ -16,7 +16,7 @@ pub struct EarlyExitSettings {
 impl PolicySettings for EarlyExitSettings {
     const NAME: &'static str = "early-exit";
     const SUMMARY: &'static str = "removes no patch, but answers an image before the last block where its agent foresees that the answer hardly \
-                                   changes. `aptvit prune` teaches it on a frozen model; before that, as `dense`";
+                                   changes. `aptvit prune` teaches it on a frozen model";
     const MEANINGS: &'static [Meaning] = &[Meaning {
         key: "layers",
         meaning: "the blocks (0-based) in which images may be answered, between attention and MLP; from a third on, but the \
