@@ -45,8 +45,8 @@ pub fn fit(model: &mut Model, images: &ImageDataset, share: f64) -> Result<()> {
 pub fn warn_untaught(model: &Model) {
     if model.pruning().policy.num_params() > 0 {
         tracing::warn!(
-            "the policy {} has learned nothing of this model: what it removes is left to chance; teach it first, with \
-             `aptvit prune` (without labels) or `aptvit train`",
+            "the policy {} has learned nothing of this model yet; teach it, with `aptvit prune` (without labels) or \
+             `aptvit train`",
             model.description().policy.name()
         );
     }

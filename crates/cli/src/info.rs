@@ -244,7 +244,11 @@ fn sizing(pictures: &Preprocessing) -> String {
     };
     let three = |values: [f32; 3]| values.map(|value| value.to_string()).join(", ");
     let Normalization { mean, std } = pictures.normalization;
-    format!("{part}, {how}; less {}, over {}", three(mean), three(std))
+    format!(
+        "{part}, {how}; minus {}, divided by {}",
+        three(mean),
+        three(std)
+    )
 }
 
 /// What a weights file is, and what of it a training would use.
