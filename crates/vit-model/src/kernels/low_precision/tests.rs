@@ -60,6 +60,7 @@ impl Factors {
         let mut left = Lines::zeroed(rows.tiles * lines * TILE);
         let mut scales = vec![0.0; count];
         let tiles = Tiles {
+            set,
             kind,
             start: left.start_mut(),
             rows,
@@ -67,7 +68,7 @@ impl Factors {
             scales: scales.as_mut_ptr(),
         };
         // SAFETY: the instructions are there, and so are the rows.
-        unsafe { write(set, source, packed.depth, 0..count, tiles) };
+        unsafe { write(source, packed.depth, 0..count, tiles) };
         Self {
             set,
             rows,
@@ -201,10 +202,10 @@ proptest! {
         if tokens > 1 {
             bias[rows - 1] = f32::NEG_INFINITY;
         }
-        let mut output = vec![0; rows * hidden];
         let value = |bits: u16| f64::from(f32::from_bits(u32::from(bits) << 16));
         let sets = sets().into_iter().filter(|set| set.has_bf16());
         for (set, head) in sets.flat_map(|set| (0..heads).map(move |head| (set, head))) {
+            let mut output = vec![0; rows * hidden];
             let shared = Heads { set, qkv: qkv.as_ptr(), output: output.as_mut_ptr(), hidden, width, bias: Some(&bias) };
             // SAFETY: the instructions and the rows are there.
             unsafe { attend(&shared, start, tokens, head) };
