@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::InferenceError;
+use crate::class_names::distinct;
 
 /// The version of run folders, checkpoints and exported folders that this program writes and reads.
 pub const FORMAT: u64 = 2;
@@ -67,7 +68,8 @@ impl Description {
             );
             return Err(InferenceError::folder(path, reason));
         }
-        let description: Self = serde_json::from_value(value).map_err(damaged)?;
+        let mut description: Self = serde_json::from_value(value).map_err(damaged)?;
+        description.class_names = distinct(description.class_names);
         match description.fault() {
             Some(fault) => Err(InferenceError::folder(path, fault)),
             None => Ok(description),
@@ -138,6 +140,12 @@ mod tests {
         });
         let read = |value: &Value| Description::parse(&value.to_string(), Path::new("run.json"));
         read(&sound).unwrap();
+        let mut alike = sound.clone();
+        alike["class_names"][1] = alike["class_names"][0].clone();
+        assert_eq!(
+            read(&alike).unwrap().class_names[..3],
+            ["0 (0)", "0 (1)", "2"]
+        );
         let mut no_patches = json!(model);
         no_patches["patch_size"] = json!(0);
         for (field, value) in [

@@ -5,6 +5,7 @@ mod answer;
 mod budgets;
 mod checkpoints;
 mod checksum;
+mod class_names;
 mod description;
 mod error;
 mod exported;

@@ -8,6 +8,7 @@ use burn::prelude::*;
 
 use crate::answer::probabilities;
 use crate::budgets::{Budget, Budgets};
+use crate::class_names::distinct;
 use crate::description::Description;
 use crate::opening::{ModelSource, OpenOptions, Parts};
 use crate::rows::rows;
@@ -114,7 +115,7 @@ impl Model {
         Ok(self)
     }
 
-    /// The same model with other names of its classes, in the order of the logits.
+    /// The same model with other names of its classes, in the order of the logits; one that several have gets their numbers.
     ///
     /// # Errors
     ///
@@ -125,7 +126,7 @@ impl Model {
             let found = names.len();
             return Err(InferenceError::ClassNames { found, expected });
         }
-        self.description.class_names = names;
+        self.description.class_names = distinct(names);
         Ok(self)
     }
 

@@ -6,6 +6,7 @@ use apt_pruning_agent::PolicyConfig;
 use apt_vit_model::{Checkpoint, CheckpointHead, Precision, VitConfig};
 use burn::prelude::*;
 
+use crate::class_names::distinct;
 use crate::description::{Description, FORMAT};
 use crate::{InferenceError, Preprocessing, PruningVit, imagenet};
 
@@ -32,6 +33,7 @@ pub(crate) fn load(
     let names = preprocessing
         .class_names
         .filter(|names| names.len() == classes)
+        .map(distinct)
         .or_else(|| (classes == imagenet::CLASSES).then(imagenet::class_names));
     let description = Description {
         format: FORMAT,
