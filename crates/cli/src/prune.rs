@@ -90,9 +90,10 @@ pub fn run(args: &Prune, global: &Global) -> Result<End> {
     let images = DataSource::load_to_learn(&args.data, Progress::Bar).context("--data")?;
     let stop = StopRequest::default();
     signals::watch(stop.clone()).context("cannot watch for Ctrl-C")?;
+    let one = args.policy != AUTO;
     let options = PruneOptions {
         policy: args.policy.clone(),
-        settings: policy_settings(&args.set)?,
+        settings: policy_settings(one.then_some(&args.policy), &args.set)?,
         targets: args.flops.clone(),
         images: args.images,
         corruption: args.corrupt,

@@ -271,6 +271,9 @@ fn a_setting_of_the_policy_can_be_said_and_a_wrong_one_is_refused() {
     };
     for (policy, setting, expected) in [
         ("park", "policy.nosuch=1", "recall"),
+        ("park", "policy.recal=2", "did you mean `recall`"),
+        ("park", "policy.recall=x", "expected a whole number"),
+        ("park", "policy.width=0", "from 1 to"),
         ("park", "train.steps=1", "policy.width=8"),
         ("park", "policy.name=tome", "policy.width=8"),
         ("auto", "policy.recall=2", "name one"),

@@ -43,6 +43,9 @@ impl Default for PairsSettings {
     }
 }
 
+/// The most that a network's width may be: as much as a model's.
+const WIDEST: usize = 65_536;
+
 impl PolicySettings for PairsSettings {
     const NAME: &'static str = "pairs";
     const SUMMARY: &'static str =
@@ -67,7 +70,17 @@ impl PolicySettings for PairsSettings {
             None => all_but_the_last(model),
             said => acting_blocks(said.as_ref(), model)?,
         };
-        let width = self.width.unwrap_or(model.hidden_size / 6).max(1);
+        let width = match self.width {
+            None => (model.hidden_size / 6).max(1),
+            Some(width) if (1..=WIDEST).contains(&width) => width,
+            Some(width) => {
+                return Err(AgentError::Setting {
+                    key: "width",
+                    found: width.to_string(),
+                    expected: format!("must be a whole number from 1 to {WIDEST}"),
+                });
+            }
+        };
         let network = PairAgentConfig::new(model.hidden_size, width);
         Ok(Pairs {
             agents: blocks.iter().map(|_| network.init(device)).collect(),

@@ -1,8 +1,10 @@
 //! Config files and `key=value` overrides to a config, and errors that say what to do.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use apt_data::{DataSource, read_text};
+use apt_pruning_agent::PolicyConfig;
 use serde_json::Map;
 use toml::{Table, Value};
 
@@ -28,32 +30,25 @@ impl ExperimentConfig {
     ///
     /// As [`load`](Self::load).
     pub fn parse(text: &str, origin: &str, overrides: &[String]) -> Result<Self, TrainerError> {
-        let refuse = |origin: &str, reason: &str| {
-            let lines: Vec<String> = with_nearest(reason).lines().map(shortened).collect();
-            TrainerError::Config {
-                origin: origin.to_string(),
-                reason: lines.join("\n"),
-            }
-        };
         let mut table: Table =
-            toml::from_str(text).map_err(|error| refuse(origin, error.to_string().trim()))?;
+            toml::from_str(text).map_err(|error| refusal(origin, error.to_string().trim()))?;
         let check = |table: &Table| {
             refuse_retired(table)?;
             refuse_wrong_forms(table)?;
             refuse_other_sources(table)
         };
-        check(&table).map_err(|reason| refuse(origin, &reason))?;
+        check(&table).map_err(|reason| refusal(origin, &reason))?;
         // Once on the text itself: such errors name the line.
         let mut config: Self =
-            toml::from_str(text).map_err(|error| refuse(origin, error.to_string().trim()))?;
+            toml::from_str(text).map_err(|error| refusal(origin, error.to_string().trim()))?;
         for entry in overrides {
             let origin = format!("--set {}", shortened(entry));
-            set(&mut table, entry).map_err(|reason| refuse(&origin, &reason))?;
-            check(&table).map_err(|reason| refuse(&origin, &reason))?;
+            set(&mut table, entry).map_err(|reason| refusal(&origin, &reason))?;
+            check(&table).map_err(|reason| refusal(&origin, &reason))?;
             config = table
                 .clone()
                 .try_into()
-                .map_err(|error: toml::de::Error| refuse(&origin, error.message()))?;
+                .map_err(|error: toml::de::Error| refusal(&origin, error.message()))?;
         }
         config.validate()?;
         config.fit_warmup(&table, origin);
@@ -87,35 +82,36 @@ impl ExperimentConfig {
     }
 }
 
-/// The settings in `policy.key=value` overrides, for a policy that is named elsewhere.
+/// The settings in `policy.key=value` overrides, for a policy that is named elsewhere; its name, where one policy is meant.
 ///
 /// # Errors
 ///
-/// Names the first override that is of another form, or of something else.
+/// Names the first override that is of another form, of something else, or wrong for that policy.
 pub fn policy_settings(
+    policy: Option<&str>,
     overrides: &[String],
 ) -> Result<Map<String, serde_json::Value>, TrainerError> {
     let mut table = Table::new();
+    let mut settings = Map::new();
     for entry in overrides {
-        let refuse = |reason: String| TrainerError::Config {
-            origin: format!("--set {}", shortened(entry)),
-            reason,
-        };
+        let refuse = |reason: &str| refusal(&format!("--set {}", shortened(entry)), reason);
         let (key, _) = entry.split_once('=').unwrap_or_default();
         if key.trim() == "policy.name" || !key.trim().starts_with("policy.") {
-            return Err(refuse(
-                "expected a setting of the policy, as in policy.width=8".into(),
-            ));
+            let expected = "expected a setting of the policy, as in policy.width=8";
+            return Err(refuse(expected));
         }
-        set(&mut table, entry).map_err(refuse)?;
+        set(&mut table, entry).map_err(|reason| refuse(&reason))?;
+        let said: BTreeMap<String, Map<_, _>> = table
+            .clone()
+            .try_into()
+            .map_err(|error: toml::de::Error| refuse(error.message()))?;
+        settings = said.into_values().next().unwrap_or_default();
+        if let Some(policy) = policy {
+            PolicyConfig::with_settings(policy, settings.clone())
+                .map_err(|error| refuse(&error.to_string()))?;
+        }
     }
-    let settings = table.remove("policy").unwrap_or(Value::Table(Table::new()));
-    settings
-        .try_into()
-        .map_err(|error: toml::de::Error| TrainerError::Config {
-            origin: "--set".into(),
-            reason: error.message().to_string(),
-        })
+    Ok(settings)
 }
 
 /// Puts `a.b.c=value` into the table; a value that is not TOML is taken as a string.
@@ -180,6 +176,14 @@ fn shortened(line: &str) -> String {
     };
     let words: Vec<String> = line.split(' ').map(word).collect();
     words.join(" ")
+}
+
+fn refusal(origin: &str, reason: &str) -> TrainerError {
+    let lines: Vec<String> = with_nearest(reason).lines().map(shortened).collect();
+    TrainerError::Config {
+        origin: origin.to_string(),
+        reason: lines.join("\n"),
+    }
 }
 
 /// Serde's message in words that need no Rust, and with the nearest valid name to an unknown one.
