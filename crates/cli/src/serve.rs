@@ -18,7 +18,7 @@ use clap::Parser;
 use crate::global::Global;
 use crate::model_args::read_classes;
 use crate::values::{at_least_one, batch_size, duration, share};
-use crate::{End, device};
+use crate::{End, device, fit};
 
 /// Threads that talk to clients; computing has its own.
 const THREADS: usize = 2;
@@ -236,6 +236,7 @@ impl Serve {
                 );
             }
             model = model.with_policy(PolicyConfig::named(policy).context("--policy")?)?;
+            fit::warn_untaught(&model);
         }
         Ok(model)
     }
