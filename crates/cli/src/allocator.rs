@@ -3,7 +3,7 @@
 use std::alloc::{GlobalAlloc, Layout};
 use std::ffi::{c_int, c_long};
 
-use apt_rl_trainer::TrainerError;
+use apt_rl_trainer::{StopRequest, TrainerError};
 use mimalloc::MiMalloc;
 
 /// Every tensor is an allocation; this allocator keeps freed pages for the next one, where the
@@ -81,7 +81,7 @@ fn got(pointer: *mut u8, size: usize) -> *mut u8 {
     if pointer.is_null() && size >= LARGE {
         let wanted = format!("{} MiB more were asked for", size >> 20);
         eprintln!("error: {}", advised(TrainerError::OutOfMemory(wanted)));
-        std::process::exit(1);
+        StopRequest::end_now(1);
     }
     pointer
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use apt_data::{PICTURE_EXTENSIONS, RgbImage, picture_files};
+use apt_data::RgbImage;
 use apt_inference::Answer;
 use apt_memory::Lookup;
 use apt_report::{Pictures, ReportError};
@@ -20,6 +20,7 @@ use serde_json::{Value, json};
 use crate::End;
 use crate::global::Global;
 use crate::model_args::ModelArgs;
+use crate::named_pictures::named_pictures;
 use crate::progress_bar::progress_bar;
 use crate::table::percent;
 use crate::values::at_least_one;
@@ -65,7 +66,7 @@ pub struct Infer {
 pub fn run(args: &Infer, global: &Global) -> Result<End> {
     let answerer = Answerer::open(args, global)?;
     let model = answerer.model();
-    let paths = pictures(&args.paths)?;
+    let paths = named_pictures(&args.paths)?;
     if let Some(folder) = &args.visualize {
         if folder.is_file() {
             bail!(
@@ -294,25 +295,4 @@ fn print_lookup(lookup: &Lookup, explain: bool) {
             neighbor.label.id
         );
     }
-}
-
-/// The files that are named, and the pictures in the folders that are named. What cannot be read is found later.
-fn pictures(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
-    let mut pictures = Vec::new();
-    for path in paths {
-        if !path.is_dir() {
-            pictures.push(path.clone());
-            continue;
-        }
-        let found = picture_files(path)?;
-        if found.is_empty() {
-            bail!(
-                "{}: the folder holds no picture (*.{})",
-                printable(path),
-                PICTURE_EXTENSIONS.join(", *.")
-            );
-        }
-        pictures.extend(found);
-    }
-    Ok(pictures)
 }

@@ -1,16 +1,17 @@
 //! `aptvit info`
 
+mod folder;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use apt_data::Normalization;
+use apt_data::{EvalTransform, Normalization};
 use apt_inference::Preprocessing;
 use apt_pruning_agent::{AptSettings, Policy, PolicySettings};
-use apt_rl_trainer::RunFolder;
 use apt_vit_model::{
     Checkpoint, CheckpointHead, Distillation, LayerTrace, Placement, Precision, VitConfig,
-    VitPreset, printable, printable_text, vit_flops,
+    VitPreset, printable, vit_flops,
 };
 use burn::tensor::Device;
 use clap::Parser;
@@ -54,7 +55,7 @@ pub struct Info {
     /// Blocks (0-based) after which an agent acts [default: 2,5,8, or what is as far through a model of fewer blocks]
     #[arg(long, value_name = "BLOCKS", requires = "keep", value_delimiter = ',')]
     pub layers: Vec<usize>,
-    /// A run's folder
+    /// A folder: a run, or what was exported or pruned
     #[arg(long, value_name = "DIR")]
     pub run: Option<PathBuf>,
     /// List the policies, their settings and the algorithms by which they learn
@@ -72,7 +73,7 @@ pub fn run(args: &Info, global: &Global) -> Result<End> {
     }
     match (&args.model, &args.run) {
         (Some(name), _) => model(name, args, global),
-        (None, Some(folder)) => describe(&RunFolder::open(folder)?, global),
+        (None, Some(folder)) => folder::describe(folder, global),
         (None, None) => {
             backends(global);
             Ok(End::Done)
@@ -232,18 +233,18 @@ impl Pruned {
 }
 
 /// How a model gets its pictures.
-fn sizing(pictures: &Preprocessing) -> String {
-    let part = match pictures.transform.crop {
+fn sizing(normalization: Normalization, transform: EvalTransform) -> String {
+    let part = match transform.crop {
         Some(share) => format!("the centre, {}", percent(f64::from(share))),
         None => "whole".to_string(),
     };
-    let how = if pictures.transform.bicubic {
+    let how = if transform.bicubic {
         "bicubic"
     } else {
         "bilinear"
     };
     let three = |values: [f32; 3]| values.map(|value| value.to_string()).join(", ");
-    let Normalization { mean, std } = pictures.normalization;
+    let Normalization { mean, std } = normalization;
     format!(
         "{part}, {how}; minus {}, divided by {}",
         three(mean),
@@ -336,7 +337,10 @@ fn weights(path: &Path, args: &Info, global: &Global) -> Result<End> {
         info.classes
             .map_or("no head".into(), |classes| classes.to_string()),
     );
-    row("pictures", sizing(&pictures));
+    row(
+        "pictures",
+        sizing(pictures.normalization, pictures.transform),
+    );
     row("FLOPs, dense", count(vit_flops(config, &[], 0) as f64));
     for [name, value] in pruned.iter().flat_map(|pruned| pruned.rows(args)) {
         row(&name, value);
@@ -348,49 +352,6 @@ fn weights(path: &Path, args: &Info, global: &Global) -> Result<End> {
     println!("{rows}");
     if let Some(reason) = refused {
         println!("{reason}");
-    }
-    Ok(End::Done)
-}
-
-fn describe(run: &RunFolder, global: &Global) -> Result<End> {
-    let checkpoints: Vec<String> = run
-        .checkpoints()
-        .all()?
-        .iter()
-        .map(|set| set.name())
-        .collect();
-    let summary = run.summary()?;
-    if global.json {
-        println!(
-            "{}",
-            json!({
-                "config": run.config,
-                "run": run.description(),
-                "checkpoints": checkpoints,
-                "summary": summary,
-            })
-        );
-        return Ok(End::Done);
-    }
-    println!("{}", run.config.to_toml()?);
-    let classes = &run.description().class_names;
-    let classes: Vec<String> = classes.iter().map(|name| printable_text(name)).collect();
-    println!("classes: {}", classes.join(", "));
-    println!("checkpoints: {}", checkpoints.join(", "));
-    if run.checkpoints().is_slim() {
-        println!("slim: it has weights alone, and cannot be trained on");
-    }
-    match &summary {
-        None => println!("not finished: continue it with aptvit train --resume"),
-        Some(summary) => {
-            let figure = |key: &str| percent(summary[key].as_f64().unwrap_or(f64::NAN));
-            println!(
-                "test images: {} dense, {} pruned with {} of the FLOPs",
-                figure("dense_accuracy"),
-                figure("pruned_accuracy"),
-                figure("flops_share")
-            );
-        }
     }
     Ok(End::Done)
 }

@@ -15,6 +15,7 @@ mod info;
 mod lend;
 mod memory;
 mod model_args;
+mod named_pictures;
 mod panics;
 mod policies;
 mod progress_bar;

@@ -3,7 +3,7 @@
 use std::panic::{self, AssertUnwindSafe, PanicHookInfo};
 use std::sync::Mutex;
 
-use apt_rl_trainer::TrainerError;
+use apt_rl_trainer::{StopRequest, TrainerError};
 
 use crate::allocator::advised;
 
@@ -28,7 +28,7 @@ pub fn watch() {
 fn report(panic: &PanicHookInfo<'_>) {
     let message = panic.payload_as_str().unwrap_or_default().to_string();
     if is_unread(&message) {
-        std::process::exit(141); // 128 + SIGPIPE
+        StopRequest::end_now(141); // 128 + SIGPIPE
     }
     let place = panic.location().map_or(String::new(), ToString::to_string);
     let trace = std::backtrace::Backtrace::capture();

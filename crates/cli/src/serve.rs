@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 use apt_inference::{Model, OpenOptions};
 use apt_memory::Held;
 use apt_pruning_agent::PolicyConfig;
+use apt_rl_trainer::StopRequest;
 use apt_rl_trainer::sweep::DENSE;
 use apt_server::{
     API_KEY, ApiKey, EngineSettings, Limits, Server, Service, Settings, TlsFiles, Usual,
@@ -182,7 +183,7 @@ async fn stopped() {
     eprintln!("answering what was taken in; once more to stop at once");
     tokio::spawn(async {
         signalled().await;
-        std::process::exit(130);
+        StopRequest::end_now(130);
     });
 }
 

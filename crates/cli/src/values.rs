@@ -53,15 +53,25 @@ pub fn dtype(text: &str) -> Result<Dtype, String> {
         .ok_or_else(|| "expected f32, bf16, f16, int8 or auto".into())
 }
 
-/// Images of a forward pass.
-/// What to log, as `tracing` writes it.
+/// What to log, as `tracing` writes it. A word alone is a level: `tracing` would take one that it does not know for a module.
 pub fn log_filter(text: &str) -> Result<String, String> {
+    let expected = "expected error, warn, info, debug, trace or off, or module=level";
+    let is_level = |part: &str| {
+        part.trim()
+            .parse::<tracing::level_filters::LevelFilter>()
+            .is_ok()
+    };
+    let mut parts = text.split(',');
+    if let Some(part) = parts.find(|part| !part.contains(['=', '[']) && !is_level(part)) {
+        return Err(format!("there is no level {part:?}; {expected}"));
+    }
     match tracing_subscriber::EnvFilter::try_new(text) {
         Ok(_) => Ok(text.to_string()),
-        Err(error) => Err(format!("{error}; expected a level, or module=level")),
+        Err(error) => Err(format!("{error}; {expected}")),
     }
 }
 
+/// Images of a forward pass.
 pub fn batch_size(text: &str) -> Result<usize, String> {
     within(text, 1, BATCH)
 }
@@ -130,6 +140,21 @@ mod tests {
         }
         assert!(at_least_one("0").is_err() && count("0") == Ok(0));
         assert!(count("99999999999999").is_err());
+    }
+
+    #[test]
+    fn a_level_that_does_not_exist_is_no_filter() {
+        for text in [
+            "warn",
+            "OFF",
+            "apt_server=debug,warn",
+            "info,apt_data=trace",
+        ] {
+            assert!(log_filter(text).is_ok(), "{text}");
+        }
+        for text in ["xyz", "warn,loud", "apt_server=loud"] {
+            assert!(log_filter(text).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -71,6 +71,22 @@ fn classes_that_the_model_never_saw_are_built_added_explained_and_removed() {
         (&added["added"], &added["entries"]),
         (&5.into(), &29.into())
     );
+    // A folder of pictures, of which the memory holds all but one.
+    let folder = root.join("grass");
+    let again = json(&[&add[..], &[text(&folder)]].concat());
+    assert_eq!(
+        (&again["added"], &again["replaced"]),
+        (&1.into(), &5.into())
+    );
+    let removed = [
+        "memory",
+        "remove",
+        "--memory",
+        memory,
+        "--source",
+        text(&grass[5]),
+    ];
+    assert_eq!(json(&removed)["removed"], 1);
 
     let infer = [
         "infer",
@@ -103,7 +119,10 @@ fn classes_that_the_model_never_saw_are_built_added_explained_and_removed() {
         "--data",
         text(&data),
     ]);
-    assert_eq!(measured["images"], 24);
+    assert_eq!(
+        (&measured["images"], &measured["in_memory"]),
+        (&24.into(), &24.into())
+    );
     assert_eq!(measured["accuracy_alone"], 0.0);
     assert!(measured["accuracy"].as_f64().unwrap() > 0.9, "{measured}");
 

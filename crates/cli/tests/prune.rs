@@ -93,6 +93,10 @@ fn pruned_folder_answers(run: &Path, data: &Path, out: &Path, policy: &str) {
         text(&picture),
     ]);
     assert!(other.contains("0.7, 0.6"), "{other}");
+    let info = stdout(&aptvit(&["info", "--run", text(out)]));
+    for said in [policy, "budget 0.7", "fitted on 12 images"] {
+        assert!(info.contains(said), "{said}: {info}");
+    }
 }
 
 /// Of those that a training teaches, `weights.rs` says so.

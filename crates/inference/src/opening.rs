@@ -31,6 +31,11 @@ pub struct OpenOptions {
 }
 
 impl Export {
+    /// Is this folder an exported or a pruned model?
+    pub fn is_in(path: &Path) -> bool {
+        path.join(exported::FILE).is_file()
+    }
+
     /// A run, an exported folder or published weights, not laid out for inference: to be changed and exported again. With the
     /// budgets of the chosen checkpoint.
     ///
@@ -70,7 +75,7 @@ impl Parts {
                 "there is no such file or folder",
             ));
         }
-        if path.join(exported::FILE).is_file() {
+        if Export::is_in(path) {
             let (pruning, export) = exported::open(path, device)?;
             return Ok(Self::of_export(pruning, export));
         }

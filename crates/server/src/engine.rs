@@ -273,9 +273,11 @@ impl Engine {
     }
 }
 
+/// Waits for its threads: LibTorch crashes where one of them still computes while the program ends.
 impl Drop for Engine {
     fn drop(&mut self) {
         self.close();
+        self.join();
     }
 }
 

@@ -24,7 +24,7 @@ pub struct Options {
     /// The share of the dense model's FLOPs, above 0 and at most 1, rounded to thousandths. It is kept to, whatever the
     /// load. Without it the server's budget holds.
     pub flops: Option<f64>,
-    /// How many classes to answer; 5 where absent.
+    /// How many classes to answer, 1 or more; 5 where absent.
     pub top: Option<usize>,
     /// Say which patches each block kept or merged.
     #[serde(default)]
@@ -51,6 +51,9 @@ impl Options {
     pub fn of(uri: &Uri) -> Result<Self, Refusal> {
         let found = Query::<Self>::try_from_uri(uri);
         let Query(options) = found.map_err(|error| Refusal::unprocessable(error.body_text()))?;
+        if options.top == Some(0) {
+            return Err(Refusal::unprocessable("top = 0: expected 1 or more"));
+        }
         Ok(options)
     }
 
@@ -107,6 +110,7 @@ mod tests {
             ("/x?flops=half", "float"),
             ("/x?priority=urgent", "urgent"),
             ("/x?top=-1", "digit"),
+            ("/x?top=0", "expected 1 or more"),
         ] {
             let refusal = of(text).unwrap_err();
             assert_eq!(refusal.status(), 422);

@@ -44,15 +44,15 @@ struct Row {
 
 pub fn run(args: &Bench, global: &Global) -> Result<()> {
     let started = Instant::now();
-    let splits = match &args.data {
-        Some(path) => DataSource::load_any(path, Progress::Bar)?,
-        None => DataSource::default().load(None, Progress::Bar)?,
+    let images = match &args.data {
+        Some(path) => DataSource::load_to_learn(path, Progress::Bar)?,
+        None => DataSource::default().load(None, Progress::Bar)?.train,
     };
     let load_seconds = started.elapsed().as_secs_f64();
     let threads = rayon::current_num_threads();
     let image_size = match args.image_size {
         Some(size) => [size.height as u32, size.width as u32],
-        None => own_size(&splits.train)?,
+        None => own_size(&images)?,
     };
     let device = device::open();
     let mut rows = Vec::new();
@@ -66,7 +66,7 @@ pub fn run(args: &Bench, global: &Global) -> Result<()> {
             workers: threads,
         };
         // One epoch that does not end.
-        let loader = TrainLoader::new(splits.train.clone(), settings, u32::MAX as usize, 0);
+        let loader = TrainLoader::new(images.clone(), settings, u32::MAX as usize, 0);
         let loader = loader.to_device(&device);
         let mut batches = loader.iter();
         let mut load = || match batches.next() {
@@ -87,7 +87,7 @@ pub fn run(args: &Bench, global: &Global) -> Result<()> {
         let seconds = started.elapsed().as_secs_f64();
         rows.push(Row {
             data: described(args.data.as_deref()),
-            images: splits.train.len(),
+            images: images.len(),
             image_size,
             batch,
             threads,

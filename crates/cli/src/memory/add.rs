@@ -10,9 +10,10 @@ use clap::Parser;
 use serde_json::json;
 
 use super::MemoryArgs;
-use super::images::{OwnNames, all_remembered, labelled, remembered};
+use super::images::{OwnNames, all_remembered, ids, labelled, remembered};
 use crate::global::Global;
 use crate::model_args::ModelArgs;
+use crate::named_pictures::named_pictures;
 use crate::{End, device};
 
 #[derive(Debug, Parser)]
@@ -32,7 +33,7 @@ pub struct Add {
     /// The class of the pictures that are named
     #[arg(long, value_name = "NAME", requires = "paths")]
     class: Option<String>,
-    /// Pictures of that class
+    /// Pictures of that class, or folders of them
     #[arg(value_name = "PICTURE", requires = "class")]
     paths: Vec<PathBuf>,
 }
@@ -50,22 +51,35 @@ pub fn run(args: &Add, global: &Global) -> Result<End> {
             if class.is_empty() {
                 bail!("--class: expected a name");
             }
-            let pictures = args.paths.iter().map(|path| picture(path, class));
-            remembered(model, args.paths.len(), pictures)?
+            let paths = named_pictures(&args.paths)?;
+            let pictures = paths.iter().map(|path| picture(path, class));
+            remembered(model, paths.len(), pictures)?
         }
         (None, None) => bail!("--data or --class: say which images"),
     };
-    let count = remembered.len();
+    let known = ids(recall.store()?)?;
+    let replaced = remembered
+        .iter()
+        .filter(|one| known.contains(&one.label.id))
+        .count();
+    let added = remembered.len() - replaced;
     recall.add(remembered)?;
     let all = recall.store()?.list()?.len();
     if global.json {
         println!(
             "{}",
-            json!({ "memory": args.memory.memory, "added": count, "entries": all })
+            json!({
+                "memory": args.memory.memory,
+                "added": added,
+                "replaced": replaced,
+                "entries": all,
+            })
         );
     } else {
         let address = printable_text(&args.memory.memory);
-        println!("{address}: {count} images added, {all} in all");
+        println!(
+            "{address}: {added} added, {replaced} in the place of the same pictures, {all} images in all"
+        );
     }
     Ok(End::Done)
 }

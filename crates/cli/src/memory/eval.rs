@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use apt_data::{DataSource, ImageDataset, Progress, RgbImage};
-use apt_memory::{Recall, Recalled, open};
+use apt_memory::{Recall, Recalled, open, picture_id};
 use apt_vit_model::printable_text;
 use clap::Parser;
 use serde_json::json;
 
 use super::MemoryArgs;
-use super::images::OwnNames;
+use super::images::{OwnNames, ids};
 use crate::global::Global;
 use crate::model_args::ModelArgs;
 use crate::progress_bar::progress_bar;
@@ -76,6 +76,9 @@ pub fn run(args: &Eval, global: &Global) -> Result<End> {
         );
     }
     let images = images.take(args.limit.unwrap_or(images.len()));
+    // Where the memory is away, the model answers alone.
+    let known = recall.store().and_then(ids).unwrap_or_default();
+    let mut held = 0;
     let bar = progress_bar(images.len() as u64, "images");
     let mut counts: BTreeMap<String, Count> = BTreeMap::new();
     let mut all = Count::default();
@@ -88,6 +91,10 @@ pub fn run(args: &Eval, global: &Global) -> Result<End> {
             .iter()
             .map(|&i| images.image(i))
             .collect::<Result<_, _>>()?;
+        held += pictures
+            .iter()
+            .filter(|picture| known.contains(&picture_id(picture)))
+            .count();
         let tensor = recall.model().preprocess(&pictures);
         let begun = Instant::now();
         let found = recall.answers(recall.model().forward(tensor), 1);
@@ -111,6 +118,12 @@ pub fn run(args: &Eval, global: &Global) -> Result<End> {
     if let Some(failure) = &failure {
         eprintln!("the memory could not be asked, and the model answered alone: {failure}");
     }
+    if held > 0 {
+        eprintln!(
+            "{held} of {} images are in the memory, which finds them: these say nothing about new ones",
+            images.len()
+        );
+    }
     if global.json {
         let entry = |class: &str, count: &Count| {
             let [alone, with_memory, asked] = count.shares();
@@ -128,6 +141,7 @@ pub fn run(args: &Eval, global: &Global) -> Result<End> {
         found["flops_share"] = json!(flops_share);
         found["images_per_s"] = json!(per_second);
         found["failure"] = json!(failure);
+        found["in_memory"] = json!(held);
         println!("{found}");
         return Ok(End::Done);
     }

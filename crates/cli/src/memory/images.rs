@@ -1,12 +1,12 @@
 //! Images that a memory is built of, added to, or measured on.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use apt_data::{DataSource, ImageDataset, Progress};
 use apt_inference::Model;
-use apt_memory::{MemoryError, Picture, Remembered, pictures, remember};
+use apt_memory::{MemoryError, Picture, Remembered, Store, pictures, remember};
 
 use crate::model_args::ModelArgs;
 use crate::progress_bar::progress_bar;
@@ -40,6 +40,11 @@ pub fn remembered(
     let found = remember(model, pictures, |done| bar.set_position(done as u64))?;
     bar.finish_and_clear();
     Ok(found)
+}
+
+/// The pictures that a memory holds, by their ids.
+pub fn ids(store: &dyn Store) -> Result<HashSet<String>, MemoryError> {
+    Ok(store.list()?.into_iter().map(|label| label.id).collect())
 }
 
 /// What a model calls a class, by any of its names.

@@ -46,7 +46,7 @@ impl StopRequest {
     /// terminal is as it was.
     pub fn end_now(code: i32) -> ! {
         screen::give_back();
-        // Exit handlers of a backend may wait for its device.
+        // Exit handlers of a backend may wait for its device, and crash where a thread still computes.
         signal_hook::low_level::exit(code)
     }
 

@@ -18,7 +18,7 @@ use burn::tensor::Device;
 use serde_json::Value;
 use tokio::sync::oneshot;
 
-/// A server on a free port. It ends when it is dropped.
+/// A server on a free port. It ends when it is dropped, and nothing of it computes after that.
 pub struct Running {
     pub address: SocketAddr,
     pub service: Arc<Service>,
@@ -179,6 +179,8 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         self.stop();
+        // A failed test has said why already.
+        let _ = self.thread.take().map(JoinHandle::join);
     }
 }
 
