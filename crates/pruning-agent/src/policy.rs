@@ -110,8 +110,11 @@ pub enum Budgeting {
     Counts,
     /// Each block has a least score, fitted on held-out images.
     Scores,
-    /// One least score, from -1 to 1, is that of every block: it is fitted on held-out images.
-    Level,
+    /// One least score is that of every block: scores mean the same in all of them. It is fitted on held-out images.
+    Level {
+        /// No score is further from 0 than this.
+        most: f64,
+    },
     /// A number of patches for each block, the same for every image: those with the most similar answers are searched on
     /// held-out images. Without a search, it keeps as many as [`Policy::kept_for`] says.
     Schedule,

@@ -169,10 +169,7 @@ impl Experiment {
     ) -> Result<Vec<Vec<Found>>, Failure> {
         let policy = match seed {
             Some(seed) => {
-                let settings = AgentSettings {
-                    seed,
-                    ..AgentSettings::default()
-                };
+                let settings = AgentSettings::of(config, seed);
                 let frozen = FrozenModel {
                     model: &self.model,
                     packed: &self.model.clone().prepack(),

@@ -18,6 +18,9 @@ use crate::{
 /// what a patch's surroundings are like.
 const BLOCKS: [usize; 2] = [0, 2];
 
+/// No log-odds are further from 0.
+const MOST_ODDS: f64 = 40.0;
+
 /// Settings of [`Filter`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -107,7 +110,8 @@ impl Policy for Filter {
     }
 
     fn budgeting(&self) -> Budgeting {
-        Budgeting::Scores
+        // Log-odds that a token misleads, which are the same question in every block.
+        Budgeting::Level { most: MOST_ODDS }
     }
 
     fn agents(&self) -> Option<&dyn Agents> {

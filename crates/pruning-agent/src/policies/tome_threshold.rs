@@ -72,7 +72,8 @@ impl Policy for TomeThreshold {
     }
 
     fn budgeting(&self) -> Budgeting {
-        Budgeting::Level
+        // Cosines.
+        Budgeting::Level { most: 1.0 }
     }
 }
 

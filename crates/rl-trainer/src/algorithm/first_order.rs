@@ -17,10 +17,13 @@ use apt_pruning_agent::{
     most_similar_kept,
 };
 use apt_vit_model::{
-    ExecutionMode, FlopsCount, Needs, Observation, Placement, Reduction, TokenReducer, VitConfig,
+    ExecutionMode, FlopsCount, Needs, Observation, Placement, Reduction, Sequences, TokenReducer,
+    VitConfig,
 };
 use burn::prelude::*;
 use burn::tensor::Gradients;
+use rand::RngExt;
+use rand::rngs::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use super::decision::{Decision, Recorder};
@@ -29,6 +32,8 @@ use super::lesson::{Algorithm, Lesson, Pass, PolicyLosses, Purpose};
 use super::likelihood::rows_of;
 use super::settings::{AGENT_LOSS_WEIGHT, positive};
 
+/// What a token weighs as a key that is left out of a coalition: the derivative by nothing at all is not defined.
+const LEFT_OUT: f32 = 0.05;
 /// Logarithms further from 0 teach no more than this.
 const MOST: f32 = 5.0;
 
@@ -161,6 +166,8 @@ pub struct Probe<'a> {
     device: Device,
     masks: RefCell<Vec<Tensor<1>>>,
     shifts: RefCell<Vec<Tensor<2>>>,
+    /// Who is in a coalition; none where all are.
+    coalitions: Option<RefCell<ChaCha8Rng>>,
 }
 
 /// A decision, and per row how much the image's loss falls if the token goes there; none where there is nothing to say: of
@@ -176,7 +183,43 @@ impl<'a> Probe<'a> {
             device,
             masks: RefCell::default(),
             shifts: RefCell::default(),
+            coalitions: None,
         }
+    }
+
+    /// Rewards of dropped tokens are those in a random coalition of the image's patches, in which each of them is with a probability
+    /// of a half: in the mean, Banzhaf's value, to first order (the derivative of the multilinear extension at its centre:
+    /// Owen, "Multilinear Extensions of Games", 1972). Where many patches do the same harm, none of them changes much while
+    /// the others are there.
+    pub fn in_coalitions(self, rng: ChaCha8Rng) -> Self {
+        Self {
+            coalitions: Some(RefCell::new(rng)),
+            ..self
+        }
+    }
+
+    /// What each row weighs as a key, `[rows]`.
+    fn weights(&self, sequences: &Sequences) -> Tensor<1> {
+        let rows = sequences.num_rows();
+        let Some(rng) = &self.coalitions else {
+            return Tensor::ones([rows], &self.device);
+        };
+        let mut rng = rng.borrow_mut();
+        let mut weights = vec![1.0; rows];
+        for (slot, &first) in sequences
+            .starts()
+            .iter()
+            .enumerate()
+            .take(sequences.batch())
+        {
+            let patches = sequences.prefix()..sequences.positions(slot).len();
+            for weight in &mut weights[first + patches.start..first + patches.end] {
+                if rng.random_bool(0.5) {
+                    *weight = LEFT_OUT;
+                }
+            }
+        }
+        Tensor::from_data(weights.as_slice(), &self.device)
     }
 
     /// The rewards of each block's decision.
@@ -283,7 +326,7 @@ impl TokenReducer for Probe<'_> {
                 ..reduction
             };
         }
-        let mask = Tensor::<1>::ones([rows], &self.device).require_grad();
+        let mask = self.weights(observation.sequences).require_grad();
         self.masks.borrow_mut().push(mask.clone());
         Reduction {
             mask: Some(mask),

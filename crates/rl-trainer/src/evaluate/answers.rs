@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use apt_data::{Batch, EvalLoader, ImageDataset};
 use apt_inference::{InferenceError, NotFinite, PruningVit};
-use apt_vit_model::{ImageSize, RunSettings};
+use apt_vit_model::{ImageSize, RunSettings, VitOutput};
 use burn::data::dataloader::DataLoader;
 use burn::prelude::*;
 
@@ -58,24 +58,26 @@ pub(crate) fn check_finite(
     Ok(())
 }
 
-/// The model's answers to images of one batch, `[images, width]`, with nothing removed.
+/// What the model says of images of one batch, with nothing removed.
 ///
 /// # Errors
 ///
 /// Where an image cannot be read, or the answer to it is not finite.
-pub(crate) fn dense_answers(
+pub(crate) fn dense_outputs(
     model: &PruningVit,
     images: &ImageDataset,
     settings: &EvaluationSettings,
     device: &Device,
-) -> Result<Tensor<2>, TrainerError> {
+) -> Result<VitOutput, TrainerError> {
     let loader = loader(images, model, settings, images.len().max(1), 0, device);
-    let answers = loader.iter().map(|batch| {
-        let batch = batch.map_err(|error| TrainerError::Training(error.to_string()))?;
-        let output = model.vit.forward(batch.images, RunSettings::DENSE);
-        check_finite(output.logits.clone(), &batch.indices, images)?;
-        Ok(output.logits)
-    });
-    let answers: Vec<Tensor<2>> = answers.collect::<Result<_, TrainerError>>()?;
-    Ok(Tensor::cat(answers, 0))
+    // One batch it is.
+    let Some(batch) = loader.iter().next() else {
+        return Err(TrainerError::Training(
+            "there are no images to answer".into(),
+        ));
+    };
+    let batch = batch.map_err(|error| TrainerError::Training(error.to_string()))?;
+    let output = model.vit.forward(batch.images, RunSettings::DENSE);
+    check_finite(output.logits.clone(), &batch.indices, images)?;
+    Ok(output)
 }

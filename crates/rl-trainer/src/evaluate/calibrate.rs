@@ -62,10 +62,9 @@ pub fn calibrate(
             let selection = Selection::Kept { kept };
             tried(model, images, target, settings, device, selection)
         }
-        Budgeting::Level => {
-            // Scores are cosines.
+        Budgeting::Level { most } => {
             let of = |number: f64| Selection::LeastScores {
-                scores: vec![number / MOST; model.policy.blocks().len()],
+                scores: vec![number / MOST * most; model.policy.blocks().len()],
             };
             by_halving(model, images, target, settings, device, progress, of)
         }

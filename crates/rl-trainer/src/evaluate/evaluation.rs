@@ -9,7 +9,7 @@ use apt_vit_model::ExecutionMode;
 use burn::prelude::*;
 use serde::Serialize;
 
-use super::answers::{check_finite, dense_answers, loader};
+use super::answers::{check_finite, dense_outputs, loader};
 use super::settings::EvaluationSettings;
 use super::truth::{Counted, is_known};
 use crate::TrainerError;
@@ -287,7 +287,7 @@ pub fn evaluate_each(
             (Some(images), _) => {
                 let images = images.subset(&batch.indices);
                 let model = reference.unwrap_or(model);
-                Some(dense_answers(model, &images, settings, device)?)
+                Some(dense_outputs(model, &images, settings, device)?.logits)
             }
             (None, Some(dense)) => Some(answers[dense].clone()),
             (None, None) => None,

@@ -8,7 +8,7 @@ mod evaluation;
 mod settings;
 mod truth;
 
-pub(crate) use answers::{check_finite, dense_answers, loader, sides};
+pub(crate) use answers::{check_finite, dense_outputs, loader, sides};
 pub use calibrate::{calibrate, calibrate_budgets};
 pub use evaluation::{ClassAccuracy, Evaluation, LayerTokens, evaluate, evaluate_each};
 pub use settings::EvaluationSettings;

@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use apt_data::{Batch, ImageDataset, PatchCorruption, mix_seed};
 use apt_inference::{PruningVit, initialize};
 use apt_pruning_agent::{Agents, AnyPolicy, PolicyConfig, Selection};
-use apt_vit_model::{ExecutionMode, RunSettings, Vit, VitConfig};
+use apt_vit_model::{ExecutionMode, RunSettings, Vit, VitConfig, VitOutput};
 use burn::module::Module;
 use burn::optim::{AdamWConfig, GradientsParams};
 use burn::prelude::*;
@@ -14,6 +14,7 @@ use rand::rngs::ChaCha8Rng;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 
+use super::candidate::restores;
 use crate::TrainerError;
 use crate::algorithm::first_order::{Probe, Rewards};
 use crate::evaluate::{EvaluationSettings, loader};
@@ -44,6 +45,19 @@ impl Default for AgentSettings {
             replayed: 4,
             learning_rate: 3e-3,
             seed: 0,
+        }
+    }
+}
+
+impl AgentSettings {
+    /// The best found for a policy. What misleads is learned in random coalitions, whose rewards vary more: that takes more passes.
+    pub fn of(policy: &PolicyConfig, seed: u64) -> Self {
+        let usual = Self::default();
+        let epochs = if restores(policy) { 4 } else { usual.epochs };
+        Self {
+            epochs,
+            seed,
+            ..usual
         }
     }
 }
@@ -94,21 +108,26 @@ pub(super) struct Practice<'a> {
 }
 
 impl Practice<'_> {
-    /// What each token's removal earns, by the loss of the answers, `[batch, width]`, to first order; see [`Probe`].
+    /// What each token's removal earns, by the loss of what the model says, to first order; where there is a generator for them, in
+    /// coalitions. See [`Probe`].
     pub fn rewards(
         self,
-        loss: impl FnOnce(Tensor<2>) -> Tensor<1>,
+        coalitions: Option<ChaCha8Rng>,
+        loss: impl FnOnce(VitOutput) -> Tensor<1>,
     ) -> Result<Vec<Rewards>, TrainerError> {
         let removal = self.acting.agents().ok_or_else(no_agents)?.removal();
         let images = self.batch.images;
         let reducer = self.acting.reducer(&self.selection, &[]);
-        let probe = Probe::new(reducer, removal, images.device().autodiff());
+        let mut probe = Probe::new(reducer, removal, images.device().autodiff());
+        if let Some(rng) = coalitions {
+            probe = probe.in_coalitions(rng);
+        }
         let settings = RunSettings {
             mode: ExecutionMode::Drop,
             reducer: Some(&probe),
         };
-        let answers = self.vit.forward(images.autodiff(), settings).logits;
-        Ok(probe.rewards(&loss(answers).backward(), 1.0))
+        let output = self.vit.forward(images.autodiff(), settings);
+        Ok(probe.rewards(&loss(output).backward(), 1.0))
     }
 }
 

@@ -160,10 +160,7 @@ impl Job<'_> {
         config: &PolicyConfig,
         images: &ImageDataset,
     ) -> Result<Option<(AnyPolicy, usize)>, TrainerError> {
-        let settings = AgentSettings {
-            seed: self.options.seed,
-            ..AgentSettings::default()
-        };
+        let settings = AgentSettings::of(config, self.options.seed);
         let mut passes = 0.0;
         let go_on = |share| {
             passes = share * settings.epochs as f64;

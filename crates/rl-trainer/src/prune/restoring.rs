@@ -1,17 +1,18 @@
-//! Agents learn on a frozen model which patches mislead it: without labels, from the model's own answers to whole images.
+//! Agents learn on a frozen model which patches mislead it: without labels, from what the model makes of whole images.
 //!
-//! Observation: a token of an image of which some patches are replaced. Action: remove it. Reward: how much nearer the answer
-//! comes to the one to the whole image, as KL(whole || corrupted) of classes or 1 - cosine of features. It is known to first
-//! order, for all tokens of all blocks from one backward pass. Loss: cross-entropy against the sign of the reward. Each token
-//! weighs as much as its reward is large among those of its image, so that an agent removes with a probability above a half what
-//! misleads in the mean. Elsewhere the sign of such a reward means nothing (see
-//! [`first_order`](crate::algorithm::first_order)); here the answer that is wanted is known.
+//! Observation: a token of an image of which some patches are replaced. Action: remove it. Reward: how much nearer the features
+//! (the CLS token after the last norm) come to those of the whole image, as 1 - cosine; classes say less where the model is certain.
+//! It is known to first order, for all tokens of all blocks from one backward pass, in a random coalition of the patches. Loss:
+//! cross-entropy against the sign of the reward. Each token weighs as much as its reward is large among those of its image, so that
+//! an agent removes with a probability above a half what misleads in the mean. Elsewhere the sign of such a reward means nothing
+//! (see [`first_order`](crate::algorithm::first_order)); here the answer that is wanted is known.
 
 use apt_inference::Answers;
 use apt_pruning_agent::{Agents, AnyPolicy};
 use apt_vit_model::host::upload;
 use burn::prelude::*;
 use burn::tensor::activation::log_sigmoid;
+use rand::SeedableRng;
 use rand::rngs::ChaCha8Rng;
 
 use super::agents::{AgentSettings, FrozenModel, Practice, Task, learn_task};
@@ -19,7 +20,7 @@ use super::distance::distance;
 use crate::TrainerError;
 use crate::algorithm::first_order::Rewards;
 use crate::algorithm::rows_of;
-use crate::evaluate::dense_answers;
+use crate::evaluate::dense_outputs;
 
 /// The policy, its agents having learned which patches mislead the frozen model. The images are corrupted
 /// ([`ImageDataset::corrupted`](apt_data::ImageDataset::corrupted)). `go_on` is told the share that is over, and says whether to go on.
@@ -49,14 +50,17 @@ impl Task for Restoring {
     fn rewards(
         &self,
         practice: Practice<'_>,
-        _: &mut ChaCha8Rng,
+        rng: &mut ChaCha8Rng,
     ) -> Result<Vec<Rewards>, TrainerError> {
         let frozen = practice.frozen;
         let were = practice.images.as_they_were();
         let were = were.subset(&practice.batch.indices);
-        let wanted = dense_answers(frozen.packed, &were, frozen.evaluation, frozen.device)?;
-        let answers = Answers::of(frozen.model.config());
-        practice.rewards(|found| distance(wanted.autodiff(), found, answers))
+        let wanted = dense_outputs(frozen.packed, &were, frozen.evaluation, frozen.device)?;
+        let wanted = wanted.features.autodiff();
+        let coalitions = ChaCha8Rng::from_rng(rng);
+        practice.rewards(Some(coalitions), |found| {
+            distance(wanted, found.features, Answers::Features)
+        })
     }
 
     fn losses(&self, agents: &dyn Agents, rewards: &[Rewards]) -> Vec<Tensor<1>> {

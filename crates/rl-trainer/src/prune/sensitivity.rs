@@ -50,7 +50,9 @@ impl Task for Sensitivity {
         let [count, _] = dense.dims();
         let answers = Answers::of(frozen.model.config());
         let directions = directions(dense, answers, rng).autodiff();
-        practice.rewards(|found| (found * directions).sum() / count as f32)
+        practice.rewards(None, |found| {
+            (found.logits * directions).sum() / count as f32
+        })
     }
 
     fn losses(&self, agents: &dyn Agents, rewards: &[Rewards]) -> Vec<Tensor<1>> {

@@ -1,9 +1,10 @@
 use super::*;
-use apt_pruning_agent::{PairsSettings, PolicySettings};
+use apt_pruning_agent::{FilterSettings, PairsSettings, PolicySettings};
 use apt_vit_model::{ExecutionMode, RunSettings, Vit, VitPreset};
 use burn::module::Module;
 use burn::nn::LinearConfig;
 use burn::tensor::Distribution;
+use rand::SeedableRng;
 
 use crate::algorithm::losses::cross_entropy;
 
@@ -93,6 +94,87 @@ fn the_reward_of_a_pair_is_what_the_loss_falls_by_on_the_way_to_its_mean() {
         assert!(
             (found - expected).abs() < 0.02 * f64::from(largest) + 2e-5,
             "{found} against {expected}"
+        );
+    }
+}
+
+/// Weighs tokens as keys after one block.
+struct Weighed(Vec<f32>);
+
+impl TokenReducer for Weighed {
+    fn placement(&self, layer: usize) -> Option<Placement> {
+        (layer == 1).then_some(Placement::AfterBlock)
+    }
+
+    fn reduce(&self, observation: &Observation<'_>) -> Reduction {
+        let weights = Tensor::from_data(self.0.as_slice(), &observation.hidden.device());
+        Reduction {
+            mask: Some(weights),
+            ..Reduction::none(observation.sequences)
+        }
+    }
+}
+
+#[test]
+fn a_reward_in_a_coalition_is_what_the_loss_falls_by_there() {
+    let plain = Device::default();
+    plain.seed(12);
+    let device = plain.clone().autodiff();
+    let mut config = VitPreset::Tiny32.config();
+    config.dropout = 0.0;
+    let mut vit: Vit = config.init(&device).unwrap();
+    let head = LinearConfig::new(config.hidden_size, config.num_classes);
+    vit.head = Some(head.init(&device));
+    let settings = FilterSettings {
+        layers: Some(vec![1]),
+        ..Default::default()
+    };
+    let policy = settings.init(&config, &plain).unwrap();
+    let images = Tensor::<4>::random([2, 3, 32, 32], Distribution::Normal(0.0, 1.0), &plain);
+    let targets = [3, 7];
+    let probe = || {
+        let acting = policy.reducer(&Selection::All, &[]);
+        let probe = Probe::new(acting, Removal::Dropped, device.clone());
+        probe.in_coalitions(ChaCha8Rng::seed_from_u64(5))
+    };
+    let tokens = config.num_tokens();
+    let sequences = Sequences::full(2, tokens);
+    let weights: Vec<f32> = probe().weights(&sequences).into_data().iter().collect();
+    let left_out = weights.iter().filter(|&&weight| weight < 1.0).count();
+    assert!((40..88).contains(&left_out), "{left_out} of 128");
+    // CLS is in every coalition.
+    assert_eq!([weights[0], weights[tokens]], [1.0; 2]);
+
+    let probe = probe();
+    let run = |vit: &Vit, images: Tensor<4>, reducer: &dyn TokenReducer| {
+        let settings = RunSettings {
+            mode: ExecutionMode::Drop,
+            reducer: Some(reducer),
+        };
+        cross_entropy(vit.forward(images, settings).logits, &targets)
+    };
+    let gradients = run(&vit, images.clone().autodiff(), &probe).backward();
+    let rewards = probe.rewards(&gradients, 1.0);
+    let (_, rewards) = &rewards[0];
+    let frozen = vit.valid();
+    let loss = |row: usize, moved: f32| -> f64 {
+        let mut weights = weights.clone();
+        weights[row] += moved;
+        let loss = run(&frozen, images.clone(), &Weighed(weights));
+        loss.into_data().iter::<f64>().sum()
+    };
+    let largest = rewards
+        .iter()
+        .flatten()
+        .fold(0.0f32, |most, reward| most.max(reward.abs()));
+    assert!(largest > 1e-4);
+    for row in (1..tokens).step_by(5) {
+        // The loss is the mean of two images.
+        let found = 2.0 * (loss(row, 0.02) - loss(row, -0.02)) / 0.04;
+        let expected = f64::from(rewards[row].unwrap());
+        assert!(
+            (found - expected).abs() < 0.05 * f64::from(largest) + 5e-5,
+            "row {row}: {found} against {expected}"
         );
     }
 }
