@@ -1,12 +1,12 @@
 //! `aptvit info`
 
 mod folder;
+mod sizing;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use apt_data::{EvalTransform, Normalization};
 use apt_inference::Preprocessing;
 use apt_pruning_agent::{AptSettings, Policy, PolicySettings};
 use apt_vit_model::{
@@ -23,6 +23,7 @@ use crate::global::Global;
 use crate::policies;
 use crate::table::{count, percent, table};
 use crate::values::keep_rates;
+use sizing::sizing;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -230,26 +231,6 @@ impl Pruned {
             row("share", percent(self.share)),
         ]
     }
-}
-
-/// How a model gets its pictures.
-fn sizing(normalization: Normalization, transform: EvalTransform) -> String {
-    let part = match transform.crop {
-        Some(share) => format!("the centre, {}", percent(f64::from(share))),
-        None => "whole".to_string(),
-    };
-    let how = if transform.bicubic {
-        "bicubic"
-    } else {
-        "bilinear"
-    };
-    let three = |values: [f32; 3]| values.map(|value| value.to_string()).join(", ");
-    let Normalization { mean, std } = normalization;
-    format!(
-        "{part}, {how}; minus {}, divided by {}",
-        three(mean),
-        three(std)
-    )
 }
 
 /// What a weights file is, and what of it a training would use.

@@ -9,10 +9,13 @@ use apt_vit_model::{printable, printable_text};
 use burn::tensor::Device;
 use serde_json::{Value, json};
 
-use super::sizing;
+use super::sizing::sizing;
 use crate::End;
 use crate::global::Global;
 use crate::table::{percent, table};
+
+/// Names of classes that are listed, at most.
+const SHOWN: usize = 100;
 
 pub fn describe(folder: &Path, global: &Global) -> Result<End> {
     if Export::is_in(folder) {
@@ -78,9 +81,14 @@ fn exported(folder: &Path, global: &Global) -> Result<End> {
     Ok(End::Done)
 }
 
+/// The names, or where they are many the first of them.
 fn listed(names: &[String]) -> String {
-    let names: Vec<String> = names.iter().map(|name| printable_text(name)).collect();
-    names.join(", ")
+    let shown = names.iter().take(SHOWN).map(|name| printable_text(name));
+    let mut text = shown.collect::<Vec<_>>().join(", ");
+    if names.len() > SHOWN {
+        text += &format!(" and {} more", names.len() - SHOWN);
+    }
+    text
 }
 
 fn run(run: &RunFolder, global: &Global) -> Result<End> {

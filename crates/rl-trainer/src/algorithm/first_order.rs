@@ -32,7 +32,7 @@ use super::lesson::{Algorithm, Lesson, Pass, PolicyLosses, Purpose};
 use super::likelihood::rows_of;
 use super::settings::{AGENT_LOSS_WEIGHT, positive};
 
-/// What a token weighs as a key that is left out of a coalition: the derivative by nothing at all is not defined.
+/// What a token weighs as a key that is left out of a coalition: by the weight of one that weighs nothing there is no derivative.
 const LEFT_OUT: f32 = 0.05;
 /// Logarithms further from 0 teach no more than this.
 const MOST: f32 = 5.0;
@@ -206,14 +206,10 @@ impl<'a> Probe<'a> {
         };
         let mut rng = rng.borrow_mut();
         let mut weights = vec![1.0; rows];
-        for (slot, &first) in sequences
-            .starts()
-            .iter()
-            .enumerate()
-            .take(sequences.batch())
-        {
-            let patches = sequences.prefix()..sequences.positions(slot).len();
-            for weight in &mut weights[first + patches.start..first + patches.end] {
+        for slot in 0..sequences.batch() {
+            let first = sequences.starts()[slot];
+            let end = first + sequences.positions(slot).len();
+            for weight in &mut weights[first + sequences.prefix()..end] {
                 if rng.random_bool(0.5) {
                     *weight = LEFT_OUT;
                 }
