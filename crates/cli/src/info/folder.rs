@@ -54,16 +54,10 @@ fn exported(folder: &Path, global: &Global) -> Result<End> {
         "pictures",
         &sizing(description.normalization, description.transform),
     );
-    if let Value::Object(policy) = json!(description.policy) {
-        for (key, value) in policy {
-            let name = if key == "name" {
-                "policy".to_string()
-            } else {
-                format!("policy.{key}")
-            };
-            // Text without its quotation marks.
-            let value = value.as_str().map_or(value.to_string(), str::to_string);
-            row(&name, &value);
+    row("policy", description.policy.name());
+    if let Value::Object(settings) = json!(description.policy) {
+        for (key, value) in settings.iter().filter(|(key, _)| *key != "name") {
+            row(&format!("policy.{key}"), &value.to_string());
         }
     }
     for budget in &found.budgets.0 {
