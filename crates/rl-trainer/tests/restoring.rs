@@ -78,15 +78,7 @@ fn corrupted_patches_go_first_and_answers_come_nearer_to_those_before() {
     };
     let policy = learn_on_frozen(&frozen, &filter, &learning, |_| true).unwrap();
 
-    // Without its head a model answers with what was to come nearer: its features.
     let model = PruningVit::new(model.vit.clone(), policy, config.clone());
-    let mut headless = model.clone();
-    headless.vit.head = None;
-    let without_classes = VitConfig {
-        num_classes: 0,
-        ..config.clone()
-    };
-    headless = PruningVit::new(headless.vit, headless.policy, without_classes);
     let patches = config.num_patches();
     let kept = vec![patches * 3 / 4; model.policy.blocks().len()];
     let runs = [
@@ -94,29 +86,20 @@ fn corrupted_patches_go_first_and_answers_come_nearer_to_those_before() {
         (ExecutionMode::Drop, Selection::Kept { kept }),
     ];
     let test = test.corrupted(noise, config.grid());
-    for (model, at_most) in [(&model, 1.0), (&headless, 0.9)] {
-        let found = evaluate_each(model, &test, &runs, &evaluation, &device, |_| ()).unwrap();
-        let last = found[1].layers.last().unwrap();
-        let (recall, precision) = (
-            last.corrupted_recall.unwrap(),
-            last.corrupted_precision.unwrap(),
-        );
-        // A quarter would be found by chance.
-        assert!(recall > 0.5 && precision > 0.5, "{recall} {precision}");
-        // Both are compared with the answers to the images as they were.
-        let moved = |index: usize| {
-            found[index]
-                .fidelity
-                .as_ref()
-                .unwrap()
-                .divergence()
-                .unwrap()
-        };
-        eprintln!(
-            "found {recall} {precision}, moved {} and {}",
-            moved(0),
-            moved(1)
-        );
-        assert!(moved(1) < at_most * moved(0), "{} {}", moved(1), moved(0));
-    }
+    let found = evaluate_each(&model, &test, &runs, &evaluation, &device, |_| ()).unwrap();
+    let last = found[1].layers.last().unwrap();
+    let (recall, precision) = (
+        last.corrupted_recall.unwrap(),
+        last.corrupted_precision.unwrap(),
+    );
+    // A quarter would be found by chance.
+    assert!(recall > 0.5 && precision > 0.5, "{recall} {precision}");
+    // Both are compared with the answers to the images as they were.
+    let moved = |index: usize| found[index].fidelity.as_ref().unwrap().kl().unwrap();
+    eprintln!(
+        "found {recall} {precision}, moved {} and {}",
+        moved(0),
+        moved(1)
+    );
+    assert!(moved(1) < 0.8 * moved(0), "{} {}", moved(1), moved(0));
 }
