@@ -66,3 +66,4 @@ pub use registry::{policies, policy_entry, register_policy};
 pub use schedule_tree::{DecisionPoint, ScheduleTree};
 pub use scored::ScoredReducer;
 pub use selection::{Selection, SelectionNoise};
+pub use threshold::MOST_LOG_ODDS;

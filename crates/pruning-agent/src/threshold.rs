@@ -2,6 +2,9 @@
 
 use crate::{AgentError, Meaning};
 
+/// Log-odds beyond which no agent's opinion lies.
+pub const MOST_LOG_ODDS: f64 = 40.0;
+
 /// What it means.
 pub(crate) const THRESHOLD: Meaning = Meaning {
     key: "threshold",

@@ -64,7 +64,7 @@ pub fn run(args: &Add, global: &Global) -> Result<End> {
         .count();
     let added = remembered.len() - replaced;
     recall.add(remembered)?;
-    let all = recall.store()?.list()?.len();
+    let all: usize = recall.store()?.counts()?.values().sum();
     if global.json {
         println!(
             "{}",

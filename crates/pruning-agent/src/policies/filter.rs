@@ -8,7 +8,7 @@ use crate::acting_blocks::check_blocks;
 use crate::budget::kept_at_equal_rates;
 use crate::networks::{TokenPredictor, TokenPredictorConfig};
 use crate::scored::ScoredReducer;
-use crate::threshold::{THRESHOLD, check_threshold};
+use crate::threshold::{MOST_LOG_ODDS, THRESHOLD, check_threshold};
 use crate::{
     AgentError, Agents, BudgetUse, Budgeting, LAYERS, Meaning, Policy, PolicySettings, Selection,
     SelectionNoise,
@@ -17,9 +17,6 @@ use crate::{
 /// The blocks after which it acts where that is not said: early enough to save most of the compute, and late enough to have seen
 /// what a patch's surroundings are like.
 const BLOCKS: [usize; 2] = [0, 2];
-
-/// No log-odds are further from 0.
-const MOST_ODDS: f64 = 40.0;
 
 /// Settings of [`Filter`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -111,7 +108,9 @@ impl Policy for Filter {
 
     fn budgeting(&self) -> Budgeting {
         // Log-odds that a token misleads, which are the same question in every block.
-        Budgeting::Level { most: MOST_ODDS }
+        Budgeting::Level {
+            most: MOST_LOG_ODDS,
+        }
     }
 
     fn agents(&self) -> Option<&dyn Agents> {

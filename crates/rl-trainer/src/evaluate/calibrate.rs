@@ -2,7 +2,7 @@
 
 use apt_data::ImageDataset;
 use apt_inference::{Budget, InferenceError, Model, PruningVit};
-use apt_pruning_agent::{Budgeting, Selection, least_scores_at};
+use apt_pruning_agent::{Budgeting, MOST_LOG_ODDS, Selection, least_scores_at};
 use apt_vit_model::{ExecutionMode, LayerTrace, RunSettings, TokenBatch};
 use burn::prelude::*;
 
@@ -21,8 +21,6 @@ const CLOSE: f64 = 0.001;
 const STEPS: usize = 24;
 /// Tries to meet a share with scores.
 const ROUNDS: usize = 8;
-/// Log-odds beyond which no agent's opinion lies.
-const MOST: f64 = 40.0;
 
 /// Finds what the policy has to remove to compute the share `target` of the dense FLOPs of
 /// `images`. `progress` is told each share that was found.
@@ -64,7 +62,7 @@ pub fn calibrate(
         }
         Budgeting::Level { most } => {
             let of = |number: f64| Selection::LeastScores {
-                scores: vec![number / MOST * most; model.policy.blocks().len()],
+                scores: vec![number / MOST_LOG_ODDS * most; model.policy.blocks().len()],
             };
             by_halving(model, images, target, settings, device, progress, of)
         }
@@ -183,7 +181,7 @@ fn by_halving(
     // What cannot be computed at all is refused.
     model.kept_for(target)?;
     let embedded = embed(model, images, settings, device)?;
-    let (mut low, mut high) = (-MOST, MOST);
+    let (mut low, mut high) = (-MOST_LOG_ODDS, MOST_LOG_ODDS);
     let mut best: Option<(f64, Selection)> = None;
     for _ in 0..STEPS {
         let price = (low + high) / 2.0;
@@ -294,7 +292,7 @@ fn by_threshold(
         progress(found.flops_share);
         Ok(found)
     };
-    let [least, most] = [at(-MOST)?, at(MOST)?];
+    let [least, most] = [at(-MOST_LOG_ODDS)?, at(MOST_LOG_ODDS)?];
     if !(least.flops_share - CLOSE..=most.flops_share + CLOSE).contains(&target) {
         return Err(TrainerError::Budget {
             target,
@@ -302,7 +300,7 @@ fn by_threshold(
             most: most.flops_share,
         });
     }
-    let (mut low, mut high) = (-MOST, MOST);
+    let (mut low, mut high) = (-MOST_LOG_ODDS, MOST_LOG_ODDS);
     let distance = |budget: &Budget| (budget.flops_share - target).abs();
     let mut best = if distance(&least) < distance(&most) {
         least

@@ -8,6 +8,28 @@ use rand::SeedableRng;
 
 use crate::algorithm::losses::cross_entropy;
 
+/// One without and one with autodiff.
+fn devices(seed: u64) -> (Device, Device) {
+    let plain = Device::default();
+    plain.seed(seed);
+    let device = plain.clone().autodiff();
+    (plain, device)
+}
+
+/// A model whose head says something: a fresh one does not, whatever the tokens are.
+fn loud_model(device: &Device) -> (VitConfig, Vit) {
+    let mut config = VitPreset::Tiny32.config();
+    config.dropout = 0.0;
+    let mut vit: Vit = config.init(device).unwrap();
+    let head = LinearConfig::new(config.hidden_size, config.num_classes);
+    vit.head = Some(head.init(device));
+    (config, vit)
+}
+
+fn two_images(device: &Device) -> Tensor<4> {
+    Tensor::random([2, 3, 32, 32], Distribution::Normal(0.0, 1.0), device)
+}
+
 /// Moves the two tokens of a pair towards their mean by a share of the way.
 struct Moved {
     from: usize,
@@ -36,22 +58,15 @@ impl TokenReducer for Moved {
 
 #[test]
 fn the_reward_of_a_pair_is_what_the_loss_falls_by_on_the_way_to_its_mean() {
-    let plain = Device::default();
-    plain.seed(11);
-    let device = plain.clone().autodiff();
-    let mut config = VitPreset::Tiny32.config();
-    config.dropout = 0.0;
-    let mut vit: Vit = config.init(&device).unwrap();
-    // A fresh head says nothing, whatever the tokens are.
-    let head = LinearConfig::new(config.hidden_size, config.num_classes);
-    vit.head = Some(head.init(&device));
+    let (plain, device) = devices(11);
+    let (config, vit) = loud_model(&device);
     let settings = PairsSettings {
         layers: Some(vec![1]),
         ..Default::default()
     };
     let policy = settings.init(&config, &plain).unwrap();
     let acting = policy.reducer(&Selection::All, &[]);
-    let images = Tensor::<4>::random([2, 3, 32, 32], Distribution::Normal(0.0, 1.0), &plain);
+    let images = two_images(&plain);
     let targets = [3, 7];
     let probe = Probe::new(acting, Removal::MergedInPairs, device.clone());
     let settings = RunSettings {
@@ -117,20 +132,14 @@ impl TokenReducer for Weighed {
 
 #[test]
 fn a_reward_in_a_coalition_is_what_the_loss_falls_by_there() {
-    let plain = Device::default();
-    plain.seed(12);
-    let device = plain.clone().autodiff();
-    let mut config = VitPreset::Tiny32.config();
-    config.dropout = 0.0;
-    let mut vit: Vit = config.init(&device).unwrap();
-    let head = LinearConfig::new(config.hidden_size, config.num_classes);
-    vit.head = Some(head.init(&device));
+    let (plain, device) = devices(12);
+    let (config, vit) = loud_model(&device);
     let settings = FilterSettings {
         layers: Some(vec![1]),
         ..Default::default()
     };
     let policy = settings.init(&config, &plain).unwrap();
-    let images = Tensor::<4>::random([2, 3, 32, 32], Distribution::Normal(0.0, 1.0), &plain);
+    let images = two_images(&plain);
     let targets = [3, 7];
     let probe = || {
         let acting = policy.reducer(&Selection::All, &[]);
